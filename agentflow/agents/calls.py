@@ -1,0 +1,98 @@
+"""One call of an agent: what goes in and the three things that can come out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from ..types import JSONObject, JSONValue
+from ..workflow.failures import Failure
+
+
+class CancelToken:
+    """Tells a call in flight to stop, from another thread.
+
+    A tool that can be interrupted registers how: `token.on_cancel(process.kill)`.  A callback
+    registered after the cancel runs at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.reason = ""
+
+    @property
+    def cancelled(self) -> bool:
+        return bool(self.reason)
+
+    def cancel(self, reason: str) -> None:
+        with self._lock:
+            if self.reason:
+                return
+            self.reason = reason
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if not self.reason:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedBlock:
+    """What the simulator does in place of the agent.
+
+    `seconds` is how long it sleeps; `failure` is set while the script still wants this attempt to fail.
+    """
+
+    seconds: float
+    output: JSONValue
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Everything a tool needs to know; it reads no row and writes none."""
+
+    workspace_id: UUID
+    execution_id: UUID
+    block_id: str  # the template's blockId
+    attempt: int
+    agent_id: str | None  # the template's agentId; None only for a bare tool
+    tool_type: str | None  # API | Script | UseCase | MCP | LLM, from the block; the agent's own wins
+    configuration: JSONObject  # the block's, laid over the agent's
+    input: JSONValue  # the block's mapped input
+    timeout_s: float
+    idempotency_key: str  # the same across attempts of one logical operation
+    simulated: SimulatedBlock | None = None
+    cancel: CancelToken = field(default_factory=CancelToken)
+    log: Callable[[str, str], Any] = lambda level, message: None  # level: debug | info | warning | error
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    output: JSONValue
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """A UseCase block: the engine starts this template as a child and the block waits as a row."""
+
+    template_id: UUID
+    version: int | None
+    input: JSONObject
+
+
+Outcome: TypeAlias = Completed | Failed | StartChild

@@ -1,0 +1,37 @@
+"""Every limit of the product in one frozen dataclass; a test may read it, nothing may change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KB = 1024
+MB = 1024 * KB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    template_body_bytes: int = 16 * MB
+    body_bytes: int = 1 * MB
+    json_depth: int = 64
+    blocks_per_template: int = 10_000
+    text_bytes: int = 64 * KB
+    block_id_chars: int = 200
+    expression_bytes: int = 4 * KB
+    expression_input_bytes: int = 256 * KB
+    output_bytes: int = 256 * KB
+    inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON
+    usecase_depth: int = 8
+    page_size: int = 50
+    page_size_max: int = 500
+    websocket_frame_bytes: int = 64 * KB
+    idempotency_hours: int = 24
+    lease_s: float = 30.0
+    heartbeat_s: float = 10.0
+    poison_crashes: int = 3  # a block that killed its worker this often goes to a person
+    block_timeout_ms: int = 300_000
+    approval_timeout_ms: int = 86_400_000
+    max_parallel_blocks: int = 10
+    attempts: int = 3
+
+
+LIMITS = Limits()

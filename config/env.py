@@ -1,0 +1,44 @@
+"""The environment, read once, typed and loud: a bad value stops the process with its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class BadEnvironment(SystemExit):
+    """A variable is missing or malformed."""
+
+
+def text(name: str, default: str | None = None) -> str:
+    """`NAME`, or the content of the file named by `NAME_FILE` (for secrets)."""
+    path = os.environ.get(f"{name}_FILE")
+    if path:
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise BadEnvironment(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+    value = os.environ.get(name, default)
+    if value is None:
+        raise BadEnvironment(f"{name} is not set; set it, or {name}_FILE to a file that holds it")
+    return value
+
+
+def integer(name: str, default: int) -> int:
+    value = text(name, str(default))
+    try:
+        return int(value)
+    except ValueError:
+        raise BadEnvironment(f"{name} must be a whole number, not {value!r}") from None
+
+
+def boolean(name: str, default: bool) -> bool:
+    value = text(name, "true" if default else "false").lower()
+    if value not in {"true", "false", "1", "0", "yes", "no"}:
+        raise BadEnvironment(f"{name} must be true or false, not {value!r}")
+    return value in {"true", "1", "yes"}
+
+
+def words(name: str, default: str = "") -> list[str]:
+    """A comma-separated list."""
+    return [word.strip() for word in text(name, default).split(",") if word.strip()]

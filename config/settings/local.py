@@ -1,0 +1,8 @@
+"""One machine: what `make run` starts."""
+
+from config import env
+
+from .base import *  # noqa: F403
+
+DEBUG = env.boolean("AGENTFLOW_DEBUG", False)
+SECRET_KEY = env.text("AGENTFLOW_SECRET_KEY")

@@ -1,0 +1,8 @@
+"""WSGI entry, for tools that want one; the product serves ASGI."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.production")
+application = get_wsgi_application()
