@@ -1,0 +1,172 @@
+"""Executions as rows.  The rows are the truth; every message is a hint to look at them."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+
+from agentflow.governance.access import WorkspaceScopedQuerySet
+
+from .states import BlockStatus, ExecutionStatus
+
+
+class Execution(models.Model):
+    """One run of one template version.
+
+    Its row is the lock of the run: every transaction that moves the run or a block of it takes
+    `FOR NO KEY UPDATE` on it first, then blocks by id.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace = models.ForeignKey("governance.Workspace", on_delete=models.PROTECT, related_name="executions")
+    template_version = models.ForeignKey(
+        "templates_app.TemplateVersion", on_delete=models.PROTECT, related_name="executions"
+    )
+    status = models.CharField(
+        max_length=10, choices=ExecutionStatus.choices, default=ExecutionStatus.PENDING
+    )
+    epoch = models.PositiveIntegerField(default=1)  # a restart will begin the next
+    input = models.JSONField(default=dict)
+    # {"scale": 0.001, "outputs": {...}, "failures": {...}, "answers": {...}}; null = for real
+    simulation = models.JSONField(null=True)
+    max_parallel = models.PositiveIntegerField()
+    open_sinks = models.PositiveIntegerField()  # blocks without successors that are not settled; 0 ends the run
+    failed_blocks = models.PositiveIntegerField(default=0)
+    ends_as = models.CharField(max_length=10, blank=True)  # while cancelling: the status that follows
+    parent_block = models.OneToOneField(
+        "BlockExecution", on_delete=models.PROTECT, null=True, blank=True, related_name="child"
+    )
+    depth = models.PositiveSmallIntegerField(default=0)  # 0 = started by a client, 1 = child of such a run
+    error = models.JSONField(null=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    completed_at = models.DateTimeField(null=True)
+    deadline_at = models.DateTimeField(null=True)
+
+    objects = WorkspaceScopedQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["workspace", "-created_at"], name="execution_recent"),  # GET executions
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def simulated(self) -> bool:
+        return self.simulation is not None
+
+
+class BlockExecution(models.Model):
+    """One block of one run.
+
+    `todo`, `dead` and `failed` count its incoming edges: still open, closed because another branch
+    was chosen or a predecessor was skipped, closed because of a failure.  `blocked` with `todo` 0 is
+    a block whose opening is still to be decided, which stays so only while the run is paused.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="blocks")
+    epoch = models.PositiveIntegerField(default=1)
+    idx = models.PositiveIntegerField()  # position in the version's plan
+    iteration = models.PositiveIntegerField(default=0)
+    block_id = models.TextField()
+    status = models.CharField(max_length=16, choices=BlockStatus.choices)
+    todo = models.PositiveIntegerField()
+    dead = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    attempt = models.PositiveIntegerField(default=0)
+    crashes = models.PositiveSmallIntegerField(default=0)  # attempts whose worker vanished
+    effect = models.CharField(max_length=5)  # pure | keyed | once, fixed at start
+    effect_seq = models.PositiveIntegerField(default=0)
+    available_at = models.DateTimeField(null=True)  # backoff: not to be claimed before
+    lease_owner = models.UUIDField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    started_at = models.DateTimeField(null=True)  # of the latest attempt
+    completed_at = models.DateTimeField(null=True)
+    input = models.JSONField(null=True)  # resolved `input` mapping; null where it is just the dependencies' outputs
+    output = models.JSONField(null=True)
+    error = models.JSONField(null=True)
+    reason = models.TextField(blank=True, default="")  # why skipped, cancelled or waiting: a stable code
+    choice = models.JSONField(null=True)  # indexes of the branches taken
+
+    objects = WorkspaceScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            # The claim's and the settle's way to a block; there is no index on status, which would
+            # make every state change a non-HOT update.
+            models.UniqueConstraint(
+                fields=["execution", "epoch", "idx", "iteration"], name="one_row_per_block_and_iteration"
+            ),
+        ]
+
+    workspace_path = "execution__workspace"
+
+    def __str__(self) -> str:
+        return f"{self.block_id} of {self.execution_id}"
+
+
+class AttemptOutcome(models.TextChoices):
+    OK = "ok"
+    ERROR = "error"
+    RESCUED = "rescued"  # its worker vanished; the lease ran out
+    CANCELLED = "cancelled"
+
+
+class BlockAttempt(models.Model):
+    """One ended attempt; the one in flight is the block's own row."""
+
+    block = models.ForeignKey(BlockExecution, on_delete=models.CASCADE, related_name="attempts")
+    attempt = models.PositiveIntegerField()
+    outcome = models.CharField(max_length=9, choices=AttemptOutcome.choices)
+    agent_id = models.TextField(blank=True, default="")
+    failure = models.JSONField(null=True)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["block", "attempt"], name="one_row_per_attempt")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt}: {self.outcome}"
+
+
+class LateResult(models.Model):
+    """What a worker brought after its block had been given to another.  Kept for people, without effect."""
+
+    block = models.ForeignKey(BlockExecution, on_delete=models.CASCADE, related_name="late_results")
+    attempt = models.PositiveIntegerField()
+    output = models.JSONField(null=True)
+    failure = models.JSONField(null=True)
+    at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"late result of attempt {self.attempt}"
+
+
+class TimerKind(models.TextChoices):
+    CHECK = "check"  # look at one execution: expired leases, lost hints, backoff, deadline, a child's end
+    APPROVAL_TIMEOUT = "approval_timeout"
+
+
+class Timer(models.Model):
+    """A moment at which the clock has something to do.  A row is deleted by the transaction that did it."""
+
+    kind = models.CharField(max_length=20, choices=TimerKind.choices)
+    key = models.TextField(unique=True)  # "check:<execution>", "approval_timeout:<approval>"
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="timers")
+    subject = models.UUIDField(null=True)  # the approval
+    due_at = models.DateTimeField(db_index=True)
+    tries = models.PositiveIntegerField(default=0)  # checks in a row that saw no progress: they grow rarer
+
+    def __str__(self) -> str:
+        return self.key
+

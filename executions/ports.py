@@ -1,0 +1,54 @@
+"""What the engine needs from the apps above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from agentflow.bus import Port
+from agentflow.types import JSONObject
+
+
+@dataclass(frozen=True, slots=True)
+class HumanAsk:
+    """A question for people that holds one block.
+
+    `kind` is approval, input or fix.  `request` is what is shown: `{"title", "description", "facts":
+    {...}, "options": [...]}`; `input_schema` is the JSON Schema the answer must fit.
+    """
+
+    workspace_id: UUID
+    execution_id: UUID
+    block_pk: int
+    block_id: str
+    attempt: int
+    version_hash: str
+    kind: str
+    level: str
+    request: JSONObject
+    input_schema: JSONObject
+    timeout_ms: int
+
+
+class HumanGate(Protocol):
+    """Holds blocks until a person decides.  Bound by approvals.
+
+    Both are called inside the transaction that holds the execution's lock.
+    """
+
+    def open(self, asks: Sequence[HumanAsk]) -> None: ...
+
+    def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
+        """Withdraw open questions of these blocks, or of the whole execution."""
+
+
+class TimerHandler(Protocol):
+    """Does what a timer of one kind is for, and deletes the timer, in one transaction of its own."""
+
+    def __call__(self, *, subject: UUID, execution_id: UUID) -> None: ...
+
+
+human_gate: Port[HumanGate] = Port("executions.human_gate")
+approval_timeout: Port[TimerHandler] = Port("executions.approval_timeout")
