@@ -217,7 +217,13 @@ CELERY_TASK_DEFAULT_QUEUE = "blocks"
 CELERY_TASK_ROUTES = {"executions.tasks.join": {"queue": "control"}}
 
 # Builtin agents: Python functions, named here and never by a template.  `effect` as in the template model.
-AGENTFLOW_BUILTIN_AGENTS: dict[str, dict[str, str]] = {}
+AGENTFLOW_BUILTIN_AGENTS: dict[str, dict[str, Any]] = {
+    "builtin.echo": {"function": "agentflow.agents.builtin.echo", "effect": "pure", "fast": True},
+    "builtin.noop": {"function": "agentflow.agents.builtin.noop", "effect": "pure", "fast": True},
+    "builtin.text": {"function": "agentflow.agents.builtin.text", "effect": "pure", "fast": True},
+    # No word on speed: `n` decides whether this takes a microsecond or a second.
+    "builtin.fib": {"function": "agentflow.agents.builtin.fib", "effect": "pure"},
+}
 AGENTFLOW_SANDBOX = env.text("AGENTFLOW_SANDBOX", "auto")
 AGENTFLOW_LLM_BASE_URL = env.text("AGENTFLOW_LLM_BASE_URL", "")
 AGENTFLOW_LLM_API_KEY = env.text("AGENTFLOW_LLM_API_KEY", "")

@@ -1,0 +1,92 @@
+"""Calls one agent, whatever it is, and says in one of three ways what came of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from ...workflow.failures import Failure, FailureKind
+from .. import registry, simulator
+from ..builtin import BuiltinFailure
+from ..calls import Call, Completed, Failed, Outcome, StartChild
+from ..models import ToolType
+from ..output import BadOutput, check_schema, clean_json
+from ..registry import AgentSpec
+
+log = logging.getLogger(__name__)
+
+Tool = Callable[[Call, AgentSpec | None], Outcome]
+
+# By name, and imported when first called: the MCP and OpenAI libraries cost a worker a second at start.
+_TOOLS = {
+    ToolType.API.value: "api",
+    ToolType.SCRIPT.value: "script",
+    ToolType.USE_CASE.value: "usecase",
+    ToolType.MCP.value: "mcp",
+    ToolType.LLM.value: "llm",
+}
+
+
+def invoke(call: Call) -> Outcome:
+    """Call the agent once.  Never raises; blocks until there is an answer, the deadline or a cancel.
+
+    `call.configuration` may be the block's own: the agent's is laid under it here.
+    """
+    try:
+        if call.simulated is not None:
+            return _cleaned(simulator.simulate(call, call.simulated), None)
+        spec = registry.resolve(call.workspace_id, call.agent_id) if call.agent_id else None
+        refused = _refusal(call, spec)
+        if refused:
+            return Failed(refused)
+        if spec and spec.input_schema:
+            check_schema(
+                call.input, spec.input_schema, code="input_schema_mismatch", kind=FailureKind.CONFIGURATION
+            )
+        return _cleaned(_run(call, spec), spec)
+    except (BadOutput, BuiltinFailure) as error:
+        return Failed(error.failure)
+    except Exception as error:  # a tool's bug is this attempt's failure, never the worker's
+        log.exception(
+            "agent crashed: execution=%s block=%s agent=%s", call.execution_id, call.block_id, call.agent_id
+        )
+        return Failed(
+            Failure(
+                FailureKind.AGENT,
+                "agent_crashed",
+                f"The agent crashed: {type(error).__name__}.",
+                outcome_unknown=True,
+            )
+        )
+
+
+def _refusal(call: Call, spec: AgentSpec | None) -> Failure | None:
+    if call.agent_id and (spec is None or not spec.enabled):
+        state = "switched off" if spec else "not registered in this workspace"
+        return Failure(
+            FailureKind.CONFIGURATION, "unknown_agent", f"The agent {call.agent_id!r} is {state}."
+        )
+    if spec is None and call.tool_type not in _TOOLS:
+        return Failure(
+            FailureKind.CONFIGURATION, "unknown_tool", f"There is no tool of type {call.tool_type!r}."
+        )
+    return None
+
+
+def _run(call: Call, spec: AgentSpec | None) -> Outcome:
+    if spec is not None and spec.tool_type == registry.BUILTIN:
+        return Completed(registry.builtin_function(spec)(call.input, call.configuration))
+    tool_type = spec.tool_type if spec else str(call.tool_type)
+    module = import_module(f"{__name__}.{_TOOLS[tool_type]}")
+    return cast(Tool, module.run)(call, spec)
+
+
+def _cleaned(outcome: Outcome, spec: AgentSpec | None) -> Outcome:
+    if isinstance(outcome, StartChild) or isinstance(outcome, Failed):
+        return outcome
+    output = clean_json(outcome.output)
+    if spec and spec.output_schema:
+        check_schema(output, spec.output_schema, code="output_schema_mismatch", kind=FailureKind.AGENT)
+    return Completed(output)

@@ -1,0 +1,251 @@
+"""Finds the agent a block names, and what calling it does to the world."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from ..types import JSONObject
+from .models import Agent, Effect, Script, ToolType
+
+BUILTIN = "builtin"
+SECONDS_CACHED = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """An agent, without its row."""
+
+    agent_id: str
+    tool_type: str  # API | Script | UseCase | MCP | LLM | builtin
+    configuration: JSONObject = field(default_factory=dict)
+    effect: str | None = None  # as registered; None: the tool type decides
+    enabled: bool = True
+    fast: bool = False  # known to finish within a few milliseconds
+    function: str = ""  # of a builtin: dotted path
+    input_schema: JSONObject | None = None
+    output_schema: JSONObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptSpec:
+    name: str
+    source: str
+    sha256: str
+    timeout_s: float
+
+
+class AgentBlock(Protocol):
+    """As much of a template's block as the registry looks at."""
+
+    @property
+    def agent_id(self) -> str | None: ...
+    @property
+    def tool_type(self) -> Any: ...
+    @property
+    def effect(self) -> Any: ...
+    @property
+    def configuration(self) -> Any: ...
+
+
+class _Cache(Generic[T]):
+    """What the database said, for a moment.
+
+    A worker calls the same few agents thousands of times a minute; an operator's change arrives
+    within `SECONDS_CACHED`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[Any, tuple[float, T]] = {}
+
+    def get(self, key: Any, load: Callable[[], T]) -> T:
+        now = time.monotonic()
+        held = self._held.get(key)
+        if held and held[0] > now:
+            return held[1]
+        value = load()
+        with self._lock:
+            if len(self._held) > 10_000:
+                self._held.clear()
+            self._held[key] = (now + SECONDS_CACHED, value)
+        return value
+
+    def clear(self) -> None:
+        with self._lock:
+            self._held.clear()
+
+
+_agents: _Cache[AgentSpec | None] = _Cache()
+_scripts: _Cache[ScriptSpec | None] = _Cache()
+_allowed: _Cache[tuple[str, ...]] = _Cache()
+
+
+def forget() -> None:
+    """Drop what is cached in this process, so that a change just made is seen at once."""
+    _agents.clear()
+    _scripts.clear()
+    _allowed.clear()
+
+
+def builtin(agent_id: str) -> AgentSpec | None:
+    entry: dict[str, Any] | None = settings.AGENTFLOW_BUILTIN_AGENTS.get(agent_id)
+    if entry is None:
+        return None
+    return AgentSpec(
+        agent_id=agent_id,
+        tool_type=BUILTIN,
+        effect=entry.get("effect"),
+        fast=bool(entry.get("fast", False)),
+        function=entry["function"],
+    )
+
+
+def builtin_function(spec: AgentSpec) -> Callable[[Any, JSONObject], Any]:
+    function: Callable[[Any, JSONObject], Any] = import_string(spec.function)
+    return function
+
+
+def resolve(workspace_id: UUID, agent_id: str) -> AgentSpec | None:
+    """The agent of that name in the workspace, enabled or not.  A builtin costs no query."""
+    return builtin(agent_id) or _agents.get(
+        (workspace_id, agent_id), lambda: _load(workspace_id, [agent_id]).get(agent_id)
+    )
+
+
+def resolve_many(workspace_id: UUID, agent_ids: Iterable[str]) -> dict[str, AgentSpec]:
+    """All that exist, in at most one query, whatever is cached."""
+    found: dict[str, AgentSpec] = {}
+    unknown: list[str] = []
+    for agent_id in set(agent_ids):
+        spec = builtin(agent_id)
+        if spec:
+            found[agent_id] = spec
+        else:
+            unknown.append(agent_id)
+    return {**found, **_load(workspace_id, unknown)} if unknown else found
+
+
+def _load(workspace_id: UUID, agent_ids: Sequence[str]) -> dict[str, AgentSpec]:
+    rows = Agent.objects.filter(workspace_id=workspace_id, agent_id__in=agent_ids).values_list(
+        "agent_id", "tool_type", "configuration", "effect", "enabled", "input_schema", "output_schema"
+    )
+    return {
+        row[0]: AgentSpec(
+            agent_id=row[0],
+            tool_type=row[1],
+            configuration=row[2],
+            effect=row[3],
+            enabled=row[4],
+            input_schema=row[5],
+            output_schema=row[6],
+        )
+        for row in rows
+    }
+
+
+def missing(workspace_id: UUID, agent_ids: Iterable[str]) -> set[str]:
+    """Those of the names that no enabled agent of the workspace bears; one query."""
+    wanted = set(agent_ids)
+    found = resolve_many(workspace_id, wanted)
+    return {agent_id for agent_id in wanted if agent_id not in found or not found[agent_id].enabled}
+
+
+def effect(
+    spec: AgentSpec | None, *, tool_type: str | None, configuration: JSONObject, declared: str | None = None
+) -> str:
+    """What repeating a call may do: `pure`, `keyed` or `once`.
+
+    The block's own word counts first, then the agent's, then its tool type's habit; `once` where nothing
+    is known, because only that is safe.
+    """
+    if declared or (spec and spec.effect):
+        return str(declared or (spec and spec.effect))
+    merged = merged_configuration(spec, configuration)
+    match spec.tool_type if spec else tool_type:
+        case ToolType.SCRIPT | ToolType.LLM | ToolType.USE_CASE:
+            # A child execution is started once per key by the engine; its own blocks have their own effects.
+            return Effect.PURE.value
+        case ToolType.API if str(merged.get("method", "GET")).upper() in {"GET", "HEAD"}:
+            return Effect.PURE.value
+        case ToolType.MCP:
+            # Only what was stored with the agent: a server's word about itself at call time is no promise.
+            hints = (spec.configuration.get("annotations") if spec else None) or {}
+            if hints.get("readOnlyHint") is True:
+                return Effect.PURE.value
+            return Effect.KEYED.value if hints.get("idempotentHint") is True else Effect.ONCE.value
+    return Effect.ONCE.value
+
+
+def effects(workspace_id: UUID, blocks: Sequence[AgentBlock]) -> list[str]:
+    """The effect of each block, in their order, in one query."""
+    specs = resolve_many(workspace_id, {block.agent_id for block in blocks if block.agent_id})
+    return [
+        effect(
+            specs.get(block.agent_id) if block.agent_id else None,
+            tool_type=str(block.tool_type) if block.tool_type else None,
+            configuration=dict(block.configuration or {}),
+            declared=str(block.effect) if block.effect else None,
+        )
+        if block.agent_id or block.tool_type
+        else str(block.effect or Effect.PURE.value)
+        for block in blocks
+    ]
+
+
+# What decides where a call goes and with whose credentials.  Where the agent says it, a template may not
+# say otherwise: it would send the agent's credentials to an address of its author's choice.
+_AGENT_DECIDES = frozenset(
+    {"url", "method", "baseUrl", "apiKey", "server", "tool", "script", "templateId", "annotations"}
+)
+
+
+def merged_configuration(spec: AgentSpec | None, block: JSONObject) -> JSONObject:
+    """The block's configuration laid over the agent's; doing it twice changes nothing."""
+    if spec is None or not spec.configuration:
+        return block
+    agent = spec.configuration
+    merged = {**agent, **block, **{key: agent[key] for key in _AGENT_DECIDES & agent.keys()}}
+    if isinstance(agent.get("headers"), dict):
+        of_block = block.get("headers") if isinstance(block.get("headers"), dict) else {}
+        of_agent = {name.lower() for name in agent["headers"]}
+        merged["headers"] = {
+            **agent["headers"],
+            **{name: value for name, value in (of_block or {}).items() if name.lower() not in of_agent},
+        }
+    return merged
+
+
+def script(workspace_id: UUID, name: str) -> ScriptSpec | None:
+    """The registered script of that name."""
+    return _scripts.get((workspace_id, name), lambda: _load_script(workspace_id, name))
+
+
+def _load_script(workspace_id: UUID, name: str) -> ScriptSpec | None:
+    row = (
+        Script.objects.filter(workspace_id=workspace_id, name=name)
+        .values_list("name", "source", "sha256", "timeout_s")
+        .first()
+    )
+    return ScriptSpec(*row) if row else None
+
+
+def egress_allowed(workspace_id: UUID) -> tuple[str, ...]:
+    """The workspace's exceptions to "public addresses only", as `EgressPolicy` reads them."""
+    return _allowed.get(workspace_id, lambda: _load_allowed(workspace_id))
+
+
+def _load_allowed(workspace_id: UUID) -> tuple[str, ...]:
+    from agentflow.governance.models import Workspace
+
+    found = Workspace.objects.filter(pk=workspace_id).values_list("egress_allow", flat=True).first()
+    return tuple(str(entry) for entry in found or ())

@@ -1,0 +1,21 @@
+"""In place of the agent: sleep as long as it would have, then answer from the script."""
+
+from __future__ import annotations
+
+import threading
+
+from ..workflow.failures import Failure, FailureKind
+from .calls import Call, Completed, Failed, Outcome, SimulatedBlock
+
+
+def simulate(call: Call, script: SimulatedBlock) -> Outcome:
+    if script.seconds > 0:
+        woken = threading.Event()
+        call.cancel.on_cancel(woken.set)
+        if woken.wait(min(script.seconds, call.timeout_s)):
+            return Failed(Failure(FailureKind.TRANSIENT, "cancelled", "The call was cancelled."))
+        if script.seconds > call.timeout_s:
+            return Failed(
+                Failure(FailureKind.TRANSIENT, "timeout", f"No answer within {call.timeout_s:g} s.")
+            )
+    return Failed(script.failure) if script.failure else Completed(script.output)
