@@ -1,0 +1,9 @@
+from django.apps import AppConfig
+
+
+class ApiConfig(AppConfig):
+    """The manners every interface shares: problems, strict bodies, idempotency, sockets, health."""
+
+    name = "agentflow.api"
+    label = "api"
+    verbose_name = "API"

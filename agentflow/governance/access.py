@@ -1,0 +1,83 @@
+"""Who may do what: every read goes through `visible_to`, every command through `require`.
+
+A role is a group that holds guardian permissions on its workspace, so one subquery answers for
+any number of rows.  Superusers may do everything; inactive and anonymous users nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from uuid import UUID
+
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
+from django.db import models
+from django.db.models import Q, QuerySet
+
+from ..errors import NotFound, NotPermitted
+from .models import Workspace, WorkspaceGroupObjectPermission, WorkspaceUserObjectPermission
+from .roles import Permission
+
+Principal: TypeAlias = AbstractBaseUser | AnonymousUser
+M = TypeVar("M", bound=models.Model)
+
+_WORDS = {
+    Permission.VIEW: "look at",
+    Permission.AUTHOR: "write templates in",
+    Permission.OPERATE: "run and steer executions in",
+    Permission.MANAGE_AGENTS: "manage agents in",
+    Permission.DECIDE: "decide approvals in",
+    Permission.ADMINISTER: "administer",
+}
+
+
+def workspaces(user: Principal, permission: Permission = Permission.VIEW) -> QuerySet[Workspace]:
+    """The workspaces in which `user` holds `permission`; usable as a subquery."""
+    if not user.is_active or not user.is_authenticated:
+        return Workspace.objects.none()
+    if getattr(user, "is_superuser", False):
+        return Workspace.objects.all()
+    held: dict[str, Any] = {
+        "permission__codename": permission.value,
+        "permission__content_type__app_label": "governance",
+        "permission__content_type__model": "workspace",
+    }
+    by_role = WorkspaceGroupObjectPermission.objects.filter(**held, group__user=user.pk)
+    in_person = WorkspaceUserObjectPermission.objects.filter(**held, user=user.pk)
+    return Workspace.objects.filter(
+        Q(pk__in=by_role.values("content_object_id")) | Q(pk__in=in_person.values("content_object_id"))
+    )
+
+
+def can(user: Principal, permission: Permission, workspace_id: UUID) -> bool:
+    return workspaces(user, permission).filter(pk=workspace_id).exists()
+
+
+def require(user: Principal, permission: Permission, workspace_id: UUID) -> None:
+    """Pass, or say why not.
+
+    Raises:
+        NotFound: the workspace does not exist or may not be seen; the two look the same.
+        NotPermitted: it may be seen, but the permission is missing.
+    """
+    if can(user, permission, workspace_id):
+        return
+    if permission is Permission.VIEW or not can(user, Permission.VIEW, workspace_id):
+        raise NotFound("There is no such workspace.", workspace_id=str(workspace_id))
+    raise NotPermitted(
+        f"You may not {_WORDS[permission]} this workspace.",
+        remedy="Ask an administrator of the workspace for a role that allows it.",
+        permission=permission.value,
+    )
+
+
+class WorkspaceScopedQuerySet(models.QuerySet[M]):
+    """Rows that belong to a workspace.  `workspace_path` is the lookup that leads there."""
+
+    workspace_path: ClassVar[str] = "workspace"
+
+    def visible_to(self, user: Principal, permission: Permission = Permission.VIEW) -> Self:
+        """The rows in workspaces where `user` holds `permission`."""
+        if getattr(user, "is_superuser", False) and user.is_active:
+            return self.all()
+        return self.filter(**{f"{self.workspace_path}__in": workspaces(user, permission)})

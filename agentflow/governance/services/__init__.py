@@ -1,0 +1,1 @@
+"""Writes: workspaces and who belongs to them."""
