@@ -228,5 +228,6 @@ AGENTFLOW_SANDBOX = env.text("AGENTFLOW_SANDBOX", "auto")
 AGENTFLOW_LLM_BASE_URL = env.text("AGENTFLOW_LLM_BASE_URL", "")
 AGENTFLOW_LLM_API_KEY = env.text("AGENTFLOW_LLM_API_KEY", "")
 AGENTFLOW_LLM_MODEL = env.text("AGENTFLOW_LLM_MODEL", "")
-# MCP servers reachable over stdio: name -> {"command": [...], "env": {...}}.  A template names one, it never brings one.
+# MCP servers reachable over stdio: name -> {"command": [...], "env": {...}}.  A template names one,
+# it never brings one.
 AGENTFLOW_MCP_STDIO: dict[str, dict[str, Any]] = {}

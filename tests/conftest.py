@@ -1,0 +1,88 @@
+"""A private PostgreSQL and Valkey per test run, and the whole product as child processes on demand."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from config.engines import AlreadyRunning, Engines
+
+if TYPE_CHECKING:
+    from pytest_django.plugin import DjangoDbBlocker
+
+    from tests.service import Service
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from django.conf import settings
+
+    if settings.TEST_ENGINES is None:
+        return
+    _sweep()
+    settings.TEST_ENGINES.start()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    from django.conf import settings
+
+    if settings.TEST_ENGINES is None:
+        return
+    settings.TEST_ENGINES.stop()
+    shutil.rmtree(settings.TEST_ENGINES.data, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove what test runs that were killed left behind; a live one holds its lock."""
+    for folder in Path(tempfile.gettempdir()).glob("agentflow-tests-*"):
+        engines = Engines(folder)
+        try:
+            engines.lock()
+        except (AlreadyRunning, OSError):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        engines.stop()
+
+
+@pytest.fixture(scope="module")
+def service(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """The real web, worker and clock, started once per module on the committed test database.
+
+    The database is open to the module's tests without a `db` fixture (whose transaction the children
+    could not see), is shared by them, and is emptied at the module's end: each test makes a workspace
+    of its own.  Killed children stay dead until the test starts them again.
+    """
+    from django.conf import settings
+    from django.core.management import call_command
+    from django.db import connection
+
+    from tests.service import Service, child_environment
+
+    with django_db_blocker.unblock():
+        environment = child_environment(connection.settings_dict, settings.REDIS_URL)
+        running = Service(environment, tmp_path_factory.mktemp("service"))
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+            call_command("flush", verbosity=0, interactive=False)
+            connection.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:  # pragma: no cover - runs around every test
+    report = yield
+    running = getattr(item, "funcargs", {}).get("service")
+    if report.failed and running is not None:
+        for child in running.children.values():
+            report.sections.append((f"log of {child.name}", child.tail()))
+    return report
