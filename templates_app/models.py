@@ -13,6 +13,17 @@ from django.db.models import Q
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 
+from .fields import OrderedJSONField
+from .states import VersionStatus
+
+__all__ = ["SEARCH_CONFIG", "Template", "TemplateVersion", "VersionStatus"]
+
+SEARCH_CONFIG = "english"
+
+
+class VersionQuerySet(WorkspaceScopedQuerySet["TemplateVersion"]):
+    workspace_path = "template__workspace"
+
 
 class Template(models.Model):
     """A workflow people know by name.  What runs is always one of its versions.
@@ -27,18 +38,20 @@ class Template(models.Model):
     description = models.TextField(blank=True)
     category = models.TextField(blank=True)
     tags = ArrayField(models.TextField(), default=list, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
     archived_at = models.DateTimeField(null=True, blank=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
-    search_text = models.TextField(blank=True, editable=False)  # name, description, tags, block names
+    search_text = models.TextField(blank=True, editable=False)  # description, tags, names of blocks; capped
     search = models.GeneratedField(
-        expression=SearchVector("search_text", config="english"),
+        expression=SearchVector("name", config=SEARCH_CONFIG, weight="A")
+        + SearchVector("search_text", config=SEARCH_CONFIG, weight="C"),
         output_field=SearchVectorField(),
         db_persist=True,
     )
 
-    objects = WorkspaceScopedQuerySet.as_manager()
+    objects = WorkspaceScopedQuerySet["Template"].as_manager()
 
     class Meta:
         indexes = [
@@ -51,31 +64,35 @@ class Template(models.Model):
         return self.name
 
 
-class VersionStatus(models.TextChoices):
-    DRAFT = "draft"  # runs only simulated; publishing moves it on
-    PUBLISHED = "published"  # may be started
-    DEPRECATED = "deprecated"  # running executions go on, new ones are refused
-
-
 class TemplateVersion(models.Model):
     """One definition, immutable from the day it is written; an execution pins one.
 
-    Only `status` ever changes.
+    Only `status` ever changes: a trigger refuses the rest.
     """
 
     template = models.ForeignKey(Template, on_delete=models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()
     label = models.TextField(blank=True)  # the author's `version`
     status = models.CharField(max_length=10, choices=VersionStatus.choices, default=VersionStatus.PUBLISHED)
-    definition = models.JSONField()
+    definition = OrderedJSONField()
     content_hash = models.CharField(max_length=64)
+    # What the definition names of other rows, so that following it needs no definition.
+    block_count = models.PositiveIntegerField()
+    agent_ids = ArrayField(models.TextField(), default=list)
+    calls = models.JSONField(default=list)  # UseCase blocks' own words: [[template id, number or null], ...]
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = VersionQuerySet.as_manager()
+
     class Meta:
         constraints = [
+            # Also the way to a template's newest version.
             models.UniqueConstraint(fields=["template", "number"], name="one_version_per_number"),
             models.CheckConstraint(condition=Q(number__gte=1), name="version_numbers_from_1"),
+            models.CheckConstraint(
+                condition=Q(status__in=VersionStatus.values), name="version_status_known"
+            ),
         ]
 
     def __str__(self) -> str:
