@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from agentflow.bus import Port
-from agentflow.types import JSONObject
+from agentflow.types import JSONObject, JSONValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +51,35 @@ class TimerHandler(Protocol):
     def __call__(self, *, subject: UUID, execution_id: UUID) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class HumanInteraction:
+    """One question that was put to people, and what came of it.
+
+    `status` is the approval's; `approver` the username of who decided, empty while nobody has.
+    """
+
+    approval_id: UUID
+    block_pk: int
+    kind: str
+    level: str
+    status: str
+    requested_at: datetime
+    respond_by: datetime | None
+    responded_at: datetime | None
+    approved: bool | None
+    response: JSONValue
+    comments: str
+    approver: str
+
+
+class HumanHistory(Protocol):
+    """What people were asked in one execution, oldest first.  Bound by approvals."""
+
+    def __call__(
+        self, *, execution_id: UUID, block_pks: Sequence[int] | None = None
+    ) -> Sequence[HumanInteraction]: ...
+
+
 human_gate: Port[HumanGate] = Port("executions.human_gate")
 approval_timeout: Port[TimerHandler] = Port("executions.approval_timeout")
+human_history: Port[HumanHistory] = Port("executions.human_history")
