@@ -31,6 +31,7 @@ class HumanAsk:
     request: JSONObject
     input_schema: JSONObject
     timeout_ms: int
+    block_name: str = ""  # as people call the block; its id where it has no name
 
 
 class HumanGate(Protocol):
