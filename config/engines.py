@@ -233,7 +233,7 @@ class Engines:
         """
         self.lock()
         self._make_run_dir()
-        (self.data / "logs").mkdir(exist_ok=True)
+        (self.data / "logs").mkdir(mode=0o700, exist_ok=True)
         try:
             if postgres:
                 self._initialise()
@@ -273,13 +273,16 @@ class Engines:
     def pid(self, engine: str) -> int:
         return self._children[engine].pid
 
-    def stop(self) -> None:
-        """Stop Valkey, then PostgreSQL, and give the folder back.  Nothing to do if never started."""
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Stop Valkey, then PostgreSQL, and give the folder back.  Nothing to do if never started.
+
+        An engine that has not ended after `timeout_s` is killed; its next start recovers the data.
+        """
         # Valkey first: it holds hints only, and whoever reads it is already gone.
         for name, ask in (("valkey", signal.SIGTERM), ("postgres", signal.SIGINT)):
             child = self._children.pop(name, None)
             if child is not None:
-                _end(child, ask)
+                _end(child, ask, timeout_s)
         if self._lock is not None:
             shutil.rmtree(self.run_dir, ignore_errors=True)
             self._lock.close()
@@ -297,7 +300,7 @@ class Engines:
         fresh.mkdir(mode=0o700)
         self._give_to_server(fresh)
         # The builtin C.UTF-8 knows the case of all letters without a system locale; the order is by code.
-        command = [
+        command: list[str | Path] = [
             *(postgres_binary("initdb"), "-D", fresh, "-U", "agentflow", "--auth=trust", "--encoding=UTF8"),
             *("--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             *(["--no-sync"] if self.fast else []),
@@ -471,11 +474,11 @@ def _uid(name: str) -> int:
     return pwd.getpwnam(name).pw_uid
 
 
-def _end(child: subprocess.Popen[bytes], ask: int) -> None:
+def _end(child: subprocess.Popen[bytes], ask: int, timeout_s: float) -> None:
     if child.poll() is None:
         child.send_signal(ask)
     try:
-        child.wait(STOP_TIMEOUT_S)
+        child.wait(timeout_s)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
