@@ -78,8 +78,7 @@ class TemplateVersion(models.Model):
     content_hash = models.CharField(max_length=64)
     # What the definition names of other rows, so that following it needs no definition.
     block_count = models.PositiveIntegerField()
-    agent_ids = ArrayField(models.TextField(), default=list)
-    calls = models.JSONField(default=list)  # UseCase blocks' own words: [[template id, number or null], ...]
+    calls = models.JSONField(default=list)  # [[agent id, template id, version number], ...], each or null
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 

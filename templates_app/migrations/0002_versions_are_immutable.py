@@ -7,7 +7,7 @@ BEGIN
         USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 CREATE TRIGGER version_immutable BEFORE UPDATE OF
-    id, template_id, number, label, definition, content_hash, block_count, agent_ids, calls, created_by_id, created_at
+    id, template_id, number, label, definition, content_hash, block_count, calls, created_by_id, created_at
     ON templates_app_templateversion
     FOR EACH ROW EXECUTE FUNCTION templates_app_version_is_immutable();
 """
