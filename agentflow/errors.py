@@ -40,6 +40,12 @@ class InvalidInput(AgentflowError):
         self.issues = issues or []
 
 
+class Unprocessable(InvalidInput):
+    """The request can be understood, but what it describes cannot work."""
+
+    code = "unprocessable"
+
+
 class NotPermitted(AgentflowError):
     """You may see this, but not do that with it."""
 
@@ -56,6 +62,12 @@ class Conflict(AgentflowError):
     """The object is not in a state that allows this."""
 
     code = "conflict"
+
+
+class PreconditionFailed(Conflict):
+    """The object is no longer as the request takes it to be."""
+
+    code = "precondition_failed"
 
 
 class Unavailable(AgentflowError):
