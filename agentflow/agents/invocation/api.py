@@ -1,0 +1,211 @@
+"""API: one HTTP request through the egress client."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from ...integrations import http
+from ...integrations.egress import EgressError, EgressPolicy
+from ...types import JSONObject, JSONValue
+from ...workflow.failures import Failure, FailureKind
+from .. import registry
+from ..builtin import BuiltinFailure, look_up
+from ..calls import Call, Completed, Failed, Outcome
+from ..registry import AgentSpec
+
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_PLACEHOLDER = re.compile(r"\{([^{}]{1,200})\}")
+_HEADER_NAME = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+# They belong to the protocol, or to the promise that a repeated call carries the same key.
+_OUR_HEADERS = frozenset(
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+        "te",
+        "trailer",
+        "expect",
+        "accept-encoding",
+        "idempotency-key",
+    }
+)
+
+
+class BadConfiguration(BuiltinFailure):
+    """The configuration, with this input, makes no request."""
+
+    def __init__(self, message: str, code: str = "bad_configuration") -> None:
+        super().__init__(Failure(FailureKind.CONFIGURATION, code, message))
+
+
+def run(call: Call, spec: AgentSpec | None) -> Outcome:
+    """Send what the configuration describes and hand back what came.
+
+    `configuration {"method": "POST", "url": "https://shop.example/orders/{order.id}", "headers": {},
+    "query": {"full": "true"}, "body": ..., "bodyType": "json" | "form" | "text",
+    "response": {"path": "data.items"}, "successStatuses": [404]}`.  `{name}` in the path and the query is
+    taken from the input.  Without `body`, what carries one sends the input.
+    """
+    configuration = registry.merged_configuration(spec, call.configuration)
+    method = str(configuration.get("method", "GET")).upper()
+    if method not in _METHODS:
+        raise BadConfiguration(f"configuration.method {method[:20]!r} is none of {', '.join(sorted(_METHODS))}.")
+    url = _url(configuration, call.input)
+    headers = _headers(configuration, call)
+    content = _content(configuration, call.input, method, headers)
+    policy = EgressPolicy(registry.egress_allowed(call.workspace_id))
+    call.log("debug", f"{method} {urlsplit(url).hostname}{urlsplit(url).path}")
+    try:
+        response = http.client(policy).request(
+            method,
+            url,
+            headers=headers,
+            content=content,
+            timeout_s=call.timeout_s,
+            on_cancel=call.cancel.on_cancel,
+        )
+        if response.status not in _also_good(configuration):
+            http.check_status(response.status, response.headers, method=method, body=response.body)
+    except EgressError as error:
+        return Failed(error.failure)
+    return _answer(configuration, response)
+
+
+def _url(configuration: JSONObject, value: JSONValue) -> str:
+    url = configuration.get("url")
+    if not isinstance(url, str) or not url:
+        raise BadConfiguration("configuration.url must be an address.")
+    base, _, query = url.partition("?")
+    scheme, separator, rest = base.partition("://")
+    host, slash, path = rest.partition("/")
+    if not separator or "{" in scheme + host or "}" in host:
+        raise BadConfiguration("configuration.url must be a whole address; only its path and query take {names}.")
+    path = _PLACEHOLDER.sub(lambda match: _segment(value, match[1]), path.split("#")[0])
+    query = _PLACEHOLDER.sub(lambda match: quote(_text(value, match[1]), safe=""), query.split("#")[0])
+    more = configuration.get("query")
+    if isinstance(more, dict) and more:
+        pairs = [
+            (name, _filled(item, value))
+            for name, given in more.items()
+            for item in (given if isinstance(given, list) else [given])
+        ]
+        query = "&".join(part for part in (query, urlencode(pairs)) if part)
+    return f"{scheme}://{host}{slash}{path}" + (f"?{query}" if query else "")
+
+
+def _segment(value: JSONValue, name: str) -> str:
+    text = _text(value, name)
+    if text in {"", ".", ".."}:  # would name another resource than the one configured
+        raise BadConfiguration(f"The input's {name!r} is {text!r}, which cannot stand in a path.", "bad_url_value")
+    return quote(text, safe="")
+
+
+def _text(value: JSONValue, name: str) -> str:
+    found = look_up(value, name)
+    if isinstance(found, dict | list) or found is None:
+        raise BadConfiguration(f"The input's {name!r} is no text or number.", "bad_url_value")
+    return _plain(found)
+
+
+def _plain(value: JSONValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _filled(item: JSONValue, value: JSONValue) -> str:
+    return _PLACEHOLDER.sub(lambda match: _text(value, match[1]), _plain(item))
+
+
+def _headers(configuration: JSONObject, call: Call) -> dict[str, str]:
+    given = configuration.get("headers") or {}
+    if not isinstance(given, dict):
+        raise BadConfiguration("configuration.headers must be an object.")
+    headers = {"accept": "application/json, text/*;q=0.9, */*;q=0.1"}
+    for name, text in given.items():
+        plain = _plain(text)
+        if not _HEADER_NAME.match(name) or any(char in plain for char in "\r\n\x00") or not plain.isascii():
+            raise BadConfiguration(f"configuration.headers: {name[:50]!r} is no valid header.")
+        if name.lower() in _OUR_HEADERS:
+            raise BadConfiguration(f"configuration.headers: {name!r} is set by the service itself.")
+        headers[name.lower()] = plain
+    headers["idempotency-key"] = call.idempotency_key
+    return headers
+
+
+def _content(
+    configuration: JSONObject, value: JSONValue, method: str, headers: dict[str, str]
+) -> bytes | None:
+    body = configuration.get("body", value if method in _WITH_BODY else None)
+    if body is None:
+        return None
+    match configuration.get("bodyType", "json"):
+        case "json":
+            headers.setdefault("content-type", "application/json")
+            return json.dumps(body, ensure_ascii=False).encode()
+        case "form" if isinstance(body, dict):
+            headers.setdefault("content-type", "application/x-www-form-urlencoded")
+            return urlencode({name: _plain(item) for name, item in body.items()}).encode()
+        case "text" if isinstance(body, str):
+            headers.setdefault("content-type", "text/plain; charset=utf-8")
+            return body.encode()
+    raise BadConfiguration("configuration.bodyType is json, form (of an object) or text (of a text).")
+
+
+def _also_good(configuration: JSONObject) -> frozenset[int]:
+    given = configuration.get("successStatuses") or []
+    return frozenset(status for status in given if type(status) is int) if isinstance(given, list) else frozenset()
+
+
+def _answer(configuration: JSONObject, response: http.HttpResponse) -> Outcome:
+    value = _parsed(response)
+    wanted: Any = configuration.get("response") or {}
+    path = wanted.get("path") if isinstance(wanted, dict) else None
+    if not path:
+        return Completed(value)
+    try:
+        return Completed(look_up(value, str(path)))
+    except BuiltinFailure:
+        return _unusable("response_path_missing", f"The answer has no {path!r}.", response)
+
+
+def _parsed(response: http.HttpResponse) -> JSONValue:
+    if not response.body:
+        return None
+    kind = response.content_type
+    if kind == "application/json" or kind.endswith("+json"):
+        try:
+            return json.loads(response.body)
+        except (ValueError, RecursionError) as error:
+            raise BuiltinFailure(
+                _unusable("response_not_json", f"The answer calls itself {kind} and is not: {error}", response).failure
+            ) from error
+    if kind.startswith("text/") or kind in {"application/xml", "application/x-www-form-urlencoded"}:
+        return _decoded(response)
+    raise BuiltinFailure(
+        _unusable("response_not_json", f"The answer is {kind or 'of no stated type'}, not JSON or text.", response).failure
+    )
+
+
+def _decoded(response: http.HttpResponse) -> str:
+    match = re.search(r"charset=\"?([A-Za-z0-9_-]+)", str(response.headers.get("content-type", "")))
+    try:
+        return response.body.decode(match[1] if match else "utf-8", "replace")
+    except LookupError:
+        return response.body.decode("utf-8", "replace")
+
+
+def _unusable(code: str, message: str, response: http.HttpResponse) -> Failed:
+    return Failed(
+        Failure(
+            FailureKind.AGENT,
+            code,
+            message[:500],
+            outcome_unknown=True,  # it was done; only the answer is of no use
+            evidence={"status": response.status, "body": response.body[:500].decode("utf-8", "replace")},
+        )
+    )

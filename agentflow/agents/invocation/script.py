@@ -1,0 +1,74 @@
+"""Script: a registered script in the sandbox; JSON goes in by stdin and comes out by stdout."""
+
+from __future__ import annotations
+
+import json
+
+from ...conf import LIMITS
+from ...integrations import sandbox
+from ...integrations.sandbox import Ended, ScriptRun
+from ...workflow.failures import Failure, FailureKind
+from .. import registry
+from ..calls import Call, Completed, Failed, Outcome
+from ..registry import AgentSpec
+
+
+def run(call: Call, spec: AgentSpec | None) -> Outcome:
+    """`configuration {"script": name}`.  What the script writes to stderr goes to the block's log."""
+    configuration = registry.merged_configuration(spec, call.configuration)
+    name = configuration.get("script")
+    script = registry.script(call.workspace_id, name) if isinstance(name, str) else None
+    if script is None:
+        return _failed(
+            FailureKind.CONFIGURATION, "unknown_script", f"There is no registered script {str(name)[:100]!r}."
+        )
+    timeout_s = min(call.timeout_s, script.timeout_s)
+    try:
+        done = sandbox.run(
+            script.source,
+            stdin=json.dumps(call.input, ensure_ascii=False).encode("utf-8", "replace"),
+            timeout_s=timeout_s,
+            max_output_bytes=LIMITS.output_bytes,
+            environment={"AGENTFLOW_IDEMPOTENCY_KEY": call.idempotency_key},
+            on_line=lambda line: call.log("info", line),
+            on_cancel=call.cancel.on_cancel,
+        )
+    except sandbox.SandboxMissing as error:
+        return _failed(FailureKind.CONFIGURATION, "sandbox_missing", str(error))
+    except OSError as error:
+        return _failed(FailureKind.TRANSIENT, "sandbox_failed", f"No process could be started: {error.strerror}.")
+    return _outcome(done, timeout_s)
+
+
+def _outcome(done: ScriptRun, timeout_s: float) -> Outcome:
+    if done.ended is Ended.CANCELLED:
+        return _failed(FailureKind.TRANSIENT, "cancelled", "The call was cancelled.", unknown=True)
+    if done.ended is Ended.TIMEOUT:
+        return _failed(FailureKind.TRANSIENT, "timeout", f"The script took longer than {timeout_s:g} s.", unknown=True)
+    evidence = {"exitCode": done.exit_code, "stderr": done.stderr_tail[-2000:]}
+    if done.hit_limit:
+        what = "more output than it may write" if done.ended is Ended.OUTPUT else "more than its limits allow"
+        return _failed(FailureKind.AGENT, "script_limit", f"The script used {what}.", evidence, unknown=True)
+    if done.exit_code != 0:
+        last = done.stderr_tail.rstrip().rpartition("\n")[2][:300]
+        message = f"The script ended with exit code {done.exit_code}: {last or 'it said nothing'}"
+        return _failed(FailureKind.AGENT, "script_failed", message, evidence, unknown=True)
+    if not done.stdout.strip():
+        return Completed(None)
+    try:
+        return Completed(json.loads(done.stdout))
+    except (ValueError, RecursionError) as error:
+        evidence["stdout"] = done.stdout[:500].decode("utf-8", "replace")
+        message = f"The script's output is not JSON: {error}"[:300]
+        return _failed(FailureKind.AGENT, "script_not_json", message, evidence, unknown=True)
+
+
+def _failed(
+    kind: FailureKind,
+    code: str,
+    message: str,
+    evidence: dict[str, object] | None = None,
+    *,
+    unknown: bool = False,
+) -> Failed:
+    return Failed(Failure(kind, code, message, outcome_unknown=unknown, evidence=evidence or {}))
