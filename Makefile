@@ -1,0 +1,119 @@
+# Two commands: `make run` and `make test`.  `make help` lists the rest.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow test-chaos test-load check format format-check lint types imports \
+	migrations migrations-check openapi openapi-check bench lock hooks clean python install-local install-test
+
+VENV := .venv
+PY := $(VENV)/bin/python
+SETTINGS_TEST := DJANGO_SETTINGS_MODULE=config.settings.test
+PACKAGES := agentflow templates_app executions approvals monitoring config tests
+ARGS ?=
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  ARGS=... is passed on, as in: make test ARGS='tests/workflow -x'"
+
+run: install-local ## Run the whole product here; HOST, PORT, WORKERS, AGENTFLOW_HOME
+	@$(PY) -m config.supervisor
+
+test: install-test ## Run the tests on engines of their own
+	$(PY) -m pytest $(ARGS)
+
+test-chaos: install-test ## Kill processes on purpose and look what is lost
+	$(PY) -m pytest -m chaos $(ARGS)
+
+test-load: install-test ## Measure under load
+	$(PY) -m pytest -m load $(ARGS)
+
+check: install-test ## What must be green before a commit: format to tests
+	@$(MAKE) --no-print-directory format-check lint types imports migrations-check openapi-check
+	@$(MAKE) --no-print-directory test
+
+format: install-test ## Format the code, fix what can be fixed
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+format-check: install-test
+	$(PY) -m ruff format --check .
+
+lint: install-test ## Look for mistakes
+	$(PY) -m ruff check .
+
+types: install-test ## Check types, strictly
+	$(PY) -m mypy $(PACKAGES:%=-p %)
+
+imports: install-test ## Check who imports whom
+	$(VENV)/bin/lint-imports
+
+migrations: install-test ## Write the migrations the models ask for
+	$(SETTINGS_TEST) PYTHONWARNINGS=ignore::RuntimeWarning $(PY) manage.py makemigrations $(ARGS)
+
+migrations-check: install-test
+	$(SETTINGS_TEST) PYTHONWARNINGS=ignore::RuntimeWarning $(PY) manage.py makemigrations --check --dry-run
+
+openapi: install-test ## Write docs/openapi.yaml anew
+	$(SETTINGS_TEST) $(PY) manage.py spectacular --validate --fail-on-warn --file docs/openapi.yaml
+
+openapi-check: install-test
+	@fresh=$$(mktemp) && trap 'rm -f "$$fresh"' EXIT && \
+	$(SETTINGS_TEST) $(PY) manage.py spectacular --validate --fail-on-warn --file "$$fresh" && \
+	{ diff -u docs/openapi.yaml "$$fresh" || { echo "docs/openapi.yaml is stale: make openapi"; exit 1; }; }
+
+bench: install-test ## Measure the engine beside raw Celery; bench-NAME runs one
+	$(PY) -m bench $(ARGS)
+
+bench-%: install-test
+	$(PY) -m bench $* $(ARGS)
+
+lock: install-test ## Pin requirements/*.in anew; LOCK_FLAGS=--upgrade takes newer versions
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@for name in base local production test; do \
+	  echo "requirements/$$name.txt" && \
+	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	    --no-emit-index-url $(LOCK_FLAGS) requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	done
+
+hooks: install-test ## Install the pre-commit hooks
+	$(VENV)/bin/pre-commit install
+
+clean: ## Remove what can be made again (never .agentflow, the data of make run)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis staticfiles test-artifacts
+
+# The newest Python from 3.11 on that can make a virtual environment.
+python:
+	@$(PY) -m pip --version >/dev/null 2>&1 && exit 0; \
+	for name in "$${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do \
+	  "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	  if "$$name" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	    echo "Making $(VENV) with $$($$name --version)"; exec "$$name" -m venv --clear $(VENV); \
+	  fi; \
+	  found=$$name; \
+	done; \
+	if [ -n "$$found" ]; then \
+	  echo "$$found has no venv module. Debian, Ubuntu: apt-get install python3-venv. Then make again." >&2; \
+	else \
+	  echo "Python 3.11 or newer is needed and was not found. Debian, Ubuntu: apt-get install python3 python3-venv;" >&2; \
+	  echo "macOS: brew install python; or name one: make run PYTHON=/path/to/python3" >&2; \
+	fi; exit 1
+
+# Installs only when the list of pinned versions is not the one installed last.
+define install
+@wanted="$(1) $$(cksum <requirements/$(1).txt)"; \
+if ! grep -qsxF "$$wanted" $(VENV)/installed; then \
+  echo "Installing requirements/$(1).txt (once, about half a minute)"; \
+  $(PY) -m pip install --quiet --disable-pip-version-check --no-input -r requirements/$(1).txt || \
+    { echo "The requirements could not be installed. Is the package index reachable?" >&2; exit 1; }; \
+  kept=$$(grep -sv -e "^$(1) " $(VENV)/installed); \
+  printf '%s\n' $${kept:+"$$kept"} "$$wanted" >$(VENV)/installed.new && mv $(VENV)/installed.new $(VENV)/installed; \
+fi
+endef
+
+export PYTHON
+
+install-local: python
+	$(call install,local)
+
+install-test: python
+	$(call install,test)
