@@ -23,9 +23,9 @@ from pydantic.alias_generators import to_camel
 from pydantic.functional_validators import model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ..conf import KB, LIMITS
-from ..errors import InvalidInput
-from ..types import JSONObject, JSONValue
+from agentflow.conf import KB, LIMITS
+from agentflow.errors import InvalidInput
+from agentflow.types import JSONObject, JSONValue
 
 MAX_DURATION_MS = 10 * 365 * 24 * 3600 * 1000  # ten years: far from where dates overflow
 MAX_ISSUES = 1000
