@@ -89,9 +89,7 @@ class TemplateVersion(models.Model):
             # Also the way to a template's newest version.
             models.UniqueConstraint(fields=["template", "number"], name="one_version_per_number"),
             models.CheckConstraint(condition=Q(number__gte=1), name="version_numbers_from_1"),
-            models.CheckConstraint(
-                condition=Q(status__in=VersionStatus.values), name="version_status_known"
-            ),
+            models.CheckConstraint(condition=Q(status__in=VersionStatus.values), name="version_status_known"),
         ]
 
     def __str__(self) -> str:

@@ -1,0 +1,94 @@
+"""What a definition names outside itself: agents, approval levels, other templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from agentflow.agents.models import ToolType
+from agentflow.agents.registry import AgentSpec, merged_configuration
+from agentflow.types import JSONValue
+from agentflow.workflow.definition import Block, Definition, pointer
+
+ANYONE = "user"  # the level every approver of the workspace is on
+
+
+class Call(NamedTuple):
+    """A block's own words about whom it calls.  Whether it runs a template depends on the agent, too."""
+
+    agent_id: str | None
+    template_id: JSONValue
+    version: JSONValue
+
+
+class Target(NamedTuple):
+    """A template to run as a child: its newest published version, or the one named."""
+
+    template_id: UUID
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadTarget:
+    """A UseCase block that does not say which template it runs."""
+
+    message: str
+
+
+def agents(definition: Definition) -> Iterator[tuple[str, str]]:
+    """Each agent named, with the pointer of the place."""
+    for index, block in enumerate(definition.blocks):
+        if block.agent_id is not None:
+            yield block.agent_id, pointer("blocks", index, "agentId")
+        if block.compensation is not None and block.compensation.agent_id is not None:
+            yield block.compensation.agent_id, pointer("blocks", index, "compensation", "agentId")
+
+
+def levels(definition: Definition) -> Iterator[tuple[str, str]]:
+    """Each approval level named beside `user`, with the pointer of the place."""
+    defaults = definition.global_settings.human_in_loop_defaults
+    if defaults is not None and defaults.approval_level != ANYONE:
+        yield defaults.approval_level, pointer("globalSettings", "humanInLoopDefaults", "approvalLevel")
+    for index, block in enumerate(definition.blocks):
+        asked = block.human_in_loop
+        if asked is not None and asked.required and asked.approval_level != ANYONE:
+            yield asked.approval_level, pointer("blocks", index, "humanInLoop", "approvalLevel")
+
+
+def call(block: Block) -> Call | None:
+    if block.agent_id is None and block.tool_type != ToolType.USE_CASE:
+        return None
+    return Call(block.agent_id, block.configuration.get("templateId"), block.configuration.get("version"))
+
+
+def calls(definition: Definition) -> list[Call]:
+    """What the blocks call, each once."""
+    found = (call(block) for block in definition.blocks)
+    unique = {repr(each): each for each in found if each is not None}
+    return list(unique.values())
+
+
+def target(call: Call, agents: Mapping[str, AgentSpec]) -> Target | BadTarget | None:
+    """The template that a call runs; None where it runs none, or an agent that is not there."""
+    spec = agents.get(call.agent_id) if call.agent_id is not None else None
+    if call.agent_id is not None and (spec is None or spec.tool_type != ToolType.USE_CASE):
+        return None
+    own = {"templateId": call.template_id, "version": call.version}
+    merged = merged_configuration(spec, {key: value for key, value in own.items() if value is not None})
+    given, number = merged.get("templateId"), merged.get("version")
+    try:
+        template_id = UUID(given) if isinstance(given, str) else None
+    except ValueError:
+        template_id = None
+    if template_id is None:
+        return BadTarget("configuration.templateId must be the id of a template.")
+    if number is not None and (type(number) is not int or number < 1):
+        return BadTarget("configuration.version must be a version number from 1.")
+    return Target(template_id, number)
+
+
+def targets(calls: Iterable[Call], agents: Mapping[str, AgentSpec]) -> set[Target]:
+    found = (target(call, agents) for call in calls)
+    return {each for each in found if isinstance(each, Target)}
