@@ -7,3 +7,8 @@ class ApiConfig(AppConfig):
     name = "agentflow.api"
     label = "api"
     verbose_name = "API"
+
+    def ready(self) -> None:
+        from . import schema, websocket  # noqa: F401  # the schema's extensions register on import
+
+        websocket.connect_signals()

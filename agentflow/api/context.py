@@ -14,7 +14,8 @@ class Origin:
     channel: str = "system"  # api | page | admin | websocket | worker | clock | cli | system
 
 
-_origin: ContextVar[Origin] = ContextVar("agentflow_origin", default=Origin())
+NOWHERE = Origin()
+_origin: ContextVar[Origin] = ContextVar("agentflow_origin", default=NOWHERE)
 
 
 def current() -> Origin:

@@ -6,7 +6,7 @@ any number of rows.  Superusers may do everything; inactive and anonymous users 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -14,7 +14,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import models
 from django.db.models import Q, QuerySet
 
-from ..errors import NotFound, NotPermitted
+from ..errors import InvalidInput, NotFound, NotPermitted
 from .models import Workspace, WorkspaceGroupObjectPermission, WorkspaceUserObjectPermission
 from .roles import Permission
 
@@ -71,13 +71,32 @@ def require(user: Principal, permission: Permission, workspace_id: UUID) -> None
     )
 
 
-class WorkspaceScopedQuerySet(models.QuerySet[M]):
-    """Rows that belong to a workspace.  `workspace_path` is the lookup that leads there."""
+def chosen(user: Principal, permission: Permission, workspace_id: UUID | None) -> UUID:
+    """The workspace a request is about: the one it names, or the only one the user belongs to.
 
-    workspace_path: ClassVar[str] = "workspace"
+    Raises:
+        InvalidInput: none is named and the user belongs to several, or to none.
+        NotFound, NotPermitted: as `require`.
+    """
+    if workspace_id is None:
+        own = list(workspaces(user).values_list("pk", flat=True)[:2])
+        if len(own) != 1:
+            raise InvalidInput(
+                "workspaceId is needed: you belong to " + ("several workspaces." if own else "no workspace."),
+                pointer="/workspaceId",
+                remedy="GET /api/v1/workspaces lists yours.",
+            )
+        workspace_id = own[0]
+    require(user, permission, workspace_id)
+    return workspace_id
+
+
+class WorkspaceScopedQuerySet(models.QuerySet[M]):
+    """Rows that belong to a workspace; the model's `workspace_path` is the lookup that leads there."""
 
     def visible_to(self, user: Principal, permission: Permission = Permission.VIEW) -> Self:
         """The rows in workspaces where `user` holds `permission`."""
         if getattr(user, "is_superuser", False) and user.is_active:
             return self.all()
-        return self.filter(**{f"{self.workspace_path}__in": workspaces(user, permission)})
+        path = getattr(self.model, "workspace_path", "workspace")
+        return self.filter(**{f"{path}__in": workspaces(user, permission)})

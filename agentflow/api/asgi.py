@@ -1,0 +1,98 @@
+"""Bounds on an HTTP body, enforced before any of it is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from ..conf import LIMITS
+from . import problems
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class BodyLimit:
+    """Refuses a body above `limit` bytes with 413, by its declared length or while it arrives.
+
+    Django spools a request to disk before any view runs, so a limit in a view comes too late.  A
+    chunked body is gathered here and its length declared, because DRF takes a body of no declared
+    length for an empty one.  Narrower limits are the parser's.
+    """
+
+    def __init__(self, application: Application, limit: int = LIMITS.template_body_bytes) -> None:
+        self.application = application
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.application(scope, receive, send)
+            return
+        headers = dict(scope.get("headers", []))
+        declared = headers.get(b"content-length")
+        if declared is not None:
+            if not declared.isdigit() or len(declared) > 18:
+                await self._refuse(send, 400, "bad_request", "Content-Length is not a number.")
+                return
+            if int(declared) > self.limit:
+                await self._too_large(send)
+                return
+            await self.application(scope, receive, send)  # servers hold a body to its declared length
+            return
+        if b"transfer-encoding" not in headers:
+            await self.application(scope, receive, send)
+            return
+        body = await self._gather(receive)
+        if body is None:
+            await self._too_large(send)
+            return
+        scope["headers"] = [
+            *((name, value) for name, value in scope["headers"] if name != b"transfer-encoding"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await self.application(scope, _Replay(body, receive), send)
+
+    async def _gather(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return bytes(body)
+            body += message.get("body", b"")
+            if len(body) > self.limit:
+                return None
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def _too_large(self, send: Send) -> None:
+        await self._refuse(
+            send, 413, "body_too_large", f"The body is larger than the {self.limit} bytes allowed here."
+        )
+
+    async def _refuse(self, send: Send, status: int, code: str, detail: str) -> None:
+        body = json.dumps(problems.problem(status, code, detail)).encode()
+        headers = [
+            (b"content-type", problems.CONTENT_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),  # the rest of the body is not read
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class _Replay:
+    """A gathered body as one message; what comes after it comes from the client again."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self.body: bytes | None = body
+        self.receive = receive
+
+    async def __call__(self) -> Message:
+        if self.body is None:
+            return await self.receive()
+        body, self.body = self.body, None
+        return {"type": "http.request", "body": body, "more_body": False}
