@@ -47,11 +47,24 @@ def text(input: JSONValue, configuration: JSONObject) -> JSONValue:
             Failure(FailureKind.CONFIGURATION, "bad_configuration", "configuration.template must be a text.")
         )
 
-    def fill(match: re.Match[str]) -> str:
-        value = look_up(input, match[1])
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return {"text": fill(template, input), "model": "builtin.text (no language model)"}
 
-    return {"text": _PLACEHOLDER.sub(fill, template), "model": "builtin.text (no language model)"}
+
+def has_placeholders(template: str) -> bool:
+    return _PLACEHOLDER.search(template) is not None
+
+
+def fill(template: str, value: JSONValue) -> str:
+    """The text with every `{{a.b}}` replaced by what the value has there, texts bare and the rest as JSON.
+
+    One pass: what is filled in is not looked through again.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        found = look_up(value, match[1])
+        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+    return _PLACEHOLDER.sub(one, template)
 
 
 def look_up(value: JSONValue, path: str) -> JSONValue:

@@ -83,9 +83,7 @@ class Script(models.Model):
     description = models.TextField(blank=True)
     source = models.TextField()
     sha256 = models.CharField(max_length=64, editable=False)
-    timeout_s = models.FloatField(
-        default=30.0, validators=[MinValueValidator(0.1), MaxValueValidator(3600)]
-    )
+    timeout_s = models.FloatField(default=30.0, validators=[MinValueValidator(0.1), MaxValueValidator(3600)])
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -104,9 +102,9 @@ class Script(models.Model):
             ),
         ]
 
+    def __str__(self) -> str:
+        return self.name
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.sha256 = hashlib.sha256(self.source.encode()).hexdigest()
         super().save(*args, **kwargs)
-
-    def __str__(self) -> str:
-        return self.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from ..conf import LIMITS
@@ -19,6 +20,8 @@ class BadOutput(Exception):
         self.failure = failure
         super().__init__(failure.message)
 
+
+MESSAGE_CHARS = 2000
 
 # jsonb refuses NUL; UTF-8 has no lone surrogates.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -46,6 +49,15 @@ def clean_json(value: Any, *, max_bytes: int = LIMITS.output_bytes) -> JSONValue
         raise _too_large(max_bytes)
     cleaned = json.loads(text)  # tuples and number keys as they will be after a trip through the database
     return _replaced(cleaned) if "\\u0000" in text else cleaned
+
+
+def storable(failure: Failure) -> Failure:
+    """The failure as PostgreSQL will take it: a server's own words may be in it."""
+    return replace(
+        failure,
+        message=_replaced(failure.message)[:MESSAGE_CHARS],
+        evidence=_replaced(json.loads(json.dumps(failure.evidence, default=str))),
+    )
 
 
 def _permanent(code: str, message: str) -> BadOutput:
@@ -90,11 +102,14 @@ def check_schema(value: JSONValue, schema: JSONObject, *, code: str, kind: Failu
 
     try:
         errors = sorted(
-            _validator(json.dumps(schema, sort_keys=True)).iter_errors(value), key=lambda error: error.json_path
+            _validator(json.dumps(schema, sort_keys=True)).iter_errors(value),
+            key=lambda error: error.json_path,
         )
     except (SchemaError, Unresolvable) as error:
         raise BadOutput(
-            Failure(FailureKind.CONFIGURATION, "bad_schema", f"The agent's schema cannot be used: {error}"[:500])
+            Failure(
+                FailureKind.CONFIGURATION, "bad_schema", f"The agent's schema cannot be used: {error}"[:500]
+            )
         ) from error
     if errors:
         said = [{"path": error.json_path, "message": error.message[:200]} for error in errors[:5]]

@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,9 +43,7 @@ class CallCancelled(EgressError):
     """Somebody stopped the call from outside."""
 
     def __init__(self, *, sent: bool) -> None:
-        super().__init__(
-            FailureKind.TRANSIENT, "cancelled", "The call was cancelled.", outcome_unknown=sent
-        )
+        super().__init__(FailureKind.TRANSIENT, "cancelled", "The call was cancelled.", outcome_unknown=sent)
 
 
 class TimedOut(EgressError):
@@ -144,11 +142,9 @@ class Watch:
             self.cancelled = True
             if self._socket is None:
                 return
-            try:
+            with suppress(OSError):  # already closed
                 # Not SSLSocket.shutdown: that takes the TLS object away from the reading thread.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                pass  # already closed
 
 
 @contextmanager
@@ -374,7 +370,9 @@ class _AsyncBody(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _unpacked(response: httpx2.Response, body: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> httpx2.Response:
+def _unpacked(
+    response: httpx2.Response, body: httpx2.SyncByteStream | httpx2.AsyncByteStream
+) -> httpx2.Response:
     headers = [
         (name, value)
         for name, value in response.headers.raw
@@ -385,7 +383,9 @@ def _unpacked(response: httpx2.Response, body: httpx2.SyncByteStream | httpx2.As
 
 def _check_url(url: httpx2.URL) -> None:
     if url.scheme not in {"http", "https"}:
-        raise EgressRefused(f"Only http and https are called, not {url.scheme[:20] or 'an address without a scheme'}.")
+        raise EgressRefused(
+            f"Only http and https are called, not {url.scheme[:20] or 'an address without a scheme'}."
+        )
     if not url.host:
         raise EgressRefused("The address has no host.")
     if url.userinfo:
@@ -425,7 +425,10 @@ class EgressTransport(httpx2.HTTPTransport):
 
 
 class AsyncEgressTransport(httpx2.AsyncHTTPTransport):
-    """The same for `httpx2.AsyncClient`.  An event stream may go on for ever, so only other bodies are counted."""
+    """The same for `httpx2.AsyncClient`.
+
+    An event stream may go on for ever, so only other bodies are counted.
+    """
 
     def __init__(self, policy: EgressPolicy, *, resolver: Resolver = system_resolver) -> None:
         self._pool = httpcore2.AsyncConnectionPool(
@@ -509,7 +512,9 @@ class HttpClient:
                 try:
                     following = _following(request, response)
                     if following is None:
-                        return HttpResponse(response.status_code, response.headers, response.read(), str(request.url))
+                        return HttpResponse(
+                            response.status_code, response.headers, response.read(), str(request.url)
+                        )
                 finally:
                     response.close()
                 request = following
@@ -569,7 +574,9 @@ def check_status(status: int, headers: Any, *, method: str, body: bytes = b"") -
         f"http_{status}",
         f"The server answered {status}.",
         # 503 says that it did not begin; after the others nobody knows how far it came.
-        outcome_unknown=status >= 500 and status not in {501, 503, 505} and method.upper() not in SAFE_METHODS,
+        outcome_unknown=status >= 500
+        and status not in {501, 503, 505}
+        and method.upper() not in SAFE_METHODS,
         retry_after_s=retry_after_s(headers.get("retry-after")) if transient else None,
         evidence={"status": status, "body": body[:500].decode("utf-8", "replace")},
     )
@@ -588,4 +595,3 @@ def retry_after_s(header: str | None) -> float | None:
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return min(max((at - datetime.now(UTC)).total_seconds(), 0.0), 86400.0)
-

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -203,7 +203,9 @@ def _home(chosen: Mode) -> Iterator[_Home]:
 def _unused_user() -> int:
     """A user id of its own for each run, so that its process limit counts nobody else's processes."""
     try:
-        spans = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        spans = [
+            tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()
+        ]
     except OSError:
         return 65534
     for low, high in ((700_000_000, 716_000_000), (60_001, 64_999)):
@@ -244,7 +246,18 @@ def _bwrap(interpreter: str) -> list[str]:
     return [
         *command,
         *("--proc", "/proc", "--dev", "/dev", "--size", str(FILE_BYTES), "--tmpfs", "/tmp"),
-        *("--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--chdir", "/tmp"),
+        *(
+            "--cap-drop",
+            "ALL",
+            "--uid",
+            "65534",
+            "--gid",
+            "65534",
+            "--hostname",
+            "sandbox",
+            "--chdir",
+            "/tmp",
+        ),
     ]
 
 
@@ -318,7 +331,9 @@ class _Conversation:
 
     def _listen(self, deadline: float) -> Ended:
         process, unsent = self.process, memoryview(self.stdin)
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         with selectors.DefaultSelector() as selector:
             for pipe, event in (
                 (process.stdin, selectors.EVENT_WRITE),
@@ -331,7 +346,9 @@ class _Conversation:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return Ended.TIMEOUT
-                reading = {process.stdout, process.stderr} & {key.fileobj for key in selector.get_map().values()}
+                reading = {process.stdout, process.stderr} & {
+                    key.fileobj for key in selector.get_map().values()
+                }
                 if not reading:
                     try:
                         process.wait(left)
@@ -391,10 +408,8 @@ class _Conversation:
 
     def _kill(self) -> None:
         """End the script and all it started."""
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         if self.home.user is not None and self.home.user != 65534:
             _kill_user(self.home.user)
 
@@ -404,14 +419,16 @@ def _kill_user(user: int) -> None:
     if not any(_owner(entry) == user for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         return
     for _ in range(20):  # a fork may slip between the look and the kill
-        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _owner(entry) == user]
+        pids = [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and _owner(entry) == user
+        ]
         if not pids:
             return
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def _owner(entry: Path) -> int | None:
@@ -422,8 +439,6 @@ def _owner(entry: Path) -> int | None:
 
 
 def _close(pipe: IO[bytes] | None) -> None:
-    try:
+    with suppress(OSError):
         if pipe:
             pipe.close()
-    except OSError:
-        pass

@@ -12,7 +12,7 @@ from .. import registry, simulator
 from ..builtin import BuiltinFailure
 from ..calls import Call, Completed, Failed, Outcome, StartChild
 from ..models import ToolType
-from ..output import BadOutput, check_schema, clean_json
+from ..output import BadOutput, check_schema, clean_json, storable
 from ..registry import AgentSpec
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def invoke(call: Call) -> Outcome:
             )
         return _cleaned(_run(call, spec), spec)
     except (BadOutput, BuiltinFailure) as error:
-        return Failed(error.failure)
+        return Failed(storable(error.failure))
     except Exception as error:  # a tool's bug is this attempt's failure, never the worker's
         log.exception(
             "agent crashed: execution=%s block=%s agent=%s", call.execution_id, call.block_id, call.agent_id
@@ -65,9 +65,7 @@ def invoke(call: Call) -> Outcome:
 def _refusal(call: Call, spec: AgentSpec | None) -> Failure | None:
     if call.agent_id and (spec is None or not spec.enabled):
         state = "switched off" if spec else "not registered in this workspace"
-        return Failure(
-            FailureKind.CONFIGURATION, "unknown_agent", f"The agent {call.agent_id!r} is {state}."
-        )
+        return Failure(FailureKind.CONFIGURATION, "unknown_agent", f"The agent {call.agent_id!r} is {state}.")
     if spec is None and call.tool_type not in _TOOLS:
         return Failure(
             FailureKind.CONFIGURATION, "unknown_tool", f"There is no tool of type {call.tool_type!r}."
@@ -84,8 +82,10 @@ def _run(call: Call, spec: AgentSpec | None) -> Outcome:
 
 
 def _cleaned(outcome: Outcome, spec: AgentSpec | None) -> Outcome:
-    if isinstance(outcome, StartChild) or isinstance(outcome, Failed):
+    if isinstance(outcome, StartChild):
         return outcome
+    if isinstance(outcome, Failed):
+        return Failed(storable(outcome.failure))
     output = clean_json(outcome.output)
     if spec and spec.output_schema:
         check_schema(output, spec.output_schema, code="output_schema_mismatch", kind=FailureKind.AGENT)

@@ -55,7 +55,9 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
     configuration = registry.merged_configuration(spec, call.configuration)
     method = str(configuration.get("method", "GET")).upper()
     if method not in _METHODS:
-        raise BadConfiguration(f"configuration.method {method[:20]!r} is none of {', '.join(sorted(_METHODS))}.")
+        raise BadConfiguration(
+            f"configuration.method {method[:20]!r} is none of {', '.join(sorted(_METHODS))}."
+        )
     url = _url(configuration, call.input)
     headers = _headers(configuration, call)
     content = _content(configuration, call.input, method, headers)
@@ -85,7 +87,9 @@ def _url(configuration: JSONObject, value: JSONValue) -> str:
     scheme, separator, rest = base.partition("://")
     host, slash, path = rest.partition("/")
     if not separator or "{" in scheme + host or "}" in host:
-        raise BadConfiguration("configuration.url must be a whole address; only its path and query take {names}.")
+        raise BadConfiguration(
+            "configuration.url must be a whole address; only its path and query take {names}."
+        )
     path = _PLACEHOLDER.sub(lambda match: _segment(value, match[1]), path.split("#")[0])
     query = _PLACEHOLDER.sub(lambda match: quote(_text(value, match[1]), safe=""), query.split("#")[0])
     more = configuration.get("query")
@@ -102,7 +106,9 @@ def _url(configuration: JSONObject, value: JSONValue) -> str:
 def _segment(value: JSONValue, name: str) -> str:
     text = _text(value, name)
     if text in {"", ".", ".."}:  # would name another resource than the one configured
-        raise BadConfiguration(f"The input's {name!r} is {text!r}, which cannot stand in a path.", "bad_url_value")
+        raise BadConfiguration(
+            f"The input's {name!r} is {text!r}, which cannot stand in a path.", "bad_url_value"
+        )
     return quote(text, safe="")
 
 
@@ -158,7 +164,11 @@ def _content(
 
 def _also_good(configuration: JSONObject) -> frozenset[int]:
     given = configuration.get("successStatuses") or []
-    return frozenset(status for status in given if type(status) is int) if isinstance(given, list) else frozenset()
+    return (
+        frozenset(status for status in given if type(status) is int)
+        if isinstance(given, list)
+        else frozenset()
+    )
 
 
 def _answer(configuration: JSONObject, response: http.HttpResponse) -> Outcome:
@@ -182,12 +192,16 @@ def _parsed(response: http.HttpResponse) -> JSONValue:
             return json.loads(response.body)
         except (ValueError, RecursionError) as error:
             raise BuiltinFailure(
-                _unusable("response_not_json", f"The answer calls itself {kind} and is not: {error}", response).failure
+                _unusable(
+                    "response_not_json", f"The answer calls itself {kind} and is not: {error}", response
+                ).failure
             ) from error
     if kind.startswith("text/") or kind in {"application/xml", "application/x-www-form-urlencoded"}:
         return _decoded(response)
     raise BuiltinFailure(
-        _unusable("response_not_json", f"The answer is {kind or 'of no stated type'}, not JSON or text.", response).failure
+        _unusable(
+            "response_not_json", f"The answer is {kind or 'of no stated type'}, not JSON or text.", response
+        ).failure
     )
 
 

@@ -36,7 +36,9 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
     except sandbox.SandboxMissing as error:
         return _failed(FailureKind.CONFIGURATION, "sandbox_missing", str(error))
     except OSError as error:
-        return _failed(FailureKind.TRANSIENT, "sandbox_failed", f"No process could be started: {error.strerror}.")
+        return _failed(
+            FailureKind.TRANSIENT, "sandbox_failed", f"No process could be started: {error.strerror}."
+        )
     return _outcome(done, timeout_s)
 
 
@@ -44,7 +46,9 @@ def _outcome(done: ScriptRun, timeout_s: float) -> Outcome:
     if done.ended is Ended.CANCELLED:
         return _failed(FailureKind.TRANSIENT, "cancelled", "The call was cancelled.", unknown=True)
     if done.ended is Ended.TIMEOUT:
-        return _failed(FailureKind.TRANSIENT, "timeout", f"The script took longer than {timeout_s:g} s.", unknown=True)
+        return _failed(
+            FailureKind.TRANSIENT, "timeout", f"The script took longer than {timeout_s:g} s.", unknown=True
+        )
     evidence = {"exitCode": done.exit_code, "stderr": done.stderr_tail[-2000:]}
     if done.hit_limit:
         what = "more output than it may write" if done.ended is Ended.OUTPUT else "more than its limits allow"

@@ -11,7 +11,7 @@ from ..registry import AgentSpec
 
 
 def run(call: Call, spec: AgentSpec | None) -> Outcome:
-    """`configuration {"templateId": id, "version": 3?, "input": {...}?}`; the block's input without `input`."""
+    """`configuration {"templateId": id, "version": 3?, "input": {...}?}`; else the block's own."""
     configuration = registry.merged_configuration(spec, call.configuration)
     try:
         template_id = UUID(str(configuration.get("templateId")))

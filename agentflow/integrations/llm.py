@@ -1,0 +1,144 @@
+"""Asks a language model behind any OpenAI-compatible address, through the egress transport."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..types import JSONObject
+from ..workflow.failures import FailureKind
+from . import http
+from .egress import EgressError, EgressPolicy
+
+if TYPE_CHECKING:
+    import openai
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request for a completion."""
+
+    model: str
+    messages: list[JSONObject]
+    options: JSONObject = field(default_factory=dict)  # as the OpenAI API spells them
+    schema: JSONObject | None = None  # of the answer, when it must be JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    text: str
+    model: str
+    finish_reason: str  # stop | length | content_filter | ...
+    refusal: str
+    usage: JSONObject
+
+
+def ask(
+    question: Question,
+    *,
+    base_url: str,
+    api_key: str,
+    policy: EgressPolicy,
+    timeout_s: float,
+    idempotency_key: str,
+    on_cancel: http.OnCancel | None = None,
+) -> Answer:
+    """Ask once; repeating is the engine's business.
+
+    Raises:
+        EgressError: no answer came, or one that cannot be understood.
+    """
+    import openai
+
+    asked: JSONObject = {**question.options, "model": question.model, "messages": question.messages}
+    if question.schema is not None:
+        asked["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": question.schema},
+        }
+    with http.watched(timeout_s=timeout_s, on_cancel=on_cancel) as watch:
+        try:
+            raw = _client(base_url, api_key, policy).chat.completions.with_raw_response.create(
+                **asked, extra_headers={"Idempotency-Key": idempotency_key}
+            )
+        except openai.APIStatusError as error:
+            raise _status(error) from error
+        except openai.OpenAIError as error:
+            raise http.translated(error, watch) from error
+        return _answer(raw.http_response.content)
+
+
+@functools.lru_cache(maxsize=64)
+def _client(base_url: str, api_key: str, policy: EgressPolicy) -> openai.OpenAI:
+    import openai
+
+    return openai.OpenAI(
+        base_url=base_url,
+        api_key=api_key or "none",  # a local server wants none, the library wants one
+        organization="",  # else both are taken from the environment
+        project="",
+        max_retries=0,
+        timeout=None,
+        http_client=http.client(policy).raw,
+    )
+
+
+def _status(error: openai.APIStatusError) -> EgressError:
+    told: Any = error.body if isinstance(error.body, dict) else {}
+    code = str(told.get("code") or told.get("type") or "")
+    said = str(told.get("message") or error.message)[:300]
+    evidence: JSONObject = {"status": error.status_code, "code": code}
+    if code == "context_length_exceeded" or "context length" in said.lower():
+        return EgressError(FailureKind.CONFIGURATION, "llm_context_too_long", said, evidence=evidence)
+    if code == "insufficient_quota":
+        return EgressError(FailureKind.CONFIGURATION, "llm_quota_exhausted", said, evidence=evidence)
+    if code == "content_filter":
+        return EgressError(FailureKind.AGENT, "llm_refused", said, evidence=evidence)
+    try:
+        http.check_status(
+            error.status_code, error.response.headers, method="POST", body=said.encode("utf-8", "replace")
+        )
+    except EgressError as failed:
+        return failed
+    return _unusable(said)
+
+
+def _answer(body: bytes) -> Answer:
+    """Read the reply ourselves: the library accepts any shape and fails later, on some attribute."""
+    try:
+        told = json.loads(body)
+        choice = told["choices"][0]
+        message = choice["message"]
+        text = message.get("content")
+        if not isinstance(text, str | None):
+            raise TypeError("content is no text")
+        return Answer(
+            text=text or "",
+            model=str(told.get("model") or ""),
+            finish_reason=str(choice.get("finish_reason") or ""),
+            refusal=str(message.get("refusal") or ""),
+            usage=_usage(told.get("usage")),
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise _unusable(f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def _usage(told: Any) -> JSONObject:
+    given = told if isinstance(told, dict) else {}
+    names = {
+        "prompt_tokens": "inputTokens",
+        "completion_tokens": "outputTokens",
+        "total_tokens": "totalTokens",
+    }
+    return {ours: given[theirs] for theirs, ours in names.items() if type(given.get(theirs)) is int}
+
+
+def _unusable(said: str) -> EgressError:
+    return EgressError(
+        FailureKind.AGENT,
+        "llm_bad_response",
+        f"The model's server did not answer with a completion: {said}",
+        outcome_unknown=True,
+    )

@@ -1,0 +1,372 @@
+"""Calls tools of MCP servers and keeps the sessions, one event loop and pool per worker process.
+
+Starting a stdio server costs a second or two, so a session serves many calls from all threads and is
+opened anew when its server is gone.  stdio commands come from the settings alone, with an environment of
+their own; HTTP servers are reached through the egress transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+from django.conf import settings
+
+from ..types import JSONObject, JSONValue
+from ..workflow.failures import FailureKind
+from . import http
+from .egress import EgressError, EgressPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import mcp
+    from mcp_types import CallToolResult
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 600.0  # a session unused for so long is closed
+FRESH_S = 1.0  # one used less long ago is taken to be alive
+PING_S = 5.0
+CLOSE_S = 6.0
+SESSIONS = 64
+META_KEY = "agentflow/idempotencyKey"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Which server: a stdio server by its name in the settings, or an address with its headers."""
+
+    name: str = ""
+    url: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    policy: EgressPolicy = field(default_factory=EgressPolicy)
+
+    @property
+    def label(self) -> str:
+        return self.name or str(httpx2.URL(self.url).copy_with(query=None, userinfo=b""))
+
+
+class UnknownServer(EgressError):
+    """No stdio server of that name is configured."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            FailureKind.CONFIGURATION,
+            "unknown_mcp_server",
+            f"No MCP server {name[:100]!r} is configured (AGENTFLOW_MCP_STDIO).",
+        )
+
+
+class ToolFailed(EgressError):
+    """The tool itself says that it failed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(FailureKind.AGENT, "tool_error", message[:1000] or "The tool failed.")
+
+
+class ServerFailed(EgressError):
+    """The server could not be started or did not shake hands; no tool was called."""
+
+    def __init__(self, label: str, said: str) -> None:
+        message = f"The MCP server {label} cannot be reached: {said}"
+        super().__init__(FailureKind.TRANSIENT, "mcp_server_failed", message[:500])
+
+
+def call_tool(
+    server: Server,
+    tool: str,
+    arguments: JSONObject,
+    *,
+    timeout_s: float,
+    idempotency_key: str,
+    on_cancel: Callable[[Callable[[], None]], Any] | None = None,
+) -> JSONValue:
+    """Call one tool once and give back its structured content, or else its text.
+
+    Raises:
+        EgressError: as the kind of what went wrong.
+    """
+    if server.name and server.name not in settings.AGENTFLOW_MCP_STDIO:
+        raise UnknownServer(server.name)
+    sent = threading.Event()
+    call = _pool().call(server, tool, arguments, timeout_s=timeout_s, key=idempotency_key, sent=sent)
+    if on_cancel:
+        on_cancel(call.cancel)
+    try:
+        # The loop's own timeout fires first; this one is for a loop that is stuck.
+        return _value(call.result(timeout_s + 2 * CLOSE_S))
+    except (concurrent.futures.CancelledError, asyncio.CancelledError):
+        raise http.CallCancelled(sent=sent.is_set()) from None
+    except TimeoutError:
+        call.cancel()
+        raise http.TimedOut(timeout_s, sent=sent.is_set()) from None
+
+
+def _value(result: CallToolResult) -> JSONValue:
+    contents = [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in result.content]
+    texts = [block["text"] for block in contents if block.get("type") == "text"]
+    if result.is_error:
+        raise ToolFailed("\n".join(texts))
+    if result.structured_content is not None:
+        return result.structured_content
+    if len(texts) == len(contents):
+        return texts[0] if len(texts) == 1 else texts
+    return contents
+
+
+@dataclass
+class _Session:
+    """One open connection.  Its owner task alone enters and leaves the client, as anyio demands."""
+
+    owner: asyncio.Task[None]
+    client: asyncio.Future[mcp.Client]
+    leave: asyncio.Event
+    used_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def rested(self) -> bool:
+        """Open, but not heard of lately."""
+        return not self.gone and self.client.done() and time.monotonic() - self.used_at > FRESH_S
+
+    @property
+    def gone(self) -> bool:
+        return self.owner.done() or self.leave.is_set()
+
+
+class _Pool:
+    """The sessions of this process, and the loop they live in."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._sessions: dict[Server, _Session] = {}
+        threading.Thread(target=self._loop.run_forever, name="mcp", daemon=True).start()
+        atexit.register(self._close)
+
+    def call(
+        self,
+        server: Server,
+        tool: str,
+        arguments: JSONObject,
+        *,
+        timeout_s: float,
+        key: str,
+        sent: threading.Event,
+    ) -> concurrent.futures.Future[CallToolResult]:
+        work = self._call(server, tool, arguments, timeout_s, key, sent)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _call(
+        self,
+        server: Server,
+        tool: str,
+        arguments: JSONObject,
+        timeout_s: float,
+        key: str,
+        sent: threading.Event,
+    ) -> CallToolResult:
+        async with asyncio.timeout(timeout_s):
+            session = await self._session(server)
+            client = await asyncio.shield(session.client)
+            session.used_at = time.monotonic()
+            sent.set()
+            try:
+                return await client.call_tool(tool, arguments, meta={META_KEY: key})
+            except Exception as error:
+                failure = _translated(error, server)
+                if failure.failure.code == "connection_lost":
+                    self._drop(server, session)
+                raise failure from error
+            finally:
+                session.used_at = time.monotonic()
+
+    async def _session(self, server: Server) -> _Session:
+        """An open session that answered lately, or a new one."""
+        self._close_idle()
+        held = self._sessions.get(server)
+        if held and held.rested and not await _answers(held.client.result()):
+            self._drop(server, held)
+        held = self._sessions.get(server)
+        if held is None or held.gone:
+            held = self._sessions[server] = self._open(server)
+        return held
+
+    def _open(self, server: Server) -> _Session:
+        client: asyncio.Future[mcp.Client] = self._loop.create_future()
+        # Nobody may be left to wait for it; its error is no news then.
+        client.add_done_callback(lambda done: done.cancelled() or done.exception())
+        leave = asyncio.Event()
+        return _Session(self._loop.create_task(_own(server, client, leave)), client, leave)
+
+    def _drop(self, server: Server, session: _Session) -> None:
+        session.leave.set()
+        if self._sessions.get(server) is session:
+            del self._sessions[server]
+
+    def _close_idle(self) -> None:
+        now = time.monotonic()
+        oldest_first = sorted(self._sessions.items(), key=lambda item: item[1].used_at)
+        for number, (server, session) in enumerate(oldest_first):
+            surplus = number < len(oldest_first) - SESSIONS + 1
+            if session.gone or now - session.used_at > IDLE_S or surplus:
+                self._drop(server, session)
+
+    def _close(self) -> None:
+        """Let the servers go in order when the process ends."""
+        if self.pid != os.getpid():
+            return
+
+        async def leave() -> None:
+            owners = [session.owner for session in self._sessions.values()]
+            for session in self._sessions.values():
+                session.leave.set()
+            if owners:
+                await asyncio.wait(owners, timeout=CLOSE_S)
+
+        try:
+            asyncio.run_coroutine_threadsafe(leave(), self._loop).result(CLOSE_S + 1)
+        except (TimeoutError, RuntimeError):
+            log.warning("MCP sessions did not close in time")
+
+
+_pools: list[_Pool] = []
+_pools_lock = threading.Lock()
+
+
+def _pool() -> _Pool:
+    """This process's pool; a forked child makes its own."""
+    with _pools_lock:
+        if not _pools or _pools[-1].pid != os.getpid():
+            _pools[:] = [_Pool()]
+        return _pools[-1]
+
+
+async def _own(server: Server, opened: asyncio.Future[mcp.Client], leave: asyncio.Event) -> None:
+    try:
+        async with _client(server) as client:
+            opened.set_result(client)
+            await leave.wait()
+    except Exception as error:  # noqa: BLE001 - handed to whoever waits for the session
+        if opened.done():
+            log.info("MCP session with %s ended: %s", server.label, _innermost(error))
+            return
+        opened.set_exception(_not_opened(error, server))
+    finally:
+        if not opened.done():
+            opened.cancel()
+
+
+@asynccontextmanager
+async def _client(server: Server) -> AsyncIterator[mcp.Client]:
+    import mcp
+    from mcp.client.stdio import stdio_client
+    from mcp.client.streamable_http import streamable_http_client
+
+    if server.name:
+        entry = settings.AGENTFLOW_MCP_STDIO[server.name]
+        command, *arguments = entry["command"]
+        parameters = mcp.StdioServerParameters(
+            command=command, args=arguments, env=entry.get("env") or {}, cwd=entry.get("cwd")
+        )
+        # Celery's stand-in for sys.stderr has no file behind it.
+        transport = stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr)
+        async with mcp.Client(transport) as client:
+            yield client
+        return
+    async with httpx2.AsyncClient(
+        transport=http.AsyncEgressTransport(server.policy),
+        headers=dict(server.headers) | {"accept-encoding": "gzip"},
+        trust_env=False,
+        timeout=httpx2.Timeout(http.CONNECT_TIMEOUT_S, read=None),
+    ) as connection:
+        transport = streamable_http_client(server.url, http_client=connection)
+        async with mcp.Client(transport) as client:
+            yield client
+
+
+async def _answers(client: mcp.Client) -> bool:
+    from mcp import MCPError
+    from mcp_types import CONNECTION_CLOSED
+
+    try:
+        async with asyncio.timeout(PING_S):
+            await client.send_ping()
+    except MCPError as error:
+        return error.code != CONNECTION_CLOSED  # a refusal is an answer too
+    except Exception as error:  # noqa: BLE001 - whatever it is, this session is of no more use
+        log.debug("MCP ping failed: %s", error)
+        return False
+    return True
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The one that matters in anyio's groups: ours if there is one, else the first."""
+    while isinstance(error, BaseExceptionGroup):
+        ours = error.subgroup(EgressError)
+        error = (ours or error).exceptions[0]
+    cause = error.__cause__
+    return cause if isinstance(cause, EgressError) else error
+
+
+def _not_opened(error: BaseException, server: Server) -> EgressError:
+    """Why there is no session."""
+    error = _innermost(error)
+    if isinstance(error, EgressError):
+        return error
+    if isinstance(error, FileNotFoundError | PermissionError):
+        command = settings.AGENTFLOW_MCP_STDIO[server.name]["command"][0]
+        return EgressError(
+            FailureKind.CONFIGURATION, "mcp_server_failed", f"The command {command!r} cannot be started."
+        )
+    status = _status_of(error)
+    return status or ServerFailed(server.label, f"{type(error).__name__}: {error}"[:300])
+
+
+def _status_of(error: BaseException) -> EgressError | None:
+    if not isinstance(error, httpx2.HTTPStatusError):
+        return None
+    try:
+        http.check_status(error.response.status_code, error.response.headers, method="POST")
+    except EgressError as status:
+        return status
+    return None
+
+
+def _translated(error: Exception, server: Server) -> EgressError:
+    """What went wrong with a call that was sent."""
+    from mcp import MCPError
+    from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND
+
+    inner = _innermost(error)
+    if isinstance(inner, EgressError):
+        return inner
+    if isinstance(inner, MCPError):
+        if inner.code in {INVALID_PARAMS, METHOD_NOT_FOUND}:
+            return EgressError(FailureKind.CONFIGURATION, "mcp_invalid_call", inner.message[:500])
+        if inner.code != CONNECTION_CLOSED and "session terminated" not in inner.message.lower():
+            return EgressError(
+                FailureKind.AGENT,
+                "mcp_error",
+                inner.message[:500],
+                outcome_unknown=True,
+                evidence={"code": inner.code},
+            )
+    if isinstance(inner, httpx2.HTTPStatusError):
+        return _status_of(inner) or http.ConnectionLost(str(inner)[:300], sent=True)
+    if isinstance(inner, ValueError):  # pydantic's too: the answer does not fit the protocol
+        return EgressError(
+            FailureKind.AGENT, "mcp_bad_response", f"{server.label}: {inner}"[:500], outcome_unknown=True
+        )
+    return http.ConnectionLost(f"{server.label}: {inner}"[:300], sent=True)
