@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-chaos test-load check format format-check lint types imports \
+.PHONY: help run manage test test-slow test-chaos test-load check format format-check lint types imports \
 	migrations migrations-check openapi openapi-check bench lock hooks clean python install-local install-test
 
 VENV := .venv
@@ -17,6 +17,9 @@ help: ## List the targets
 
 run: install-local ## Run the whole product here; HOST, PORT, WORKERS, AGENTFLOW_HOME
 	@$(PY) -m config.supervisor
+
+manage: install-local ## A command of manage.py beside `make run`: make manage ARGS=createsuperuser
+	@$(PY) -m config.supervisor $(ARGS)
 
 test: install-test ## Run the tests on engines of their own
 	$(PY) -m pytest $(ARGS)

@@ -157,35 +157,10 @@ class Supervisor:
             "valkey": "AGENTFLOW_REDIS_URL" not in os.environ,
         }
         self.engines.start(postgres=own["postgres"], valkey=own["valkey"])
-        addresses = self.engines.environment()
-        self.environment = {**addresses, **os.environ}
-        for name, text in self._local_environment().items():
-            self.environment.setdefault(name, text)
+        self.environment = local_environment(self.options, self.engines)
+        self.environment["AGENTFLOW_DEMO_PORT"] = str(self._demo_port())
         say("postgres", "ready" if own["postgres"] else "external, as AGENTFLOW_DATABASE_URL says")
         say("valkey", "ready" if own["valkey"] else "external, as AGENTFLOW_REDIS_URL says")
-
-    def _local_environment(self) -> dict[str, str]:
-        options = self.options
-        local = {
-            "DJANGO_SETTINGS_MODULE": "config.settings.local",
-            "AGENTFLOW_BASE_URL": options.base_url,
-            "AGENTFLOW_ALLOWED_HOSTS": ",".join(
-                dict.fromkeys(["127.0.0.1", "localhost", "[::1]", options.host, socket.gethostname()])
-            ),
-            "AGENTFLOW_DEMO_PORT": str(self._demo_port()),
-        }
-        if "AGENTFLOW_SECRET_KEY" not in os.environ:
-            local["AGENTFLOW_SECRET_KEY_FILE"] = str(self._secret_key())
-        self.environment["AGENTFLOW_HOME"] = str(options.home)
-        self.environment["PYTHONUNBUFFERED"] = "1"
-        return local
-
-    def _secret_key(self) -> Path:
-        """Made once and kept: sessions and stored secrets outlive a restart."""
-        path = self.options.home / "secret_key"
-        if not path.exists():
-            write_private(path, secrets.token_urlsafe(50) + "\n")
-        return path
 
     def _demo_port(self) -> int:
         """The same at every start if it is still free, for the demo's templates name it."""
@@ -361,6 +336,41 @@ class Supervisor:
             child.kill()
 
 
+def local_environment(options: Options, engines: Engines) -> dict[str, str]:
+    """What a child needs to know; what the shell has set wins."""
+    local = {
+        **engines.environment(),
+        "DJANGO_SETTINGS_MODULE": "config.settings.local",
+        "AGENTFLOW_BASE_URL": options.base_url,
+        "AGENTFLOW_ALLOWED_HOSTS": ",".join(
+            dict.fromkeys(["127.0.0.1", "localhost", "[::1]", options.host, socket.gethostname()])
+        ),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if "AGENTFLOW_SECRET_KEY" not in os.environ:
+        local["AGENTFLOW_SECRET_KEY_FILE"] = str(secret_key(options.home))
+    return {**local, **os.environ, "AGENTFLOW_HOME": str(options.home)}
+
+
+def secret_key(home: Path) -> Path:
+    """Made once and kept: sessions and stored secrets outlive a restart."""
+    path = home / "secret_key"
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(50) + "\n")
+    return path
+
+
+def manage(options: Options, arguments: list[str]) -> NoReturn:
+    """Become `manage.py ARGUMENTS` on the engines of the running `make run`."""
+    external = {"AGENTFLOW_DATABASE_URL", "AGENTFLOW_REDIS_URL"} <= os.environ.keys()
+    engines = Engines(options.home) if external else Engines.attach(options.home)
+    if engines is None:
+        raise CannotStart(f"nothing runs on {options.home}: `make run` first, in another terminal.")
+    os.chdir(ROOT)
+    command = [sys.executable, "manage.py", *arguments]
+    os.execve(command[0], command, local_environment(options, engines))
+
+
 def has_command(name: str) -> bool:
     """Whether an app brings the management command, told without importing Django."""
     file = f"management/commands/{name}.py"
@@ -382,7 +392,10 @@ def _short(path: Path) -> str:
 
 def main() -> int:
     try:
-        return Supervisor(Options.from_environment()).run()
+        options = Options.from_environment()
+        if sys.argv[1:]:
+            manage(options, sys.argv[1:])
+        return Supervisor(options).run()
     except (CannotStart, EngineError) as problem:
         print(f"agentflow cannot start: {problem}", file=sys.stderr, flush=True)
         return 1

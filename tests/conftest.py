@@ -19,21 +19,25 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from django.conf import settings
-
-    if settings.TEST_ENGINES is None:
-        return
-    _sweep()
-    settings.TEST_ENGINES.start()
+    if engines := _engines(config):
+        _sweep()
+        engines.start()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if engines := _engines(config):
+        engines.stop()
+        shutil.rmtree(engines.data, ignore_errors=True)
+
+
+def _engines(config: pytest.Config) -> Engines | None:
+    """This run's own engines; none if it uses other servers, or no Django (`-p no:django`)."""
+    if not config.pluginmanager.hasplugin("django"):
+        return None
     from django.conf import settings
 
-    if settings.TEST_ENGINES is None:
-        return
-    settings.TEST_ENGINES.stop()
-    shutil.rmtree(settings.TEST_ENGINES.data, ignore_errors=True)
+    engines: Engines | None = settings.TEST_ENGINES
+    return engines
 
 
 def _sweep() -> None:
