@@ -17,9 +17,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 from config.children import Child, stop_orphans
@@ -30,6 +31,7 @@ WORKER_THREADS = 8
 READY_WITHIN_S = 90.0
 TICK_S = 0.1
 ENGINE_STOP_S = 2.0
+DATABASE_POOL = {"AGENTFLOW_DATABASE_POOL": "40"}  # of the web server; config.engines has the budget
 
 
 class CannotStart(Exception):
@@ -219,7 +221,7 @@ class Supervisor:
             *("--lifespan", "off", "--ws-max-size", "65536", "--timeout-graceful-shutdown", "2"),
             "config.asgi:application",
         ]
-        self._add("web", web, answers=self._web_ready, detail=options.base_url)
+        self._add("web", web, DATABASE_POOL, answers=self._web_ready, detail=options.base_url)
         for number in range(1, options.workers + 1):
             name = f"worker-{number}"
             worker = [
@@ -244,9 +246,11 @@ class Supervisor:
         for child in self.children:
             child.start()
 
-    def _add(self, name: str, command: list[str], **how: object) -> None:
-        home = self.options.home
-        self.children.append(Child(name, command, self.environment, ROOT, home, **how))  # type: ignore[arg-type]
+    def _add(
+        self, name: str, command: list[str], more: Mapping[str, str] = MappingProxyType({}), **how: object
+    ) -> None:
+        home, environment = self.options.home, {**more, **self.environment}
+        self.children.append(Child(name, command, environment, ROOT, home, **how))  # type: ignore[arg-type]
 
     def _web_ready(self) -> bool:
         try:

@@ -26,6 +26,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 45.0
+POOL = {"AGENTFLOW_DATABASE_POOL": "20"}  # as the web server runs in the product
 T = TypeVar("T")
 
 
@@ -157,7 +158,7 @@ class Service:
             process = subprocess.Popen(
                 launched([*entry, *arguments], death_signal=signal.SIGKILL),
                 cwd=ROOT,
-                env={**self.environment, "PYTHONUNBUFFERED": "1"},
+                env={**self.environment, "PYTHONUNBUFFERED": "1", **(POOL if name == "web" else {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -81,6 +81,11 @@ def database(url: str) -> dict[str, Any]:
         raise env.BadEnvironment("AGENTFLOW_DATABASE_URL must start with postgresql://")
     options: dict[str, Any] = dict(parse_qsl(parts.query))
     host = options.pop("host", parts.hostname or "")
+    # Each request under ASGI has a thread of its own, so a connection kept by a thread serves one request
+    # and their number has no bound: the web server shares a pool.  Workers keep one per thread.
+    pool = env.integer("AGENTFLOW_DATABASE_POOL", 0)
+    if pool:
+        options["pool"] = {"min_size": 1, "max_size": pool, "timeout": 10}
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": unquote(parts.path.lstrip("/")) or "agentflow",
@@ -88,7 +93,7 @@ def database(url: str) -> dict[str, Any]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": host,
         "PORT": str(parts.port or ""),
-        "CONN_MAX_AGE": None,
+        "CONN_MAX_AGE": 0 if pool else None,
         "CONN_HEALTH_CHECKS": True,
         # Django turns prepared statements off; the engine's statements cost 2-4x more without them.
         "OPTIONS": {"prepare_threshold": 1, "server_side_binding": True, **options},
