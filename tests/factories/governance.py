@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import factory
+from rest_framework.test import APIClient
+
+from agentflow.api.authentication import access_token
+from agentflow.governance.models import User, Workspace
+from agentflow.governance.roles import Role
+from agentflow.governance.services.workspaces import create_workspace, grant
+
+PASSWORD = "correct horse battery staple"
+
+
+class UserFactory(factory.django.DjangoModelFactory[User]):
+    class Meta:
+        model = User
+        skip_postgeneration_save = True
+
+    username = factory.Sequence("user{}".format)
+    password = factory.django.Password(PASSWORD)
+
+
+class WorkspaceFactory(factory.django.DjangoModelFactory[Workspace]):
+    """A workspace with its role groups, made as the product makes it."""
+
+    class Meta:
+        model = Workspace
+
+    slug = factory.Sequence("workspace-{}".format)
+    name = factory.Sequence("Workspace {}".format)
+
+    @classmethod
+    def _create(cls, model_class: type[Workspace], *args: Any, **fields: Any) -> Workspace:
+        return create_workspace(by=None, **fields)
+
+
+def member(workspace: Workspace, *roles: Role | str, **fields: Any) -> User:
+    """A new user with the roles named."""
+    user = UserFactory.create(**fields)
+    for role in roles:
+        grant(user=user, role=Role(role), workspace=workspace)
+    return user
+
+
+def client_of(user: User | None) -> APIClient:
+    """A REST client that brings the user's access token, as a program would."""
+    client = APIClient()
+    if user is not None:
+        client.credentials(HTTP_AUTHORIZATION=f"Bearer {access_token(user)}")
+    return client
