@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..conf import LIMITS
 from ..types import JSONObject, JSONValue
+from ..workflow import json_schema
 from ..workflow.failures import Failure, FailureKind
 
 
@@ -95,35 +95,15 @@ def check_schema(value: JSONValue, schema: JSONObject, *, code: str, kind: Failu
     """Hold a value against an agent's own JSON Schema.
 
     Raises:
-        BadOutput: it does not fit (at most five places are named), or the schema is none.
+        BadOutput: it does not fit (five places are named at most), or the schema is none.
     """
-    from jsonschema.exceptions import SchemaError
-    from referencing.exceptions import Unresolvable
-
     try:
-        errors = sorted(
-            _validator(json.dumps(schema, sort_keys=True)).iter_errors(value),
-            key=lambda error: error.json_path,
-        )
-    except (SchemaError, Unresolvable) as error:
+        issues = json_schema.issues(value, schema)
+    except json_schema.UnusableSchema as error:
         raise BadOutput(
-            Failure(
-                FailureKind.CONFIGURATION, "bad_schema", f"The agent's schema cannot be used: {error}"[:500]
-            )
+            Failure(FailureKind.CONFIGURATION, "bad_schema", "The agent's JSON Schema cannot be used.")
         ) from error
-    if errors:
-        said = [{"path": error.json_path, "message": error.message[:200]} for error in errors[:5]]
-        raise BadOutput(
-            Failure(kind, code, f"{said[0]['path']}: {said[0]['message']}", evidence={"errors": said})
-        )
-
-
-@functools.lru_cache(maxsize=256)
-def _validator(schema_text: str) -> Any:
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
-
-    schema = json.loads(schema_text)
-    Draft202012Validator.check_schema(schema)
-    # An empty registry: a `$ref` to an address must never make the validator fetch it.
-    return Draft202012Validator(schema, registry=Registry())
+    if issues:
+        first = issues[0]
+        message = f"{first['pointer'] or 'the value'}: {first['message']}"
+        raise BadOutput(Failure(kind, code, message, evidence={"issues": issues[:5]}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import functools
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 from django.conf import settings
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import mcp
-    from mcp_types import CallToolResult
+    from mcp_types import CallToolResult, RequestParamsMeta
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def call_tool(
     sent = threading.Event()
     call = _pool().call(server, tool, arguments, timeout_s=timeout_s, key=idempotency_key, sent=sent)
     if on_cancel:
-        on_cancel(call.cancel)
+        on_cancel(functools.partial(_abandon, call))
     try:
         # The loop's own timeout fires first; this one is for a loop that is stuck.
         return _value(call.result(timeout_s + 2 * CLOSE_S))
@@ -112,6 +113,10 @@ def call_tool(
     except TimeoutError:
         call.cancel()
         raise http.TimedOut(timeout_s, sent=sent.is_set()) from None
+
+
+def _abandon(call: concurrent.futures.Future[CallToolResult]) -> None:
+    call.cancel()
 
 
 def _value(result: CallToolResult) -> JSONValue:
@@ -183,7 +188,8 @@ class _Pool:
             session.used_at = time.monotonic()
             sent.set()
             try:
-                return await client.call_tool(tool, arguments, meta={META_KEY: key})
+                meta = cast("RequestParamsMeta", {META_KEY: key})
+                return await client.call_tool(tool, arguments, meta=meta)
             except Exception as error:
                 failure = _translated(error, server)
                 if failure.failure.code == "connection_lost":

@@ -288,7 +288,7 @@ def _starts(command: list[str]) -> bool:
         )
     except (OSError, subprocess.SubprocessError):
         return False
-    return done.stdout == b"up\n"
+    return bool(done.stdout == b"up\n")
 
 
 @dataclass

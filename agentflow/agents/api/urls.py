@@ -1,5 +1,10 @@
-"""Paths below /api/v1/."""
+from django.urls import path
 
-from typing import Any
+from . import views
 
-urlpatterns: list[Any] = []
+urlpatterns = [
+    path("agents", views.AgentsView.as_view(), name="agents"),
+    path("agents/<uuid:pk>", views.AgentView.as_view(), name="agent"),
+    path("scripts", views.ScriptsView.as_view(), name="scripts"),
+    path("scripts/<uuid:pk>", views.ScriptView.as_view(), name="script"),
+]

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from typing import cast
+from uuid import UUID
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from ...api import paging
+from ...api.idempotency import idempotent
+from ...governance import access
+from ...governance.models import User
+from ...governance.roles import Permission
+from .. import selectors
+from ..models import ToolType
+from ..services import registration
+from ..services.registration import AgentFields
+from . import serializers
+
+_PAGE = [
+    OpenApiParameter("workspaceId", UUID, description="Only this workspace's."),
+    OpenApiParameter("search", str, description="Words in names and description."),
+    OpenApiParameter("limit", int),
+    OpenApiParameter("offset", int),
+]
+_FILTERS = [
+    OpenApiParameter("toolType", str, enum=ToolType.values),
+    OpenApiParameter("capability", str),
+    OpenApiParameter("enabled", bool),
+]
+_KEY = OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER)
+
+
+class _View(APIView):
+    def user(self) -> User:
+        return cast(User, self.request.user)
+
+
+class AgentsView(_View):
+    @extend_schema(
+        operation_id="agents_list",
+        parameters=[*_PAGE, *_FILTERS],
+        responses={200: serializers.AgentList},
+    )
+    def get(self, request: Request) -> Response:
+        """List the agents one may see."""
+        rows = selectors.agents(
+            self.user(),
+            workspace_id=paging.uuid(request, "workspaceId"),
+            search=paging.text(request, "search") or "",
+            tool_type=paging.choice(request, "toolType", ToolType.values),
+            capability=paging.text(request, "capability"),
+            enabled=paging.boolean(request, "enabled"),
+        )
+        found, total = paging.page(request).of(rows)
+        return Response({"agents": serializers.AgentShown(found, many=True).data, "total": total})
+
+    @extend_schema(
+        operation_id="agents_create",
+        parameters=[_KEY],
+        request=serializers.NewAgent,
+        responses={201: serializers.AgentShown},
+    )
+    @idempotent
+    def post(self, request: Request) -> Response:
+        """Register an agent."""
+        body = serializers.NewAgent(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = dict(body.validated_data)
+        workspace_id = access.chosen(self.user(), Permission.MANAGE_AGENTS, given.pop("workspace_id"))
+        agent = registration.register_agent(
+            by=self.user(), workspace_id=workspace_id, fields=AgentFields(**given)
+        )
+        headers = {"Location": f"{request.path}/{agent.pk}"}
+        return Response(serializers.AgentShown(agent).data, status=201, headers=headers)
+
+
+class AgentView(_View):
+    @extend_schema(operation_id="agents_get", responses={200: serializers.AgentShown})
+    def get(self, request: Request, pk: UUID) -> Response:
+        """Get an agent."""
+        return Response(serializers.AgentShown(selectors.agent(self.user(), pk)).data)
+
+    @extend_schema(
+        operation_id="agents_update",
+        request=serializers.ChangedAgent,
+        responses={200: serializers.AgentShown},
+    )
+    def put(self, request: Request, pk: UUID) -> Response:
+        """Replace an agent."""
+        agent = selectors.agent(self.user(), pk)
+        access.require(self.user(), Permission.MANAGE_AGENTS, agent.workspace_id)
+        body = serializers.ChangedAgent(data=request.data)
+        body.is_valid(raise_exception=True)
+        agent = registration.update_agent(
+            by=self.user(), pk=pk, workspace_id=agent.workspace_id, fields=AgentFields(**body.validated_data)
+        )
+        return Response(serializers.AgentShown(agent).data)
+
+    @extend_schema(operation_id="agents_delete", responses={200: serializers.Deleted})
+    def delete(self, request: Request, pk: UUID) -> Response:
+        """Delete an agent; blocks that name it fail from then on."""
+        agent = selectors.agent(self.user(), pk)
+        registration.delete_agent(by=self.user(), pk=pk, workspace_id=agent.workspace_id)
+        return Response({"success": True})
+
+
+class ScriptsView(_View):
+    @extend_schema(operation_id="scripts_list", parameters=_PAGE, responses={200: serializers.ScriptList})
+    def get(self, request: Request) -> Response:
+        """List the registered scripts."""
+        rows = selectors.scripts(
+            self.user(),
+            workspace_id=paging.uuid(request, "workspaceId"),
+            search=paging.text(request, "search") or "",
+        )
+        found, total = paging.page(request).of(rows)
+        return Response({"scripts": serializers.ScriptShown(found, many=True).data, "total": total})
+
+    @extend_schema(
+        operation_id="scripts_create",
+        parameters=[_KEY],
+        request=serializers.NewScript,
+        responses={201: serializers.ScriptShown},
+    )
+    @idempotent
+    def post(self, request: Request) -> Response:
+        """Register a script; it cannot be changed afterwards, only deleted when no agent runs it."""
+        body = serializers.NewScript(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = dict(body.validated_data)
+        workspace_id = access.chosen(self.user(), Permission.MANAGE_AGENTS, given.pop("workspace_id"))
+        script = registration.register_script(by=self.user(), workspace_id=workspace_id, **given)
+        headers = {"Location": f"{request.path}/{script.pk}"}
+        return Response(serializers.ScriptShown(script).data, status=201, headers=headers)
+
+
+class ScriptView(_View):
+    @extend_schema(operation_id="scripts_get", responses={200: serializers.ScriptWithSource})
+    def get(self, request: Request, pk: UUID) -> Response:
+        """Get a script with its source."""
+        return Response(serializers.ScriptWithSource(selectors.script(self.user(), pk)).data)
+
+    @extend_schema(operation_id="scripts_delete", responses={200: serializers.Deleted})
+    def delete(self, request: Request, pk: UUID) -> Response:
+        """Delete a script that no agent runs."""
+        script = selectors.script(self.user(), pk)
+        registration.delete_script(by=self.user(), pk=pk, workspace_id=script.workspace_id)
+        return Response({"success": True})

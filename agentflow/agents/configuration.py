@@ -1,0 +1,151 @@
+"""What an agent's configuration must say, and what of it nobody gets to read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from django.conf import settings
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
+from ..types import JSONObject, JSONValue
+from .models import ToolType
+
+HIDDEN = "********"
+_SECRET_KEYS = frozenset({"apiKey"})
+_PLAIN_HEADERS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
+_ADDRESS_KEYS = ("url", "baseUrl", "server")
+
+
+def issues(tool_type: str, configuration: JSONObject) -> list[JSONObject]:
+    """Everything wrong with an agent's configuration, as issues with JSON pointers."""
+    return [
+        {"pointer": f"/configuration{pointer}", "code": code, "message": message, "remedy": remedy}
+        for pointer, code, message, remedy in _issues(tool_type, configuration)
+    ]
+
+
+def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
+    given = configuration.get
+    match tool_type:
+        case ToolType.API:
+            yield from _address(configuration, "url")
+        case ToolType.SCRIPT:
+            if not _text(given("script")):
+                yield "/script", "required", "A Script agent names a registered script.", "Give its name."
+        case ToolType.USE_CASE:
+            try:
+                UUID(str(given("templateId")))
+            except ValueError:
+                yield "/templateId", "required", "A UseCase agent names a template by its id.", ""
+        case ToolType.MCP:
+            yield from _mcp(configuration)
+        case ToolType.LLM:
+            if given("baseUrl") is not None:
+                yield from _address(configuration, "baseUrl")
+            elif given("apiKey") is not None:
+                yield (
+                    "/apiKey",
+                    "secret_without_address",
+                    "A key of its own needs an address of its own.",
+                    "Give baseUrl too.",
+                )
+    headers = given("headers")
+    if headers is not None and not _texts(headers):
+        yield "/headers", "wrong_type", "headers is an object of texts.", ""
+
+
+def _address(configuration: JSONObject, key: str) -> Iterator[tuple[str, str, str, str]]:
+    url = configuration.get(key)
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        yield f"/{key}", "bad_address", f"{key} is a whole http or https address.", ""
+    elif "@" in parts.netloc:
+        yield f"/{key}", "bad_address", "Credentials belong in headers.", "Remove user and password."
+
+
+def _mcp(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
+    server, url = configuration.get("server"), configuration.get("url")
+    if not _text(configuration.get("tool")):
+        yield "/tool", "required", "An MCP agent names one tool.", ""
+    if (server is None) == (url is None):
+        yield "", "required", "An MCP agent names either a server or a url.", ""
+    elif url is not None:
+        yield from _address(configuration, "url")
+    elif server not in settings.AGENTFLOW_MCP_STDIO:
+        known = ", ".join(sorted(settings.AGENTFLOW_MCP_STDIO)) or "none"
+        message = f"There is no MCP server {str(server)[:100]!r}; configured are: {known}."
+        yield "/server", "unknown_mcp_server", message, "Name one of them, or give a url."
+
+
+def schema_issues(pointer: str, schema: JSONValue) -> list[JSONObject]:
+    if schema is None:
+        return []
+    try:
+        Draft202012Validator.check_schema(schema)
+    except (SchemaError, RecursionError) as error:
+        said = error.message if isinstance(error, SchemaError) else "nested too deep"
+        message = f"This is no JSON Schema: {said}"[:300]
+        return [{"pointer": pointer, "code": "bad_schema", "message": message, "remedy": ""}]
+    return []
+
+
+def hidden(configuration: JSONObject) -> JSONObject:
+    """The configuration as anybody may read it: secrets can be written, not read."""
+    shown = {key: HIDDEN if key in _SECRET_KEYS and value else value for key, value in configuration.items()}
+    headers = configuration.get("headers")
+    if isinstance(headers, dict):
+        shown["headers"] = {
+            name: value if name.lower() in _PLAIN_HEADERS else HIDDEN for name, value in headers.items()
+        }
+    return shown
+
+
+def restored(given: JSONObject, stored: JSONObject) -> JSONObject:
+    """What was read with its secrets hidden and is written back, with the secrets it had.
+
+    Only while the address stays: else a secret could be had by sending it elsewhere.
+    """
+    if any(given.get(key) != stored.get(key) for key in _ADDRESS_KEYS):
+        return given
+    merged = {
+        key: stored.get(key, value) if key in _SECRET_KEYS and value == HIDDEN else value
+        for key, value in given.items()
+    }
+    headers, before = given.get("headers"), stored.get("headers")
+    if isinstance(headers, dict) and isinstance(before, dict):
+        merged["headers"] = {
+            name: before.get(name, value) if value == HIDDEN else value for name, value in headers.items()
+        }
+    return merged
+
+
+def still_hidden(configuration: JSONObject) -> list[JSONObject]:
+    """Placeholders that stand for no stored secret."""
+    found = [f"/{key}" for key in _SECRET_KEYS if configuration.get(key) == HIDDEN]
+    headers: Any = configuration.get("headers")
+    if isinstance(headers, dict):
+        found += [f"/headers/{name}" for name, value in headers.items() if value == HIDDEN]
+    return [
+        {
+            "pointer": f"/configuration{pointer}",
+            "code": "secret_needed",
+            "message": "The secret itself is needed: a new agent, or one with a new address, has none.",
+            "remedy": "Write the value itself.",
+        }
+        for pointer in found
+    ]
+
+
+def _text(value: JSONValue) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _texts(value: JSONValue) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
