@@ -1,5 +1,10 @@
-"""Paths below /api/v1/."""
+from django.urls import path
 
-from typing import Any
+from . import views
 
-urlpatterns: list[Any] = []
+urlpatterns = [
+    path("approvals/pending", views.PendingApprovalsView.as_view(), name="approvals-pending"),
+    path("approvals", views.ApprovalsView.as_view(), name="approvals"),
+    path("approvals/<uuid:approval_id>", views.ApprovalView.as_view(), name="approval"),
+    path("approvals/<uuid:approval_id>/respond", views.RespondView.as_view(), name="approval-respond"),
+]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from agentflow.api.serializers import StrictSerializer
+
+from ..models import Approval, ApprovalKind
+from ..states import ApprovalStatus
+
+COMMENTS_CHARS = 10_000
+JSON_OBJECT = {"type": "object", "additionalProperties": True}
+ANY_JSON: dict[str, Any] = {}
+
+
+@extend_schema_field(JSON_OBJECT)
+class ObjectField(serializers.JSONField):
+    """An open object."""
+
+
+@extend_schema_field(ANY_JSON)
+class AnyField(serializers.JSONField):
+    """Any JSON value."""
+
+
+class Answer(StrictSerializer):
+    """Body of respond."""
+
+    approved = serializers.BooleanField()
+    response = AnyField(required=False, allow_null=True, default=None)
+    comments = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=COMMENTS_CHARS, trim_whitespace=False
+    )
+    content_hash = serializers.CharField(required=False, allow_null=True, default=None, max_length=64)
+
+
+class Done(StrictSerializer):
+    success = serializers.BooleanField()
+
+
+class PendingApproval(StrictSerializer):
+    """A question as those who may answer it see it."""
+
+    approval_id = serializers.UUIDField(source="pk")
+    workspace_id = serializers.UUIDField()
+    execution_id = serializers.UUIDField()
+    template_id = serializers.UUIDField(source="execution.template_version.template_id")
+    template_name = serializers.CharField(source="execution.template_version.template.name")
+    version_number = serializers.IntegerField(source="execution.template_version.number")
+    simulated = serializers.BooleanField()
+    block_id = serializers.CharField()
+    block_name = serializers.CharField()
+    attempt = serializers.IntegerField()
+    type = serializers.ChoiceField(source="kind", choices=ApprovalKind.choices)
+    level = serializers.CharField()
+    status = serializers.ChoiceField(choices=ApprovalStatus.choices)
+    request = ObjectField()
+    input_schema = ObjectField()
+    content_hash = serializers.CharField()
+    requested_at = serializers.DateTimeField()
+    respond_by = serializers.DateTimeField()
+
+
+class ApprovalRecord(PendingApproval):
+    """A question with what came of it; `closedAt` is when it was no longer open, whatever the way."""
+
+    approved = serializers.SerializerMethodField()
+    approver = serializers.SerializerMethodField()
+    responded_at = serializers.DateTimeField(allow_null=True)
+    closed_at = serializers.DateTimeField(allow_null=True)
+    response = AnyField(allow_null=True)
+    comments = serializers.CharField()
+    reason = serializers.CharField()
+
+    def get_approved(self, approval: Approval) -> bool | None:
+        return {"approved": True, "rejected": False}.get(approval.status)
+
+    def get_approver(self, approval: Approval) -> str | None:
+        return approval.responder.get_username() if approval.responder else None
+
+
+class StepSerializer(StrictSerializer):
+    block_id = serializers.CharField()
+    name = serializers.CharField()
+    maybe = serializers.BooleanField()
+
+
+class FollowsSerializer(StrictSerializer):
+    """The steps that directly follow an answer, as far as the definition tells."""
+
+    approve = StepSerializer(many=True)
+    reject = StepSerializer(many=True)
+    on_reject = serializers.ChoiceField(choices=["fail", "skip", "continue"])
+
+
+class ApprovalDetail(ApprovalRecord):
+    may_decide = serializers.BooleanField()
+    follows = FollowsSerializer()
+
+
+class PendingApprovals(StrictSerializer):
+    approvals = PendingApproval(many=True)
+    total = serializers.IntegerField()
+
+
+class ApprovalRecords(StrictSerializer):
+    approvals = ApprovalRecord(many=True)
+    total = serializers.IntegerField()

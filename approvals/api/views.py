@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import Any, cast
+from uuid import UUID
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agentflow.api import paging
+from agentflow.api.idempotency import idempotent
+from agentflow.governance.models import User
+
+from .. import selectors
+from ..models import ApprovalKind
+from ..selectors import Filter
+from ..services import responding
+from ..states import ApprovalStatus
+from . import serializers
+
+FILTERS: list[Any] = [
+    OpenApiParameter("executionId", UUID),
+    OpenApiParameter("blockId", str),
+    OpenApiParameter("type", str, enum=ApprovalKind.values),
+    OpenApiParameter("workspaceId", UUID),
+    OpenApiParameter("limit", int),
+    OpenApiParameter("offset", int),
+]
+
+
+def _orders(names: dict[str, str]) -> list[str]:
+    return [sign + name for name in names for sign in ("", "-")]
+
+
+class PendingApprovalsView(APIView):
+    @extend_schema(
+        parameters=[*FILTERS, OpenApiParameter("ordering", str, enum=_orders(selectors.ORDERINGS))],
+        responses={200: serializers.PendingApprovals},
+    )
+    def get(self, request: Request) -> Response:
+        """What waits for an answer by oneself, the nearest deadline first."""
+        rows = selectors.pending_for(request.user, _filter(request, selectors.ORDERINGS))
+        found, total = paging.page(request).of(rows)
+        return Response({"approvals": serializers.PendingApproval(found, many=True).data, "total": total})
+
+
+class ApprovalsView(APIView):
+    @extend_schema(
+        parameters=[
+            *FILTERS,
+            OpenApiParameter("status", str, many=True, explode=False, enum=ApprovalStatus.values),
+            OpenApiParameter("ordering", str, enum=_orders(selectors.HISTORY_ORDERINGS)),
+        ],
+        responses={200: serializers.ApprovalRecords},
+    )
+    def get(self, request: Request) -> Response:
+        """All questions of one's workspaces, decided or not, the latest first."""
+        rows = selectors.history_for(request.user, _filter(request, selectors.HISTORY_ORDERINGS))
+        found, total = paging.page(request).of(rows)
+        return Response({"approvals": serializers.ApprovalRecord(found, many=True).data, "total": total})
+
+
+class ApprovalView(APIView):
+    @extend_schema(responses={200: serializers.ApprovalDetail})
+    def get(self, request: Request, approval_id: UUID) -> Response:
+        """One question, also a decided one, with what follows each answer."""
+        approval = selectors.find(request.user, approval_id)
+        may_decide = (
+            approval.status == ApprovalStatus.PENDING
+            and selectors.decidable_by(request.user).filter(pk=approval.pk).exists()
+        )
+        follows = serializers.FollowsSerializer(selectors.what_follows(approval)).data
+        shown = serializers.ApprovalRecord(approval).data
+        return Response({**shown, "mayDecide": may_decide, "follows": follows})
+
+
+class RespondView(APIView):
+    @extend_schema(request=serializers.Answer, responses={200: serializers.Done})
+    @idempotent
+    def post(self, request: Request, approval_id: UUID) -> Response:
+        """Answer a question.  The same answer again changes nothing; a different one is a conflict."""
+        body = serializers.Answer(data=request.data)
+        body.is_valid(raise_exception=True)
+        by = cast(User, request.user)  # anonymous ones came no further than authentication
+        responding.respond(approval_id=approval_id, by=by, **body.validated_data)
+        return Response({"success": True})
+
+
+def _filter(request: Request, orderings: dict[str, str]) -> Filter:
+    statuses = paging.texts(request, "status")
+    for status in statuses:
+        if status not in ApprovalStatus.values:
+            raise paging.BadParameter("status", f"must be among {', '.join(ApprovalStatus.values)}.")
+    return Filter(
+        workspace_id=paging.uuid(request, "workspaceId"),
+        execution_id=paging.uuid(request, "executionId"),
+        block_id=paging.text(request, "blockId"),
+        kind=paging.choice(request, "type", ApprovalKind.values),
+        statuses=statuses,
+        ordering=paging.choice(request, "ordering", _orders(orderings)) or "",
+    )

@@ -1,0 +1,18 @@
+from django.apps import AppConfig
+
+
+class ApprovalsConfig(AppConfig):
+    name = "approvals"
+    verbose_name = "Approvals"
+
+    def ready(self) -> None:
+        from executions import ports as executions_ports
+        from templates_app import ports as templates_ports
+
+        from . import selectors
+        from .services import expiry, gate
+
+        executions_ports.human_gate.bind(gate.Gate())
+        executions_ports.approval_timeout.bind(expiry.expire)
+        executions_ports.human_history.bind(selectors.history)
+        templates_ports.approval_levels.bind(selectors.Levels())

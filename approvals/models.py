@@ -1,0 +1,136 @@
+"""Questions to people, and the ladder of groups that may answer them."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from agentflow.governance.access import WorkspaceScopedQuerySet
+
+from .states import ApprovalStatus
+
+ANY_APPROVER = "user"  # the level of a question that any approver of the workspace may answer
+
+
+class ApprovalKind(models.TextChoices):
+    APPROVAL = "approval"  # before a block: may it run?
+    INPUT = "input"  # instead of an agent: the answer is the block's output
+    FIX = "fix"  # a block cannot go on: run it again, complete it by hand, skip it, fail it
+
+
+class Approval(models.Model):
+    """One question that holds one block until somebody answers, its time is over, or it is withdrawn.
+
+    `content_hash` stands for all that a person sees; an answer that names another hash was given to
+    another question.  Rows are locked after their execution's row, never before.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace = models.ForeignKey("governance.Workspace", on_delete=models.PROTECT, related_name="approvals")
+    execution = models.ForeignKey("executions.Execution", on_delete=models.CASCADE, related_name="approvals")
+    block_execution = models.ForeignKey(
+        "executions.BlockExecution", on_delete=models.CASCADE, related_name="approvals"
+    )
+    block_id = models.TextField()  # the template's blockId
+    block_name = models.TextField()
+    attempt = models.PositiveIntegerField()
+    kind = models.CharField(max_length=10, choices=ApprovalKind.choices)
+    level = models.TextField(default=ANY_APPROVER)
+    status = models.CharField(max_length=9, choices=ApprovalStatus.choices, default=ApprovalStatus.PENDING)
+    request = models.JSONField(default=dict)
+    input_schema = models.JSONField(default=dict)
+    content_hash = models.CharField(max_length=64)
+    requested_at = models.DateTimeField(db_default=Now())
+    respond_by = models.DateTimeField()
+    responded_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True)  # when it left `pending`, whatever the way
+    responder = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    response = models.JSONField(null=True)
+    comments = models.TextField(blank=True, default="")
+    reason = models.TextField(blank=True, default="")  # why it was withdrawn
+    version = models.PositiveIntegerField(default=1)
+
+    objects = WorkspaceScopedQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            # A block waits for one answer at a time, or two answers could move it twice.
+            models.UniqueConstraint(
+                fields=["block_execution"],
+                condition=Q(status=ApprovalStatus.PENDING),
+                name="one_open_question_per_block",
+            ),
+            models.CheckConstraint(
+                condition=Q(status=ApprovalStatus.PENDING, closed_at__isnull=True)
+                | (~Q(status=ApprovalStatus.PENDING) & Q(closed_at__isnull=False)),
+                name="closed_exactly_when_not_pending",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    status__in=[ApprovalStatus.APPROVED, ApprovalStatus.REJECTED],
+                    responded_at__isnull=False,
+                    responder__isnull=False,
+                )
+                | (
+                    ~Q(status__in=[ApprovalStatus.APPROVED, ApprovalStatus.REJECTED])
+                    & Q(responded_at__isnull=True, responder__isnull=True)
+                ),
+                name="answered_by_somebody_or_not_at_all",
+            ),
+        ]
+        indexes = [
+            # GET approvals/pending, by its two orders
+            models.Index(
+                fields=["workspace", "respond_by", "id"],
+                condition=Q(status=ApprovalStatus.PENDING),
+                name="approval_open_by_deadline",
+            ),
+            models.Index(
+                fields=["workspace", "requested_at", "id"],
+                condition=Q(status=ApprovalStatus.PENDING),
+                name="approval_open_by_age",
+            ),
+            # GET approvals: the history
+            models.Index(fields=["workspace", "-requested_at", "-id"], name="approval_history"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} for {self.block_name} ({self.status})"
+
+
+class ApprovalLevel(models.Model):
+    """One rung of a workspace's ladder: the group whose members answer questions of this level.
+
+    Members need the workspace's permission to decide as well.  The level `user` has no row: it is
+    every approver of the workspace.
+    """
+
+    workspace = models.ForeignKey(
+        "governance.Workspace", on_delete=models.CASCADE, related_name="approval_levels"
+    )
+    name = models.CharField(
+        max_length=200,
+        validators=[RegexValidator(r"^[\w.-]+\Z", "Use letters, digits, dots, hyphens and underscores.")],
+    )
+    position = models.PositiveIntegerField(help_text="Its place on the ladder; 1 is asked first.")
+    group = models.ForeignKey("auth.Group", on_delete=models.PROTECT, related_name="+")
+
+    objects = WorkspaceScopedQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("workspace", "position")
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "name"], name="one_level_per_name"),
+            models.UniqueConstraint(fields=["workspace", "position"], name="one_level_per_position"),
+            models.CheckConstraint(condition=~Q(name=ANY_APPROVER), name="level_user_is_built_in"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

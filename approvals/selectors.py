@@ -1,0 +1,241 @@
+"""Reads of approvals: what a person may decide, may see, and what follows an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from uuid import UUID
+
+from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
+
+from agentflow.errors import NotFound
+from agentflow.governance import access
+from agentflow.governance.roles import Permission
+from agentflow.workflow import definition as definitions
+from agentflow.workflow.definition import Block, Definition
+from executions.ports import HumanInteraction
+from templates_app.models import TemplateVersion
+
+from .models import ANY_APPROVER, Approval, ApprovalKind, ApprovalLevel
+from .states import ApprovalStatus
+
+ORDERINGS = {
+    "respondBy": "respond_by",
+    "requestedAt": "requested_at",
+}
+HISTORY_ORDERINGS = {"requestedAt": "requested_at"}
+
+
+# -- who may decide --------------------------------------------------------------
+
+
+def decidable_by(user: access.Principal) -> QuerySet[Approval]:
+    """Questions, open or not, that `user` is one of those asked: in one query with subqueries.
+
+    The permission alone is not enough above the level `user`, and neither is the group: a member of
+    it who may not decide in the workspace is not asked.
+    """
+    rungs = ApprovalLevel.objects.filter(
+        workspace=OuterRef("workspace"), name=OuterRef("level"), group__user=user.pk
+    )
+    return Approval.objects.filter(
+        Q(level=ANY_APPROVER) | Exists(rungs),
+        workspace__in=access.workspaces(user, Permission.DECIDE),
+    )
+
+
+def belongs_to_level(user: access.Principal, workspace_id: UUID, level: str) -> bool:
+    """Whether `user` is one of a level's people, the permission to decide aside."""
+    return (
+        level == ANY_APPROVER
+        or ApprovalLevel.objects.filter(workspace=workspace_id, name=level, group__user=user.pk).exists()
+    )
+
+
+class Levels:
+    """Binds `templates_app.ports.approval_levels`."""
+
+    def known_levels(self, workspace_id: UUID) -> set[str]:
+        return set(ApprovalLevel.objects.filter(workspace=workspace_id).values_list("name", flat=True))
+
+
+# -- lists and one ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which approvals a list shows; None means any."""
+
+    workspace_id: UUID | None = None
+    execution_id: UUID | None = None
+    block_id: str | None = None
+    kind: str | None = None
+    statuses: Sequence[str] = ()
+    ordering: str = ""
+
+
+def pending_for(user: access.Principal, chosen: Filter | None = None) -> QuerySet[Approval]:
+    """What waits for `user`, the nearest deadline first unless ordered otherwise."""
+    rows = decidable_by(user).filter(status=ApprovalStatus.PENDING)
+    return _ordered(_narrowed(rows, chosen or Filter()), chosen, ORDERINGS, "respondBy")
+
+
+def history_for(user: access.Principal, chosen: Filter | None = None) -> QuerySet[Approval]:
+    """All approvals `user` may see, decided or not, the latest first unless ordered otherwise."""
+    return _ordered(_narrowed(visible(user), chosen or Filter()), chosen, HISTORY_ORDERINGS, "-requestedAt")
+
+
+def visible(user: access.Principal) -> QuerySet[Approval]:
+    """All approvals of the workspaces `user` may look at."""
+    return Approval.objects.visible_to(user)
+
+
+def find(user: access.Principal, approval_id: UUID) -> Approval:
+    """One approval that `user` may see; whether they may decide it is `decidable_by`'s business.
+
+    Raises:
+        NotFound: there is none, or it may not be seen.
+    """
+    approval = shown(visible(user)).filter(pk=approval_id).first()
+    if approval is None:
+        raise NotFound("There is no such approval.", approval_id=str(approval_id))
+    return approval
+
+
+def shown(rows: QuerySet[Approval]) -> QuerySet[Approval]:
+    """With what a row names of its execution and template, and without their big columns."""
+    return (
+        rows.select_related("execution__template_version__template", "responder")
+        .annotate(
+            simulated=ExpressionWrapper(Q(execution__simulation__isnull=False), output_field=BooleanField())
+        )
+        .defer(
+            "execution__input",
+            "execution__simulation",
+            "execution__error",
+            "execution__template_version__definition",
+            "execution__template_version__template__search_text",
+        )
+    )
+
+
+def _narrowed(rows: QuerySet[Approval], chosen: Filter) -> QuerySet[Approval]:
+    if chosen.workspace_id is not None:
+        rows = rows.filter(workspace=chosen.workspace_id)
+    if chosen.execution_id is not None:
+        rows = rows.filter(execution=chosen.execution_id)
+    if chosen.block_id is not None:
+        rows = rows.filter(block_id=chosen.block_id)
+    if chosen.kind is not None:
+        rows = rows.filter(kind=chosen.kind)
+    if chosen.statuses:
+        rows = rows.filter(status__in=list(chosen.statuses))
+    return shown(rows)
+
+
+def _ordered(
+    rows: QuerySet[Approval], chosen: Filter | None, known: dict[str, str], default: str
+) -> QuerySet[Approval]:
+    ordering = (chosen.ordering if chosen else "") or default
+    sign = "-" if ordering.startswith("-") else ""
+    return rows.order_by(f"{sign}{known[ordering.removeprefix('-')]}", f"{sign}id")
+
+
+def history(*, execution_id: UUID, block_pks: Sequence[int] | None = None) -> list[HumanInteraction]:
+    """What people were asked in one execution.  Binds `executions.ports.human_history`."""
+    rows = Approval.objects.filter(execution=execution_id).select_related("responder")
+    if block_pks is not None:
+        rows = rows.filter(block_execution__in=list(block_pks))
+    answered = {ApprovalStatus.APPROVED.value: True, ApprovalStatus.REJECTED.value: False}
+    return [
+        HumanInteraction(
+            approval_id=row.pk,
+            block_pk=row.block_execution_id,
+            kind=row.kind,
+            level=row.level,
+            status=row.status,
+            requested_at=row.requested_at,
+            respond_by=row.respond_by,
+            responded_at=row.responded_at,
+            approved=answered.get(row.status),
+            response=row.response,
+            comments=row.comments,
+            approver=row.responder.get_username() if row.responder else "",
+        )
+        for row in rows.defer("request", "input_schema").order_by("requested_at", "id")
+    ]
+
+
+# -- what follows -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    block_id: str
+    name: str
+    maybe: bool  # a branch, a guard or another predecessor has a say in it
+
+
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """What an answer leads to, as far as the definition tells it.
+
+    `on_reject` names the rule: `fail`, `skip` or `continue`; a fix that is refused always fails.
+    """
+
+    approve: tuple[Step, ...]
+    reject: tuple[Step, ...]
+    on_reject: str
+    respond_by: datetime
+
+
+def what_follows(approval: Approval) -> Follows:
+    """The steps an approver should have in mind before answering."""
+    version = approval.execution.template_version
+    definition = _definition(version.pk, version.content_hash)
+    block = next(block for block in definition.blocks if block.block_id == approval.block_id)
+    nexts = _after(definition, block)
+    human = definition.human_of(block)
+    on_reject = human.on_reject if human is not None and approval.kind != ApprovalKind.FIX else "fail"
+    reaches = {
+        "fail": {"failure", "always"},
+        "skip": {"always"},
+        "continue": {"success", "always"},
+    }[on_reject]
+    approve = tuple(step for step, run_on in nexts if run_on in {"success", "always"})
+    if approval.kind != ApprovalKind.INPUT and (block.agent_id or block.tool_type):
+        # It is asked before the block: what is approved is the block itself.
+        approve = (Step(block.block_id, block.name or block.block_id, maybe=False),)
+    return Follows(
+        approve=approve,
+        reject=tuple(step for step, run_on in nexts if run_on in reaches),
+        on_reject=on_reject,
+        respond_by=approval.respond_by,
+    )
+
+
+def _after(definition: Definition, block: Block) -> list[tuple[Step, str]]:
+    """The blocks that directly follow, each with its `runOn`."""
+    named = {
+        target
+        for branch in (block.conditions.branches if block.conditions else ())
+        for target in branch.next_blocks
+    }
+    found: list[tuple[Step, str]] = []
+    for other in definition.blocks:
+        if other.block_id in named or block.block_id in other.dependencies:
+            maybe = (
+                other.block_id in named
+                or other.when is not None
+                or any(dependency != block.block_id for dependency in other.dependencies)
+            )
+            found.append((Step(other.block_id, other.name or other.block_id, maybe), other.run_on))
+    return found
+
+
+@lru_cache(maxsize=32)
+def _definition(version_id: int, content_hash: str) -> Definition:
+    """A version's definition, which never changes; the hash tells one database's version 7 from another's."""
+    return definitions.parse(TemplateVersion.objects.values_list("definition", flat=True).get(pk=version_id))

@@ -1,0 +1,153 @@
+"""Opening and withdrawing questions, on behalf of the engine and in its transactions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from django.db.models import F, QuerySet
+from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Now
+
+from agentflow.events import store
+from agentflow.types import JSONObject, JSONValue
+from executions.models import Timer, TimerKind
+from executions.ports import HumanAsk
+
+from ..models import Approval
+from ..states import APPROVAL, ApprovalStatus
+
+S = ApprovalStatus
+TITLE_CHARS = 200  # of a title in an event: events are hints
+
+
+def timer_key(approval_id: UUID) -> str:
+    return f"{TimerKind.APPROVAL_TIMEOUT}:{approval_id}"
+
+
+def content_hash(*, request: JSONObject, input_schema: JSONObject, version_hash: str, attempt: int) -> str:
+    """SHA-256 over all that a person sees and what it stands for, as canonical JSON."""
+    seen = {
+        "request": request,
+        "inputSchema": input_schema,
+        "versionHash": version_hash,
+        "attempt": attempt,
+    }
+    text = json.dumps(seen, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Gate:
+    """Binds `executions.ports.human_gate`.  The caller holds the execution's lock."""
+
+    def open(self, asks: Sequence[HumanAsk]) -> None:
+        """Ask all of these, each with its timer and its event."""
+        if not asks:
+            return
+        approvals = Approval.objects.bulk_create([_approval(ask) for ask in asks])
+        Timer.objects.bulk_create(
+            Timer(
+                kind=TimerKind.APPROVAL_TIMEOUT,
+                key=timer_key(approval.pk),
+                execution_id=approval.execution_id,
+                subject=approval.pk,
+                due_at=_from_now(ask),
+            )
+            for approval, ask in zip(approvals, asks, strict=True)
+        )
+        store.append_many([_event("approval_requested", approval) for approval in approvals])
+        _poke(approvals)
+
+    def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
+        """Withdraw what is open; an answer that came first stands."""
+        rows = Approval.objects.filter(execution_id=execution_id)
+        if block_pks is not None:
+            rows = rows.filter(block_execution_id__in=list(block_pks))
+        withdrawn = withdraw(rows, reason=reason)
+        if not withdrawn:
+            return
+        drop_timers([approval.pk for approval in withdrawn])
+        store.append_many([_event("approval_cancelled", approval, reason=reason) for approval in withdrawn])
+        _poke(withdrawn)
+
+
+def withdraw(rows: QuerySet[Approval], *, reason: str) -> list[Approval]:
+    """Move the open ones among `rows` to cancelled; gives those that were moved."""
+    leaving = APPROVAL.leaving(S.CANCELLED)
+    moved = list(
+        rows.filter(status__in=leaving)
+        .order_by("pk")
+        .select_for_update(no_key=True)
+        .defer("request", "input_schema")
+    )
+    Approval.objects.filter(pk__in=[approval.pk for approval in moved], status__in=leaving).update(
+        status=S.CANCELLED, closed_at=Now(), reason=reason, version=F("version") + 1
+    )
+    for approval in moved:
+        approval.status = S.CANCELLED
+    return moved
+
+
+def drop_timers(approval_ids: Sequence[UUID]) -> None:
+    Timer.objects.filter(key__in=[timer_key(approval_id) for approval_id in approval_ids]).delete()
+
+
+def tell(type: str, approval: Approval, **facts: JSONValue) -> None:
+    """Record an event of one approval and wake those who watch."""
+    store.append_many([_event(type, approval, **facts)])
+    _poke([approval])
+
+
+def _approval(ask: HumanAsk) -> Approval:
+    return Approval(
+        workspace_id=ask.workspace_id,
+        execution_id=ask.execution_id,
+        block_execution_id=ask.block_pk,
+        block_id=ask.block_id,
+        block_name=ask.block_name or ask.block_id,
+        attempt=ask.attempt,
+        kind=ask.kind,
+        level=ask.level,
+        request=ask.request,
+        input_schema=ask.input_schema,
+        content_hash=content_hash(
+            request=ask.request,
+            input_schema=ask.input_schema,
+            version_hash=ask.version_hash,
+            attempt=ask.attempt,
+        ),
+        respond_by=_from_now(ask),
+    )
+
+
+def _from_now(ask: HumanAsk) -> CombinedExpression:
+    return Now() + timedelta(milliseconds=ask.timeout_ms)
+
+
+def _event(type: str, approval: Approval, **facts: JSONValue) -> store.NewEvent:
+    """The facts that every approval event carries: enough to update a list, never what was asked."""
+    payload: JSONObject = {
+        "approvalId": str(approval.pk),
+        "kind": approval.kind,
+        "level": approval.level,
+        "status": str(approval.status),
+        "blockName": approval.block_name[:TITLE_CHARS],
+        **facts,
+    }
+    return store.NewEvent(
+        type=type,
+        workspace_id=approval.workspace_id,
+        execution_id=approval.execution_id,
+        block_id=approval.block_id,
+        payload=payload,
+    )
+
+
+def _poke(approvals: Sequence[Approval]) -> None:
+    for execution_id in {approval.execution_id for approval in approvals}:
+        store.poke(execution_id=execution_id)
+    for workspace_id in {approval.workspace_id for approval in approvals}:
+        store.poke(workspace_id=workspace_id)

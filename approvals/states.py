@@ -1,0 +1,28 @@
+"""The state machine of one question to people."""
+
+from __future__ import annotations
+
+from django.db.models import TextChoices
+
+from agentflow.lifecycle import Lifecycle
+
+
+class ApprovalStatus(TextChoices):
+    PENDING = "pending"  # an answer, its timer or the end of its block moves it on
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    EXPIRED = "expired"  # nobody answered in time
+    CANCELLED = "cancelled"  # withdrawn: nobody needs the answer any more
+
+
+S = ApprovalStatus
+
+APPROVAL: Lifecycle[ApprovalStatus] = Lifecycle(
+    {
+        S.PENDING: {S.APPROVED, S.REJECTED, S.EXPIRED, S.CANCELLED},
+        S.APPROVED: set(),
+        S.REJECTED: set(),
+        S.EXPIRED: set(),
+        S.CANCELLED: set(),
+    }
+)
