@@ -533,9 +533,9 @@ def texts_of(value: JSONValue) -> Iterator[tuple[tuple[str | int, ...], str]]:
     while todo:
         path, here = todo.pop()
         if isinstance(here, dict):
-            todo.extend(((*path, key), item) for key, item in here.items())
+            todo.extend(((*path, key), item) for key, item in reversed(here.items()))
         elif isinstance(here, list):
-            todo.extend(((*path, index), item) for index, item in enumerate(here))
+            todo.extend(((*path, i), here[i]) for i in reversed(range(len(here))))
         elif isinstance(here, str) and "${" in here:
             yield path, here
 
