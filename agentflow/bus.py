@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from django.core.checks import Error, register
 
@@ -24,7 +24,7 @@ class Port(Generic[T]):
     def __call__(self) -> T:
         if self._bound is None:
             raise RuntimeError(f"the port {self.name} is not bound")
-        return cast(T, self._bound)
+        return self._bound
 
     @property
     def bound(self) -> bool:

@@ -25,20 +25,21 @@ class Execution(models.Model):
     template_version = models.ForeignKey(
         "templates_app.TemplateVersion", on_delete=models.PROTECT, related_name="executions"
     )
-    status = models.CharField(
-        max_length=10, choices=ExecutionStatus.choices, default=ExecutionStatus.PENDING
-    )
+    status = models.CharField(max_length=10, choices=ExecutionStatus.choices, default=ExecutionStatus.PENDING)
     epoch = models.PositiveIntegerField(default=1)  # a restart will begin the next
     input = models.JSONField(default=dict)
     # {"scale": 0.001, "outputs": {...}, "failures": {...}, "answers": {...}}; null = for real
     simulation = models.JSONField(null=True)
     max_parallel = models.PositiveIntegerField()
-    open_sinks = models.PositiveIntegerField()  # blocks without successors that are not settled; 0 ends the run
+    open_sinks = (
+        models.PositiveIntegerField()
+    )  # blocks without successors that are not settled; 0 ends the run
     failed_blocks = models.PositiveIntegerField(default=0)
     ends_as = models.CharField(max_length=10, blank=True)  # while cancelling: the status that follows
-    parent_block = models.OneToOneField(
-        "BlockExecution", on_delete=models.PROTECT, null=True, blank=True, related_name="child"
+    parent_block = models.ForeignKey(
+        "BlockExecution", on_delete=models.PROTECT, null=True, blank=True, related_name="children"
     )
+    parent_attempt = models.PositiveIntegerField(null=True, blank=True)
     depth = models.PositiveSmallIntegerField(default=0)  # 0 = started by a client, 1 = child of such a run
     error = models.JSONField(null=True)
     created_by = models.ForeignKey(
@@ -54,6 +55,10 @@ class Execution(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["workspace", "-created_at"], name="execution_recent"),  # GET executions
+        ]
+        constraints = [
+            # A retried or repeated settle cannot start a second child for the same attempt.
+            models.UniqueConstraint(fields=["parent_block", "parent_attempt"], name="one_child_per_attempt"),
         ]
 
     def __str__(self) -> str:
@@ -91,7 +96,9 @@ class BlockExecution(models.Model):
     lease_expires_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)  # of the latest attempt
     completed_at = models.DateTimeField(null=True)
-    input = models.JSONField(null=True)  # resolved `input` mapping; null where it is just the dependencies' outputs
+    input = models.JSONField(
+        null=True
+    )  # resolved `input` mapping; null where it is just the dependencies' outputs
     output = models.JSONField(null=True)
     error = models.JSONField(null=True)
     reason = models.TextField(blank=True, default="")  # why skipped, cancelled or waiting: a stable code
@@ -166,7 +173,7 @@ class Timer(models.Model):
     subject = models.UUIDField(null=True)  # the approval
     due_at = models.DateTimeField(db_index=True)
     tries = models.PositiveIntegerField(default=0)  # checks in a row that saw no progress: they grow rarer
+    progress = models.BigIntegerField(default=0)  # what the last check saw: settled blocks plus attempts
 
     def __str__(self) -> str:
         return self.key
-

@@ -56,7 +56,8 @@ BLOCK: Lifecycle[BlockStatus] = Lifecycle(
             B.FAILED,
             B.CANCELLED,
         },
-        B.WAITING_HUMAN: {B.READY, B.COMPLETED, B.SKIPPED, B.FAILED, B.CANCELLED},
+        # An answer that leads nowhere (no branch fits it) asks again.
+        B.WAITING_HUMAN: {B.READY, B.WAITING_HUMAN, B.COMPLETED, B.SKIPPED, B.FAILED, B.CANCELLED},
         B.WAITING_EXTERNAL: {B.COMPLETED, B.READY, B.WAITING_HUMAN, B.FAILED, B.CANCELLED},
         B.COMPLETED: set(),
         B.FAILED: set(),

@@ -1,0 +1,178 @@
+"""The plan of a version: its graph compiled to what the engine reads at every step.
+
+Compiled once per version and process, then only read.  Positions (`idx`) number the blocks in a
+topological order that keeps the author's order among equals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from dataclasses import dataclass
+
+from .conditions import CompiledConditions, compile_conditions
+from .definition import Block, Definition, HumanInLoop, RetryPolicy
+from .expressions import Expression, Mapping, compile_expression, compile_mapping
+
+
+@dataclass(frozen=True, slots=True)
+class PlanBlock:
+    """One block, with its edges as positions and its expressions compiled."""
+
+    idx: int
+    block: Block
+    preds: tuple[int, ...]
+    succs: tuple[int, ...]
+    branches: tuple[frozenset[int], ...]  # for each branch of `conditions`, the successors it names
+    named: frozenset[int]  # successors that some branch names
+    conditions: CompiledConditions | None
+    when: Expression | None
+    mapping: Mapping | None
+    human: HumanInLoop | None
+    retry: RetryPolicy
+    timeout_s: float
+    likeness: str  # blocks with equal likeness do the same work on other input: they share a speed history
+
+    @property
+    def block_id(self) -> str:
+        return self.block.block_id
+
+    @property
+    def join_all(self) -> bool:
+        return self.block.join == "all"
+
+    @property
+    def noop(self) -> bool:
+        """Nobody is called: the advancer settles it."""
+        return self.block.agent_id is None and self.block.tool_type is None and not self.asks_input
+
+    @property
+    def asks_input(self) -> bool:
+        return self.human is not None and self.human.type == "input"
+
+    @property
+    def special(self) -> bool:
+        """Opening it takes more than a status: a guard, a person, or nobody to call."""
+        return self.when is not None or self.human is not None or self.noop
+
+    @property
+    def routes(self) -> bool:
+        """Completing it takes more than closing its edges: it chooses, or ends the run."""
+        return self.conditions is not None or self.block.end is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    blocks: tuple[PlanBlock, ...]
+    index: dict[str, int]  # blockId -> idx
+    sinks: tuple[int, ...]
+    special: frozenset[int]
+    max_parallel: int
+    timeout_ms: int | None
+
+    def __getitem__(self, idx: int) -> PlanBlock:
+        return self.blocks[idx]
+
+    def refs(self, block_ids: frozenset[str]) -> set[int]:
+        return {self.index[block_id] for block_id in block_ids}
+
+
+def compile_plan(definition: Definition) -> Plan:
+    """Compile a definition that `validation.check` found no error in."""
+    blocks = definition.blocks
+    preds = _predecessors(definition)
+    order = _topological([block.block_id for block in blocks], preds)
+    index = {block_id: idx for idx, block_id in enumerate(order)}
+    by_id = {block.block_id: block for block in blocks}
+    succs: dict[str, list[int]] = {block_id: [] for block_id in order}
+    for block_id in order:
+        for pred in preds[block_id]:
+            succs[pred].append(index[block_id])
+    planned = tuple(
+        _compile_block(
+            definition,
+            by_id[block_id],
+            idx,
+            preds=tuple(sorted(index[p] for p in preds[block_id])),
+            succs=tuple(succs[block_id]),
+            index=index,
+        )
+        for idx, block_id in enumerate(order)
+    )
+    return Plan(
+        blocks=planned,
+        index=index,
+        sinks=tuple(p.idx for p in planned if not p.succs),
+        special=frozenset(p.idx for p in planned if p.special),
+        max_parallel=definition.global_settings.max_parallel_blocks,
+        timeout_ms=definition.global_settings.timeout,
+    )
+
+
+def _predecessors(definition: Definition) -> dict[str, dict[str, None]]:
+    """Dependencies, and the choosing block of every block that a branch names.  Dicts as ordered sets."""
+    preds: dict[str, dict[str, None]] = {b.block_id: dict.fromkeys(b.dependencies) for b in definition.blocks}
+    for block in definition.blocks:
+        for branch in block.conditions.branches if block.conditions else ():
+            for target in branch.next_blocks:
+                preds[target][block.block_id] = None
+    return preds
+
+
+def _topological(names: list[str], preds: dict[str, dict[str, None]]) -> list[str]:
+    position = {name: i for i, name in enumerate(names)}
+    waiting = {name: len(preds[name]) for name in names}
+    succs: dict[str, list[str]] = {name: [] for name in names}
+    for name in names:
+        for pred in preds[name]:
+            succs[pred].append(name)
+    ready = [position[name] for name in names if not waiting[name]]
+    heapq.heapify(ready)
+    order: list[str] = []
+    while ready:
+        name = names[heapq.heappop(ready)]
+        order.append(name)
+        for succ in succs[name]:
+            waiting[succ] -= 1
+            if not waiting[succ]:
+                heapq.heappush(ready, position[succ])
+    if len(order) != len(names):
+        raise ValueError("the graph has a cycle")
+    return order
+
+
+def _compile_block(
+    definition: Definition,
+    block: Block,
+    idx: int,
+    *,
+    preds: tuple[int, ...],
+    succs: tuple[int, ...],
+    index: dict[str, int],
+) -> PlanBlock:
+    branches = tuple(
+        frozenset(index[target] for target in branch.next_blocks)
+        for branch in (block.conditions.branches if block.conditions else ())
+    )
+    return PlanBlock(
+        idx=idx,
+        block=block,
+        preds=preds,
+        succs=succs,
+        branches=branches,
+        named=frozenset().union(*branches),
+        conditions=compile_conditions(block.conditions) if block.conditions else None,
+        when=compile_expression(block.when) if block.when is not None else None,
+        mapping=compile_mapping(block.input) if block.input is not None else None,
+        human=definition.human_of(block),
+        retry=definition.retry_policy_of(block),
+        timeout_s=definition.timeout_of(block) / 1000,
+        likeness=_likeness(block),
+    )
+
+
+def _likeness(block: Block) -> str:
+    """A short hash of who is called and how; the input is left out."""
+    said = [block.agent_id, block.tool_type, block.effect, block.configuration]
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=12).hexdigest()

@@ -1,0 +1,152 @@
+"""What never changes about a run, read once by each process that works on it."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.definition import parse
+from agentflow.workflow.plan import Plan, compile_plan
+from executions.models import Execution
+from templates_app.models import TemplateVersion
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    version_id: int
+    template_id: UUID
+    template_name: str
+    number: int
+    content_hash: str
+    plan: Plan
+
+
+@lru_cache(maxsize=128)
+def version_facts(version_id: int) -> VersionFacts:
+    """A version with its plan.  Versions are immutable, so this never goes stale."""
+    version = TemplateVersion.objects.select_related("template").get(pk=version_id)
+    return VersionFacts(
+        version_id=version_id,
+        template_id=version.template_id,
+        template_name=version.template.name,
+        number=version.number,
+        content_hash=version.content_hash,
+        plan=compile_plan(parse(version.definition)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One run.  `input`, `simulation` and the pinned version are fixed when it is accepted."""
+
+    execution_id: UUID
+    workspace_id: UUID
+    version: VersionFacts
+    max_parallel: int
+    input: JSONObject
+    simulation: JSONObject | None
+    created_by_id: int | None
+    depth: int
+    parent_execution_id: UUID | None
+    workspace: JSONObject  # as expressions see it
+
+    @property
+    def plan(self) -> Plan:
+        return self.version.plan
+
+    def scope(self, outputs: dict[int, JSONObject]) -> dict[str, JSONValue]:
+        """What an expression may name.  `outputs` is `{idx: {"output": ..., "status": ...}}`."""
+        return {
+            "input": self.input,
+            "context": {
+                "executionId": str(self.execution_id),
+                "templateId": str(self.version.template_id),
+                "templateName": self.version.template_name,
+                "versionNumber": self.version.number,
+                "simulated": self.simulation is not None,
+            },
+            "workspace": self.workspace,
+            "blocks": {self.plan[idx].block_id: value for idx, value in outputs.items()},
+        }
+
+
+class _Recent(Generic[K, V]):
+    """The most recently used entries, for several threads."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: OrderedDict[K, V] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+                return self._items[key]
+            return None
+
+    def put(self, key: K, value: V) -> None:
+        with self._lock:
+            self._items[key] = value
+            if len(self._items) > self._size:
+                self._items.popitem(last=False)
+
+
+_recent: _Recent[UUID, Facts] = _Recent(256)
+
+
+def facts_of(execution_id: UUID) -> Facts | None:
+    """None: no such execution (a hint for a row that was rolled back or deleted)."""
+    found = _recent.get(execution_id)
+    if found is not None:
+        return found
+    row = (
+        Execution.objects.filter(pk=execution_id)
+        .values(
+            "workspace_id",
+            "template_version_id",
+            "max_parallel",
+            "input",
+            "simulation",
+            "created_by_id",
+            "depth",
+            "parent_block__execution_id",
+            "workspace__slug",
+            "workspace__name",
+        )
+        .first()
+    )
+    if row is None:
+        return None
+    facts = Facts(
+        execution_id=execution_id,
+        workspace_id=row["workspace_id"],
+        version=version_facts(row["template_version_id"]),
+        max_parallel=row["max_parallel"],
+        input=row["input"],
+        simulation=row["simulation"],
+        created_by_id=row["created_by_id"],
+        depth=row["depth"],
+        parent_execution_id=row["parent_block__execution_id"],
+        workspace={
+            "id": str(row["workspace_id"]),
+            "slug": row["workspace__slug"],
+            "name": row["workspace__name"],
+        },
+    )
+    _recent.put(execution_id, facts)
+    return facts
+
+
+def as_text(value: JSONValue) -> str | None:
+    """JSON as a statement's parameter; None stays SQL's NULL."""
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))

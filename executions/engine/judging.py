@@ -1,0 +1,183 @@
+"""What follows from what an agent said: pure decisions that `run` carries out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentflow.agents.calls import Completed, Failed, Outcome
+from agentflow.conf import LIMITS
+from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.conditions import NoBranchMatched, choose
+from agentflow.workflow.expressions import ExpressionError
+from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.plan import PlanBlock
+from agentflow.workflow.retry import delay_s, wants_retry
+from executions.models import AttemptOutcome
+from executions.states import BlockStatus as B
+
+FIX_SCHEMA: JSONObject = {
+    "type": "object",
+    "required": ["action"],
+    "properties": {"action": {"enum": ["retry", "complete", "skip", "fail"]}, "output": {}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt that this process holds."""
+
+    pk: int
+    idx: int
+    attempt: int
+    effect: str
+    effect_seq: int
+    crashes: int
+
+    @property
+    def failures_before(self) -> int:
+        """Attempts that answered: a vanished worker is no fault of the agent."""
+        return self.attempt - self.crashes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The next state of one block.
+
+    `attempt` fences a walker's change; None where the block was not running.  `ask` is the kind of
+    question to open (`fix`).  `ended` is the outcome that the attempt is recorded with.
+    """
+
+    pk: int
+    idx: int
+    status: B
+    attempt: int | None = None
+    output: JSONValue = None
+    input: JSONValue = None
+    error: JSONObject | None = None
+    reason: str = ""
+    choice: tuple[int, ...] | None = None
+    delay_s: float | None = None
+    ended: AttemptOutcome | None = None
+    agent_id: str = ""
+    ask: str = ""
+    child: Any = None  # the child to start: `starting.Child`
+
+
+def judge(
+    planned: PlanBlock,
+    claim: Claim,
+    outcome: Outcome,
+    *,
+    scope: Callable[[], dict[str, JSONValue]],
+    uniform: Callable[[], float] = random.random,
+) -> Change:
+    """The change that an outcome asks for.  A `StartChild` is resolved before, by the walker.
+
+    `scope` gives the names for the block's conditions, its own output among them.
+    """
+    base = Change(
+        pk=claim.pk,
+        idx=claim.idx,
+        status=B.COMPLETED,
+        attempt=claim.attempt,
+        agent_id=planned.block.agent_id or "",
+    )
+    if isinstance(outcome, Completed):
+        return completed(planned, base, outcome.output, scope=scope)
+    assert isinstance(outcome, Failed)
+    return failed(planned, base, claim, outcome.failure, uniform=uniform)
+
+
+def completed(
+    planned: PlanBlock, base: Change, output: JSONValue, *, scope: Callable[[], dict[str, JSONValue]]
+) -> Change:
+    """Completed, with the branches its conditions choose; a choice that fails asks a person."""
+    ended = AttemptOutcome.OK if base.attempt is not None else None
+    if planned.conditions is None:
+        return replace(base, status=B.COMPLETED, output=output, ended=ended)
+    names = scope()
+    names["blocks"] = {**names["blocks"], planned.block_id: {"output": output, "status": "completed"}}
+    try:
+        choice = choose(planned.conditions, names)
+    except (NoBranchMatched, ExpressionError) as error:
+        failure = Failure(
+            FailureKind.CONFIGURATION,
+            error.code,
+            str(error),
+            evidence={"field": "conditions", "output": output},
+        )
+        return ask_fix(base, failure)
+    return replace(base, status=B.COMPLETED, output=output, choice=choice.taken, ended=ended)
+
+
+def failed(
+    planned: PlanBlock, base: Change, claim: Claim, failure: Failure, *, uniform: Callable[[], float]
+) -> Change:
+    """Try again, ask a person, or fail: the block's policy decides, within what its effect allows."""
+    policy = planned.retry
+    base = replace(base, error=failure.as_json(), ended=AttemptOutcome.ERROR)
+    if failure.outcome_unknown and claim.effect == "once":
+        return unknown(planned, base, failure)
+    if failure.kind is FailureKind.CRITICAL:
+        return replace(base, status=B.FAILED, reason=failure.code)
+    tries = claim.failures_before
+    if wants_retry(policy, failure, tries) and tries <= policy.max_retries:
+        wait_s = max(delay_s(policy, tries, uniform), failure.retry_after_s or 0.0)
+        return replace(base, status=B.READY, reason="retry", delay_s=wait_s)
+    return give_up(planned, base, failure)
+
+
+def unknown(planned: PlanBlock, base: Change, failure: Failure) -> Change:
+    """The effect may have happened and must not be repeated unasked."""
+    if planned.block.on_unknown_outcome == "fail":
+        return replace(base, status=B.FAILED, reason="unknown_outcome", error=failure.as_json())
+    return ask_fix(base, failure, reason="unknown_outcome")
+
+
+def give_up(planned: PlanBlock, base: Change, failure: Failure) -> Change:
+    """Nothing is left to try without a person."""
+    if planned.retry.on_exhausted == "fail":
+        return replace(base, status=B.FAILED, reason=failure.code, error=failure.as_json())
+    return ask_fix(base, failure)
+
+
+def ask_fix(base: Change, failure: Failure, *, reason: str = "fix") -> Change:
+    return replace(
+        base,
+        status=B.WAITING_HUMAN,
+        reason=reason,
+        error=failure.as_json(),
+        ask="fix",
+        ended=base.ended or (AttemptOutcome.ERROR if base.attempt is not None else None),
+    )
+
+
+def rescued(planned: PlanBlock, claim: Claim) -> Change:
+    """The worker vanished with the block in hand.  `claim.crashes` counts this crash already."""
+    failure = Failure(
+        FailureKind.TRANSIENT,
+        "worker_lost",
+        f"The worker that ran attempt {claim.attempt} vanished.",
+        outcome_unknown=True,
+    )
+    base = Change(
+        pk=claim.pk,
+        idx=claim.idx,
+        status=B.READY,
+        attempt=claim.attempt,
+        reason="worker_lost",
+        error=failure.as_json(),
+        ended=AttemptOutcome.RESCUED,
+        agent_id=planned.block.agent_id or "",
+    )
+    if claim.effect == "once":
+        return unknown(planned, base, failure)
+    if claim.crashes >= LIMITS.poison_crashes:
+        poison = replace(
+            failure, code="poison", message=f"The block's worker vanished {claim.crashes} times in a row."
+        )
+        return ask_fix(base, poison, reason="poison")
+    return base

@@ -1,0 +1,43 @@
+"""How fast blocks have been in this process, to decide how many to take at once and when to fork.
+
+Kept by likeness (same agent, same configuration), in memory only: a restarted worker learns again.
+"""
+
+from __future__ import annotations
+
+FAST_MS = 5.0  # at most this long: several may share a transaction
+SLOW_MS = 5.0  # longer: others are called to help before the call starts
+BATCH_MS = 50.0
+BATCH_BLOCKS = 64
+_WEIGHT = 0.3
+_KEPT = 20_000
+
+
+class SpeedHistory:
+    """Milliseconds by likeness: a moving average that a slow call raises at once."""
+
+    def __init__(self) -> None:
+        self._ms: dict[str, float] = {}
+
+    def note(self, likeness: str, ms: float) -> None:
+        before = self._ms.get(likeness)
+        if before is None:
+            if len(self._ms) >= _KEPT:
+                self._ms.clear()
+            self._ms[likeness] = ms
+        else:
+            self._ms[likeness] = max(ms, before) if ms > FAST_MS else before + _WEIGHT * (ms - before)
+
+    def expect(self, likeness: str) -> float | None:
+        """None: nothing is known."""
+        return self._ms.get(likeness)
+
+
+def next_batch(batch: int, *, worked_ms: float, blocks: int) -> int:
+    """How many fast blocks to take next: four times as many each turn, up to 64 and about 50 ms."""
+    per_block = worked_ms / max(blocks, 1)
+    fits = int(BATCH_MS / per_block) if per_block > 0 else BATCH_BLOCKS
+    return max(1, min(batch * 4, fits, BATCH_BLOCKS))
+
+
+history = SpeedHistory()

@@ -1,0 +1,468 @@
+"""One locked run inside one transaction: the slow but complete way to move its blocks.
+
+    with locked(facts) as run:
+        run.settle(changes)     # blocks change; edges close; what that decides is opened, skipped or asked
+        run.advance()           # blocks whose opening is still to be decided
+                                # on leaving, the run ends if nothing is left
+
+`turns` takes a shorter way for blocks that complete plainly and comes here for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from django.db import connection, transaction
+
+from agentflow.events import store
+from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.conditions import holds
+from agentflow.workflow.expressions import ExpressionError
+from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.plan import PlanBlock
+from agentflow.workflow.settlement import (
+    Closings,
+    Reason,
+    close_completed,
+    close_failed,
+    close_skipped,
+    skip_reason,
+)
+from executions import dispatch
+from executions.ports import HumanAsk, human_gate
+from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
+from executions.states import BlockStatus as B
+from executions.states import ExecutionStatus as E
+
+from . import asking, statements
+from .facts import Facts, as_text
+from .judging import Change, ask_fix, completed
+from .rows import loads
+
+SettledBlocks = dict[int, JSONObject]  # idx -> {"output": ..., "status": ...}
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A block none of whose incoming edges is open."""
+
+    pk: int
+    idx: int
+    dead: int
+    failed: int
+
+
+def check_timer(execution_id: UUID) -> str:
+    return f"check:{execution_id}"
+
+
+class Run:
+    """A run whose row this transaction holds."""
+
+    def __init__(self, facts: Facts, cursor: psycopg.Cursor[Any], gate: Sequence[Any]) -> None:
+        self.facts = facts
+        self.cursor = cursor
+        self.status = E(gate[0])
+        self.epoch: int = gate[1]
+        self.open_sinks: int = gate[2]
+        self.failed_blocks: int = gate[3]
+        self.ends_as: str = gate[4]
+        self.known: SettledBlocks = {}
+        self._asks: list[HumanAsk] = []
+        self._sinks_closed = 0
+        self._blocks_failed = 0
+        self._children_to_check: list[UUID] = []
+
+    # -- statements -----------------------------------------------------------
+
+    def execute(self, statement: str, **parameters: Any) -> psycopg.Cursor[Any]:
+        parameters["execution"] = self.facts.execution_id
+        parameters["workspace"] = self.facts.workspace_id
+        parameters["epoch"] = self.epoch
+        return self.cursor.execute(statement, parameters)
+
+    def outputs(self, idxs: Iterable[int]) -> SettledBlocks:
+        """The settled blocks among `idxs`; a block that gave nothing has output None."""
+        wanted = set(idxs)
+        missing = [idx for idx in wanted if idx not in self.known]
+        if missing:
+            for idx, status, output in self.execute(statements.OUTPUTS, idxs=missing):
+                if B(status) in SETTLED:
+                    self.known[idx] = {"output": loads(output), "status": status}
+        return {idx: self.known[idx] for idx in wanted if idx in self.known}
+
+    def scope(self, block_ids: frozenset[str]) -> dict[str, JSONValue]:
+        return self.facts.scope(self.outputs(self.facts.plan.refs(block_ids)))
+
+    # -- moving blocks --------------------------------------------------------
+
+    def settle(self, changes: list[Change], *, leaving: B) -> set[int]:
+        """Move blocks out of one status, and follow what that decides as far as it goes.
+
+        Returns the primary keys of the blocks that moved; a block that is missing had moved before.
+        """
+        moved = self._move(changes, leaving)
+        accepted = [change for change in changes if change.pk in moved]
+        while accepted:
+            accepted = self._follow(accepted)
+        return moved
+
+    def advance(self) -> None:
+        """Decide the blocks that have no open edge and were not decided yet."""
+        if self.status is not E.RUNNING:
+            return
+        rows = self.execute(statements.UNDECIDED).fetchall()
+        self.open([Decided(*row) for row in rows])
+
+    def open(self, decided: list[Decided]) -> None:
+        """Open, skip, ask about or settle blocks that are decided, in one go."""
+        self._prefetch(decided)
+        changes = [self._opening(block) for block in decided]
+        if changes:
+            self.settle(changes, leaving=B.BLOCKED)
+
+    def _follow(self, changes: list[Change]) -> list[Change]:
+        """Close the edges behind settled blocks; the changes that this opens have been made."""
+        closings = Closings()
+        for change in changes:
+            self._after(change, closings)
+        if self.status in TERMINAL or self.status is E.CANCELLING:
+            return []
+        decided = self._close(closings)
+        if self.status is not E.RUNNING or not decided:
+            return []
+        self._prefetch(decided)
+        openings = [self._opening(block) for block in decided]
+        moved = self._move(openings, B.BLOCKED)
+        return [change for change in openings if change.pk in moved]
+
+    def _after(self, change: Change, closings: Closings) -> None:
+        planned = self.facts.plan[change.idx]
+        if change.status is B.COMPLETED:
+            self.known[change.idx] = {"output": change.output, "status": "completed"}
+            close_completed(self.facts.plan, change.idx, change.choice, closings)
+        elif change.status is B.FAILED:
+            self._blocks_failed += 1
+            close_failed(self.facts.plan, change.idx, closings)
+        elif change.status is B.SKIPPED:
+            close_skipped(self.facts.plan, change.idx, change.reason, closings)
+        elif change.ask:
+            self._asks.append(asking.fix(self.facts, planned, change))
+        elif change.delay_s is not None:
+            self.execute(
+                statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=change.delay_s
+            )
+        if change.child is not None:
+            self._children_to_check.append(change.child.insert(change))
+        if change.status in SETTLED and not planned.succs:
+            self._sinks_closed += 1
+        if change.status is B.COMPLETED and planned.block.end and self.status in (E.RUNNING, E.PAUSED):
+            self.stop(ends_as=E(planned.block.end), reason="run_ended", error=None)
+
+    def _move(self, changes: list[Change], leaving: B) -> set[int]:
+        if not changes:
+            return set()
+        changes = sorted(changes, key=lambda change: change.pk)
+        for change in changes:
+            BLOCK.check(leaving, change.status)
+        rows = self.execute(
+            statements.MOVE,
+            ids=[c.pk for c in changes],
+            attempts=[c.attempt for c in changes],
+            statuses=[str(c.status) for c in changes],
+            outputs=[as_text(c.output) for c in changes],
+            inputs=[as_text(c.input) for c in changes],
+            errors=[as_text(c.error) for c in changes],
+            reasons=[c.reason for c in changes],
+            choices=[as_text(list(c.choice)) if c.choice is not None else None for c in changes],
+            delays=[c.delay_s for c in changes],
+            endings=[str(c.ended or "") for c in changes],
+            agents=[c.agent_id for c in changes],
+            leaving=[str(leaving)],
+        )
+        return {pk for pk, _ in rows}
+
+    def _close(self, closings: Closings) -> list[Decided]:
+        items = sorted(closings.by_idx.items())
+        if not items:
+            return []
+        rows = self.execute(
+            statements.CLOSE,
+            idxs=[idx for idx, _ in items],
+            closed=[c.closed for _, c in items],
+            dead=[c.dead for _, c in items],
+            failed=[c.failed for _, c in items],
+        ).fetchall()
+        return sorted(
+            (
+                Decided(pk, idx, dead, failed)
+                for pk, idx, todo, dead, failed, status in rows
+                if todo == 0 and status == B.BLOCKED
+            ),
+            key=lambda block: block.idx,
+        )
+
+    # -- opening --------------------------------------------------------------
+
+    def _prefetch(self, decided: list[Decided]) -> None:
+        """One read for the outputs that all guards and questions of a round name."""
+        wanted: set[int] = set()
+        for block in decided:
+            planned = self.facts.plan[block.idx]
+            if planned.special:
+                wanted |= self._names(planned)
+        self.outputs(wanted)
+
+    def _names(self, planned: PlanBlock) -> set[int]:
+        refs: set[str] = set()
+        if planned.when is not None:
+            refs |= planned.when.block_refs
+        if planned.human is not None or planned.noop:
+            if planned.mapping is not None:
+                refs |= planned.mapping.block_refs
+            elif planned.human is not None:
+                return self.facts.plan.refs(frozenset(refs)) | set(planned.preds)
+        if planned.noop and planned.conditions is not None:
+            refs |= planned.conditions.block_refs - {planned.block_id}
+        return self.facts.plan.refs(frozenset(refs))
+
+    def _opening(self, block: Decided) -> Change:
+        """What becomes of a decided block."""
+        planned = self.facts.plan[block.idx]
+        change = Change(pk=block.pk, idx=block.idx, status=B.READY)
+        reason = skip_reason(planned, dead=block.dead, failed=block.failed)
+        if reason is not None:
+            return replace(change, status=B.SKIPPED, reason=str(reason))
+        if not planned.special:
+            return change
+        try:
+            if planned.when is not None and not holds(planned.when, self.scope(planned.when.block_refs)):
+                return replace(change, status=B.SKIPPED, reason=str(Reason.GUARD))
+            if planned.human is not None:
+                return self._ask(planned, change)
+            return self._noop(planned, change) if planned.noop else change
+        except ExpressionError as error:
+            failure = Failure(FailureKind.CONFIGURATION, error.code, str(error))
+            return ask_fix(change, failure)
+
+    def _noop(self, planned: PlanBlock, change: Change) -> Change:
+        """A block that calls nobody: its output is its mapped input."""
+        output: JSONValue = {}
+        if planned.mapping is not None:
+            output = planned.mapping.resolve(self.scope(planned.mapping.block_refs))
+        refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
+        return completed(planned, change, output, scope=lambda: self.scope(refs))
+
+    def _ask(self, planned: PlanBlock, change: Change) -> Change:
+        """Wait for a person, or take the answer that a simulation brings along."""
+        human = planned.human
+        assert human is not None
+        answer = ((self.facts.simulation or {}).get("answers") or {}).get(planned.block_id)
+        if answer is not None:
+            return self.answered(
+                planned, change, kind=human.type, approved=answer["approved"], response=answer.get("response")
+            )
+        if planned.mapping is not None:
+            shown = planned.mapping.resolve(self.scope(planned.mapping.block_refs))
+        else:
+            preds = self.outputs(planned.preds)
+            shown = {self.facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
+            shown = {key: value for key, value in shown.items() if value is not None} or self.facts.input
+        self._asks.append(asking.question(self.facts, planned, change.pk, shown))
+        return replace(change, status=B.WAITING_HUMAN, reason=human.type)
+
+    def answered(
+        self,
+        planned: PlanBlock,
+        change: Change,
+        *,
+        kind: str,
+        approved: bool,
+        response: JSONValue,
+        attempts: int = 0,
+    ) -> Change:
+        """What a person's decision makes of a block: approval, input or fix.
+
+        `attempts` tells a block that failed at work from one that could not be opened.
+        """
+        if kind == "fix":
+            return self._fixed(planned, change, approved=approved, response=response, attempts=attempts)
+        human = planned.human
+        assert human is not None
+        decision = {"approved": approved, "response": response}
+        if not approved:
+            if human.on_reject == "fail":
+                error = {"kind": "critical", "code": "rejected", "message": "A person refused this step."}
+                return replace(change, status=B.FAILED, reason="rejected", error=error)
+            if human.on_reject == "skip":
+                return replace(change, status=B.SKIPPED, reason=str(Reason.REJECTED))
+            return self._complete(planned, change, decision)
+        if kind == "input":
+            return self._complete(planned, change, response)
+        if planned.noop:
+            return self._complete(planned, change, decision)
+        return replace(change, status=B.READY, reason="approved")
+
+    def _fixed(
+        self, planned: PlanBlock, change: Change, *, approved: bool, response: JSONValue, attempts: int
+    ) -> Change:
+        action = response.get("action") if approved and isinstance(response, dict) else "fail"
+        if action == "retry":
+            if not attempts:
+                return self._opening(Decided(change.pk, change.idx, dead=0, failed=0))
+            return replace(change, status=B.READY, reason="run_again")
+        if action == "complete":
+            return self._complete(planned, change, response.get("output"))
+        if action == "skip":
+            return replace(change, status=B.SKIPPED, reason=str(Reason.BY_HAND))
+        error = {"kind": "critical", "code": "failed_by_hand", "message": "A person let this step fail."}
+        return replace(change, status=B.FAILED, reason="failed_by_hand", error=error)
+
+    def _complete(self, planned: PlanBlock, change: Change, output: JSONValue) -> Change:
+        refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
+        return completed(planned, change, output, scope=lambda: self.scope(refs))
+
+    # -- ending ---------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The first walker has come: pending becomes running, and the roots are decided."""
+        self.move_to(E.RUNNING)
+        self.advance()
+
+    def move_to(self, status: E) -> None:
+        EXECUTION.check(self.status, status)
+        self.status = status
+        self.execute(
+            "UPDATE executions_execution SET status = %(status)s,"
+            " started_at = coalesce(started_at, statement_timestamp()) WHERE id = %(execution)s",
+            status=str(status),
+        )
+        self._event(status)
+
+    def stop(self, *, ends_as: E, reason: str, error: JSONObject | None) -> None:
+        """Cancel what waits; what runs is stopped by its workers, and the last of them ends the run."""
+        EXECUTION.check(self.status, E.CANCELLING)
+        self.status = E.CANCELLING
+        self.ends_as = str(ends_as)
+        self.execute(
+            "UPDATE executions_execution SET status = 'cancelling', ends_as = %(ends_as)s,"
+            " error = coalesce(%(error)s::jsonb, error) WHERE id = %(execution)s",
+            ends_as=str(ends_as),
+            error=as_text(error),
+        )
+        self._event(E.CANCELLING)
+        children = self._open_children()
+        self.execute(statements.CANCEL_WAITING, reason=reason)
+        human_gate().cancel(execution_id=self.facts.execution_id, block_pks=None, reason=reason)
+        self._asks.clear()
+        self._children_to_check += children
+        self.look_again(0)
+
+    def leave(self) -> None:
+        """Write what was counted, ask what was collected, and end the run when nothing is left."""
+        if self._sinks_closed or self._blocks_failed:
+            self.open_sinks -= self._sinks_closed
+            self.failed_blocks += self._blocks_failed
+            self.execute(
+                "UPDATE executions_execution SET open_sinks = %(sinks)s, failed_blocks = %(failed)s"
+                " WHERE id = %(execution)s",
+                sinks=max(self.open_sinks, 0),
+                failed=self.failed_blocks,
+            )
+        if self._asks:
+            human_gate().open(self._asks)
+        if self.status is E.RUNNING and self.open_sinks <= 0:
+            self._finish(E.FAILED if self.failed_blocks else E.COMPLETED)
+        elif self.status is E.CANCELLING and not self._anything_running():
+            self._finish(E(self.ends_as or E.CANCELLED))
+        for child in self._children_to_check:
+            self.execute(statements.LOOK_AGAIN, timer=check_timer(child), seconds=0)
+            dispatch.on_commit_look_at(child)
+
+    def look_again(self, seconds: float) -> None:
+        self.execute(statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=seconds)
+
+    def _finish(self, status: E) -> None:
+        EXECUTION.check(self.status, status)
+        self.status = status
+        self.execute(
+            statements.FINISH,
+            status=str(status),
+            error=as_text(self._why_failed() if status is E.FAILED else None),
+            timer=check_timer(self.facts.execution_id),
+            level=40 if status is E.FAILED else 20,
+            payload=as_text({"status": str(status)}),
+        )
+        parent = self.facts.parent_execution_id
+        if parent is not None:
+            # The parent's lock is never taken under the child's: its own transaction takes the news.
+            self.execute(statements.LOOK_AGAIN, timer=check_timer(parent), seconds=0)
+            dispatch.on_commit_look_at(parent)
+
+    def _event(self, status: E) -> None:
+        self.execute(statements.EXECUTION_EVENT, level=20, payload=as_text({"status": str(status)}))
+
+    def _anything_running(self) -> bool:
+        row = self.execute(
+            "SELECT 1 FROM executions_blockexecution WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
+            " AND status = 'running' LIMIT 1"
+        ).fetchone()
+        return row is not None
+
+    def _open_children(self) -> list[UUID]:
+        rows = self.execute(
+            "SELECT c.id FROM executions_blockexecution b JOIN executions_execution c"
+            " ON c.parent_block_id = b.id AND c.parent_attempt = b.attempt"
+            " WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'waiting_external'"
+        )
+        return [row[0] for row in rows]
+
+    def _why_failed(self) -> JSONObject:
+        rows = self.execute(
+            "SELECT block_id, error FROM executions_blockexecution WHERE execution_id = %(execution)s"
+            " AND epoch = %(epoch)s AND status = 'failed' ORDER BY completed_at, idx LIMIT 20"
+        ).fetchall()
+        if not rows:
+            return {"code": "ended_as_failed", "message": "A block ended the run as failed.", "blocks": []}
+        first = loads(rows[0][1]) or {}
+        return {
+            "code": first.get("code", "block_failed"),
+            "message": f"{rows[0][0]}: {first.get('message', 'failed')}",
+            "blocks": [row[0] for row in rows],
+        }
+
+
+def raw_cursor() -> psycopg.Cursor[Any]:
+    """A plain psycopg cursor on Django's connection: prepared statements, no wrapper per row."""
+    connection.ensure_connection()
+    assert connection.connection is not None
+    return psycopg.Cursor(connection.connection)
+
+
+def lock_row(cursor: psycopg.Cursor[Any], execution_id: UUID) -> Sequence[Any] | None:
+    cursor.execute(statements.GATE, {"execution": execution_id})
+    return cursor.fetchone()
+
+
+@contextmanager
+def locked(facts: Facts) -> Iterator[Run]:
+    """Hold a run's lock for one transaction."""
+    with transaction.atomic():
+        cursor = raw_cursor()
+        gate = lock_row(cursor, facts.execution_id)
+        if gate is None:
+            raise LookupError(facts.execution_id)
+        run = Run(facts, cursor, gate)
+        yield run
+        run.leave()
+        transaction.on_commit(lambda: poke(facts), robust=True)
+
+
+def poke(facts: Facts) -> None:
+    """Tell open pages that there is something to read."""
+    store.poke(execution_id=facts.execution_id, workspace_id=facts.workspace_id)

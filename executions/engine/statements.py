@@ -1,0 +1,246 @@
+"""The engine's statements.
+
+Every one runs after `GATE` in the same transaction, so one walker at a time moves a run.  Times are
+`statement_timestamp()`: a statement that follows the gate starts after the lock was granted, so a
+block never starts before its predecessors ended, while `now()` would be the moment before the wait.
+Arrays of JSON travel as text and are cast, one `unnest` for any number of blocks.
+"""
+
+# The lock, as a statement of its own: what follows needs a snapshot taken after the lock is granted.
+GATE = """
+SELECT status, epoch, open_sinks, failed_blocks, ends_as
+FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
+"""
+
+# Settle blocks that completed plainly, close their edges, open what that decides and claim up to
+# `want` of it.  A CTE sees one snapshot and may touch a row once, so open and claim are one UPDATE.
+# Successors that need more than that (guards, people, no-ops, a dead or failed edge) come back as
+# 'decided'.  A block of `ids` that is not among 'done' was given to somebody else: its result is late.
+SETTLE_AND_CLAIM = """
+WITH x AS (
+  SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(outputs)s::text[], %(inputs)s::text[],
+                       %(agents)s::text[]) AS x(id, attempt, output, input, agent)),
+done AS (
+  UPDATE executions_blockexecution b
+  SET status = 'completed', output = x.output::jsonb, input = x.input::jsonb, error = NULL, reason = '',
+      lease_owner = NULL, lease_expires_at = NULL, completed_at = statement_timestamp()
+  FROM x WHERE b.id = x.id AND b.status = 'running' AND b.attempt = x.attempt
+  RETURNING b.id, b.idx, b.block_id, b.attempt, b.started_at, x.agent),
+attempts AS (
+  INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, started_at, ended_at)
+  SELECT id, attempt, 'ok', agent, started_at, statement_timestamp() FROM done),
+closing AS (
+  SELECT e.succ, count(*)::int AS closed
+  FROM done d JOIN unnest(%(preds)s::int[], %(succs)s::int[]) AS e(pred, succ) ON e.pred = d.idx GROUP BY 1),
+near AS (
+  SELECT b.id, b.idx, c.closed, b.todo = c.closed AS over,
+         b.todo = c.closed AND b.dead = 0 AND b.failed = 0 AND NOT b.idx = ANY(%(special)s::int[]) AS opens
+  FROM closing c JOIN executions_blockexecution b
+    ON b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = c.succ AND b.iteration = 0
+  WHERE b.status = 'blocked'),
+ranked AS (
+  SELECT *, opens AND (%(want)s = 1 OR idx = ANY(%(fast)s::int[])) AS fits,
+         count(*) FILTER (WHERE opens AND (%(want)s = 1 OR idx = ANY(%(fast)s::int[]))) OVER (ORDER BY idx)
+           AS rank
+  FROM near),
+chosen AS (SELECT *, fits AND rank <= %(want)s AS mine FROM ranked),
+moved AS (
+  UPDATE executions_blockexecution b
+  SET todo = b.todo - c.closed,
+      status = CASE WHEN NOT c.opens THEN b.status WHEN c.mine THEN 'running' ELSE 'ready' END,
+      attempt = b.attempt + c.mine::int,
+      lease_owner = CASE WHEN c.mine THEN %(walker)s::uuid END,
+      lease_expires_at = CASE WHEN c.mine
+                              THEN statement_timestamp() + %(lease)s * interval '1 second' END,
+      started_at = CASE WHEN c.mine THEN statement_timestamp() END
+  FROM chosen c WHERE b.id = c.id
+  RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes, b.status,
+            b.dead, b.failed, c.over, c.opens),
+events AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+         jsonb_build_object('status', 'completed', 'attempt', attempt) FROM done
+  UNION ALL
+  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+         jsonb_build_object('status', status, 'attempt', attempt) FROM moved WHERE opens),
+sinks AS (
+  UPDATE executions_execution SET open_sinks = open_sinks - s.closed
+  FROM (SELECT count(*)::int AS closed FROM done WHERE idx = ANY(%(sinks)s::int[])) s
+  WHERE id = %(execution)s AND s.closed > 0 RETURNING open_sinks)
+SELECT CASE WHEN NOT opens THEN 'decided' WHEN status = 'running' THEN 'claim' ELSE 'ready' END,
+       id, idx, attempt, effect, effect_seq, crashes, dead, failed
+FROM moved WHERE over
+UNION ALL SELECT 'done', id, idx, attempt, '', 0, 0, 0, 0 FROM done
+UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0 FROM sinks
+"""
+
+# Claim up to `want` of what is ready.  A walker that holds no place yet (`newcomer`) gets one only
+# while fewer than `places` walkers are at work.  More than one block at once only of those known to be fast.
+CLAIM = """
+WITH live AS MATERIALIZED (
+  SELECT id, idx, status, lease_owner, idx = ANY(%(fast)s::int[]) AS fast
+  FROM executions_blockexecution
+  WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status IN ('ready', 'running')
+    AND (status = 'running' OR available_at IS NULL OR available_at <= statement_timestamp())),
+tally AS (
+  SELECT count(*) FILTER (WHERE status = 'ready')::int AS ready,
+         count(DISTINCT lease_owner) FILTER (WHERE status = 'running')::int AS walkers FROM live),
+pick AS (
+  (SELECT id FROM live WHERE status = 'ready' AND fast ORDER BY idx LIMIT %(want)s)
+  UNION ALL
+  (SELECT id FROM live WHERE status = 'ready' AND NOT fast
+     AND NOT EXISTS (SELECT 1 FROM live WHERE status = 'ready' AND fast)
+     ORDER BY idx LIMIT least(%(want)s, 1))),
+moved AS (
+  UPDATE executions_blockexecution b
+  SET status = 'running', attempt = b.attempt + 1, lease_owner = %(walker)s::uuid, available_at = NULL,
+      lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second',
+      started_at = statement_timestamp()
+  FROM pick, tally WHERE b.id = pick.id AND (NOT %(newcomer)s OR tally.walkers < %(places)s)
+  RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes),
+events AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+         jsonb_build_object('status', 'running', 'attempt', attempt) FROM moved)
+SELECT id, idx, attempt, effect, effect_seq, crashes, 0, 0 FROM moved
+UNION ALL SELECT 0, 0, 0, '', 0, 0, ready, walkers FROM tally
+"""
+
+# The general form of a settle: any status, fenced by the status it leaves and, for a walker's, the attempt.
+MOVE = """
+WITH x AS (
+  SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[], %(outputs)s::text[],
+      %(inputs)s::text[], %(errors)s::text[], %(reasons)s::text[], %(choices)s::text[], %(delays)s::float8[],
+      %(endings)s::text[], %(agents)s::text[])
+    AS x(id, attempt, status, output, input, error, reason, choice, delay, ended, agent)),
+moved AS (
+  UPDATE executions_blockexecution b
+  SET status = x.status, output = x.output::jsonb, input = coalesce(x.input::jsonb, b.input),
+      error = x.error::jsonb, reason = x.reason, choice = x.choice::jsonb,
+      available_at = statement_timestamp() + x.delay * interval '1 second',
+      lease_owner = NULL, lease_expires_at = NULL, crashes = b.crashes + (x.ended = 'rescued')::int,
+      started_at = CASE WHEN x.status = 'ready' THEN b.started_at
+                        ELSE coalesce(b.started_at, statement_timestamp()) END,
+      completed_at = CASE WHEN x.status IN ('completed', 'failed', 'skipped', 'cancelled')
+                          THEN statement_timestamp() END
+  FROM x WHERE b.id = x.id AND b.status = ANY(%(leaving)s::text[])
+    AND (x.attempt IS NULL OR b.attempt = x.attempt)
+  RETURNING b.id, b.block_id, b.attempt, b.status, b.reason, b.started_at,
+            x.error, x.ended, x.agent, x.delay),
+attempts AS (
+  INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, failure, started_at, ended_at)
+  SELECT id, attempt, ended, agent, CASE WHEN ended <> 'ok' THEN error::jsonb END, started_at,
+         statement_timestamp()
+  FROM moved WHERE ended <> ''),
+events AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed',
+         CASE WHEN status = 'failed' THEN 40 WHEN error IS NOT NULL THEN 30 ELSE 20 END,
+         jsonb_strip_nulls(jsonb_build_object('status', status, 'attempt', attempt,
+           'reason', nullif(reason, ''),
+           'error', error::jsonb - 'evidence', 'delaySeconds', delay))
+  FROM moved)
+SELECT id, attempt FROM moved
+"""
+
+# Close edges: count down, and return the blocks that have none open any more.
+CLOSE = """
+UPDATE executions_blockexecution b
+SET todo = b.todo - x.closed, dead = b.dead + x.dead, failed = b.failed + x.failed
+FROM unnest(%(idxs)s::int[], %(closed)s::int[], %(dead)s::int[], %(failed)s::int[])
+  AS x(idx, closed, dead, failed)
+WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.idx AND b.iteration = 0
+RETURNING b.id, b.idx, b.todo, b.dead, b.failed, b.status
+"""
+
+# Blocks whose opening is still to be decided: the roots of a new run, or what a pause left undecided.
+UNDECIDED = """
+SELECT id, idx, dead, failed FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'blocked' AND todo = 0 ORDER BY idx
+"""
+
+OUTPUTS = """
+SELECT idx, status, output FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[]) AND iteration = 0
+"""
+
+# Everything that waits is cancelled at once; what runs is stopped by its worker.
+CANCEL_WAITING = """
+WITH moved AS (
+  UPDATE executions_blockexecution
+  SET status = 'cancelled', reason = %(reason)s, completed_at = statement_timestamp(),
+      started_at = coalesce(started_at, statement_timestamp()), available_at = NULL
+  WHERE execution_id = %(execution)s AND epoch = %(epoch)s
+    AND status IN ('blocked', 'ready', 'waiting_human', 'waiting_external')
+  RETURNING block_id, attempt),
+events AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+         jsonb_build_object('status', 'cancelled', 'attempt', attempt, 'reason', %(reason)s::text) FROM moved)
+SELECT count(*) FROM moved
+"""
+
+EXECUTION_EVENT = """
+INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
+VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)s::jsonb)
+"""
+
+FINISH = """
+WITH ended AS (
+  UPDATE executions_execution
+  SET status = %(status)s, completed_at = statement_timestamp(), ends_as = '',
+      error = coalesce(%(error)s::jsonb, error),
+      started_at = coalesce(started_at, statement_timestamp())
+  WHERE id = %(execution)s),
+timer AS (DELETE FROM executions_timer WHERE key = %(timer)s)
+INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
+VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)s::jsonb)
+"""
+
+# A result that came after its block was given to another.  A retried transaction whose first commit
+# went through brings a result that is recorded already: that one is not late.
+LATE = """
+INSERT INTO executions_lateresult (block_id, attempt, output, failure, at)
+SELECT x.id, x.attempt, x.output::jsonb, x.failure::jsonb, statement_timestamp()
+FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(outputs)s::text[], %(failures)s::text[])
+  AS x(id, attempt, output, failure)
+WHERE NOT EXISTS (SELECT 1 FROM executions_blockattempt a
+                  WHERE a.block_id = x.id AND a.attempt = x.attempt AND a.outcome IN ('ok', 'error'))
+RETURNING block_id, attempt
+"""
+
+# Bring the next look at a run forward, never back.
+LOOK_AGAIN = """
+UPDATE executions_timer SET due_at = least(due_at, statement_timestamp() + %(seconds)s * interval '1 second')
+WHERE key = %(timer)s
+"""
+
+HEARTBEAT = """
+UPDATE executions_blockexecution b
+SET lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+FROM unnest(%(ids)s::bigint[], %(attempts)s::int[]) AS x(id, attempt)
+WHERE b.id = x.id AND b.attempt = x.attempt AND b.status = 'running' RETURNING b.id
+"""
+
+START = """
+WITH execution AS (
+  INSERT INTO executions_execution (id, workspace_id, template_version_id, status, epoch, input, simulation,
+      max_parallel, open_sinks, failed_blocks, ends_as, parent_block_id, parent_attempt, depth, created_by_id,
+      created_at, deadline_at)
+  VALUES (%(execution)s, %(workspace)s, %(version)s, 'pending', 1, %(input)s::jsonb, %(simulation)s::jsonb,
+      %(max_parallel)s, %(open_sinks)s, 0, '', %(parent_block)s, %(parent_attempt)s, %(depth)s,
+      %(created_by)s,
+      statement_timestamp(), statement_timestamp() + %(timeout_ms)s * interval '1 millisecond')),
+blocks AS (
+  INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, block_id, status, todo, dead,
+      failed, attempt, crashes, effect, effect_seq, reason)
+  SELECT %(execution)s, 1, x.idx - 1, 0, x.block_id, CASE WHEN x.ready THEN 'ready' ELSE 'blocked' END,
+      x.todo, 0, 0, 0, 0, x.effect, 0, ''
+  FROM unnest(%(block_ids)s::text[], %(todos)s::int[], %(readies)s::bool[], %(effects)s::text[])
+    WITH ORDINALITY AS x(block_id, todo, ready, effect, idx)),
+timer AS (
+  INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)
+  VALUES ('check', %(timer)s, %(execution)s, statement_timestamp() + interval '5 seconds', 0, 0))
+INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
+VALUES (%(workspace)s, %(execution)s, 'execution_changed', 20, %(payload)s::jsonb)
+"""

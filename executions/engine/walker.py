@@ -1,0 +1,270 @@
+"""A walker: one branch of a run.  It claims, calls, and takes the next turn until nothing is left for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from django.db import InterfaceError, OperationalError, connection
+
+from agentflow.agents import invocation
+from agentflow.agents.calls import Call, Failed, SimulatedBlock, StartChild
+from agentflow.events import store
+from agentflow.events.models import Level
+from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.expressions import ExpressionError
+from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.plan import PlanBlock
+from executions import dispatch
+from executions.services import starting
+from executions.states import BlockStatus as B
+from executions.states import ExecutionStatus as E
+
+from . import statements
+from .facts import Facts, facts_of
+from .judging import Change, Claim, judge
+from .profile import FAST_MS, SLOW_MS, history, next_batch
+from .rows import loads
+from .run import SettledBlocks, raw_cursor
+from .turns import Turn, take_turn
+from .watch import Flight, watch
+
+log = structlog.get_logger(__name__)
+
+SLICE_S = 1.0  # then the walker hands its place back, so that one wide run does not starve the others
+RETRY_S = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # a lost database connection; the lease outlives the sum
+OUTPUTS_KEPT = 2000
+LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING, "error": Level.ERROR}
+
+
+def walk(execution_id: UUID) -> None:
+    """Work on a run until nothing is ready for this walker, or its slice is over."""
+    facts = facts_of(execution_id)
+    if facts is not None:
+        Walker(facts).run()
+
+
+class Walker:
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.id = uuid4()
+        self.batch = 1
+        self.outputs: SettledBlocks = {}
+        self._epoch = 1
+
+    def run(self) -> None:
+        until = time.monotonic() + SLICE_S
+        changes: list[Change] = []
+        while True:
+            over = time.monotonic() > until
+            turn = self._turn(changes, want=0 if over else self.batch)
+            if over and turn.status is E.RUNNING and turn.ready_left:
+                dispatch.hint(self.facts.execution_id)
+            if not turn.claims:
+                return
+            changes = self._work(turn)
+
+    def _turn(self, changes: list[Change], *, want: int) -> Turn:
+        """A turn; a database that goes away for a while is waited for."""
+        for pause_s in (*RETRY_S, None):
+            try:
+                return take_turn(
+                    self.facts, self.id, changes, want=want, fast=self._fast() if want > 1 else []
+                )
+            except (OperationalError, InterfaceError) as error:
+                if pause_s is None:
+                    raise
+                log.warning("turn_repeated", execution_id=str(self.facts.execution_id), error=str(error))
+                connection.close()
+                time.sleep(pause_s)
+        raise AssertionError("unreachable")
+
+    def _fast(self) -> list[int]:
+        """Blocks that may share a transaction with others: known to be fast, and repeatable."""
+        return [p.idx for p in self.facts.plan.blocks if self._expected_ms(p) <= FAST_MS]
+
+    def _expected_ms(self, planned: PlanBlock) -> float:
+        """Infinite where nothing is known, so that it counts as neither fast nor surely slow."""
+        if self.facts.simulation is not None:
+            return _simulated_s(planned, self.facts.simulation) * 1000
+        known = history.expect(planned.likeness)
+        return float("inf") if known is None else known
+
+    # -- work -----------------------------------------------------------------
+
+    def _work(self, turn: Turn) -> list[Change]:
+        """Call the agents of all claims, one after the other, outside any transaction."""
+        flights = [
+            Flight(claim, self.facts.execution_id, self.facts.plan[claim.idx].timeout_s)
+            for claim in turn.claims
+        ]
+        helpers = min(turn.ready_left, self.facts.max_parallel - max(turn.walkers, 1))
+        first = self.facts.plan[turn.claims[0].idx]
+        expected_ms = self._expected_ms(first)
+        if SLOW_MS < expected_ms < float("inf"):
+            watch.fork(self.facts.execution_id, helpers)
+        elif helpers > 0:
+            flights[0].may_fork = helpers
+        with watch.holding(flights):
+            started = time.monotonic()
+            inputs = self._fetch([flight.claim for flight in flights])
+            changes = []
+            for flight in flights:
+                if flight.token.cancelled:
+                    continue  # its lease is lost: another has it
+                changes.append(self._call(flight, inputs))
+            worked_ms = (time.monotonic() - started) * 1000
+        self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(flights))
+        return changes
+
+    def _call(self, flight: Flight, known: SettledBlocks) -> Change:
+        claim = flight.claim
+        planned = self.facts.plan[claim.idx]
+        flight.started = time.monotonic()
+        flight.abandon = lambda: self._abandon(flight)
+        resolved: JSONValue = None
+        try:
+            if planned.mapping is not None:
+                resolved = planned.mapping.resolve(self._scope(known, planned.mapping.block_refs))
+                given = resolved
+            else:
+                given = self._default_input(planned, known)
+        except ExpressionError as error:
+            outcome: Any = Failed(Failure(FailureKind.CONFIGURATION, error.code, f"input: {error}"))
+        else:
+            outcome = invocation.invoke(self._describe(flight, planned, given))
+        ms = (time.monotonic() - flight.started) * 1000
+        if claim.effect != "once" and self.facts.simulation is None:
+            history.note(planned.likeness, ms)
+        change = self._judge(planned, claim, outcome, known)
+        if change.status is B.COMPLETED:
+            self.outputs[claim.idx] = {"output": change.output, "status": "completed"}
+        return replace(change, input=resolved)
+
+    def _judge(self, planned: PlanBlock, claim: Claim, outcome: Any, known: SettledBlocks) -> Change:
+        if isinstance(outcome, StartChild):
+            child = starting.resolve_child(self.facts, outcome)
+            if not isinstance(child, Failure):
+                return Change(
+                    pk=claim.pk,
+                    idx=claim.idx,
+                    attempt=claim.attempt,
+                    status=B.WAITING_EXTERNAL,
+                    reason="child",
+                    child=child,
+                    agent_id=planned.block.agent_id or "",
+                )
+            outcome = Failed(child)
+        refs = planned.conditions.block_refs if planned.conditions else frozenset()
+        return judge(planned, claim, outcome, scope=lambda: self._scope(known, refs))
+
+    def _abandon(self, flight: Flight) -> None:
+        failure = Failure(
+            FailureKind.TRANSIENT,
+            "timeout",
+            f"No answer within {flight.timeout_s:g} s, and the call could not be stopped.",
+            outcome_unknown=True,
+        )
+        planned = self.facts.plan[flight.claim.idx]
+        change = self._judge(planned, flight.claim, Failed(failure), self.outputs)
+        take_turn(self.facts, uuid4(), [change], want=0)
+        dispatch.hint(self.facts.execution_id)
+
+    def _describe(self, flight: Flight, planned: PlanBlock, given: JSONValue) -> Call:
+        claim, block = flight.claim, planned.block
+        return Call(
+            workspace_id=self.facts.workspace_id,
+            execution_id=self.facts.execution_id,
+            block_id=block.block_id,
+            attempt=claim.attempt,
+            agent_id=block.agent_id,
+            tool_type=block.tool_type,
+            configuration=block.configuration,
+            input=given,
+            timeout_s=planned.timeout_s,
+            idempotency_key=f"{self.facts.execution_id}:{block.block_id}:0:{claim.effect_seq}",
+            simulated=self._simulated(planned, claim),
+            cancel=flight.token,
+            log=lambda level, message: self._log(block.block_id, level, message),
+        )
+
+    def _log(self, block_id: str, level: str, message: str) -> None:
+        from django.db import transaction
+
+        with transaction.atomic():
+            store.append(
+                type="block_log",
+                workspace_id=self.facts.workspace_id,
+                execution_id=self.facts.execution_id,
+                block_id=block_id,
+                level=LEVELS.get(level, Level.INFO),
+                payload={"message": message},
+            )
+
+    def _simulated(self, planned: PlanBlock, claim: Claim) -> SimulatedBlock | None:
+        script = self.facts.simulation
+        if script is None:
+            return None
+        failure = None
+        left = claim.failures_before
+        for entry in (script.get("failures") or {}).get(planned.block_id, ()):
+            left -= entry["times"]
+            if left <= 0:
+                kind = FailureKind(entry["kind"])
+                failure = Failure(kind, f"simulated_{kind}", f"A simulated {kind} failure.")
+                break
+        outputs = script.get("outputs") or {}
+        return SimulatedBlock(
+            seconds=_simulated_s(planned, script), output=outputs.get(planned.block_id, {}), failure=failure
+        )
+
+    # -- inputs ---------------------------------------------------------------
+
+    def _fetch(self, claims: list[Claim]) -> SettledBlocks:
+        """The outputs that these claims read, in at most one query."""
+        wanted: set[int] = set()
+        for claim in claims:
+            planned = self.facts.plan[claim.idx]
+            refs = set(planned.preds) if planned.mapping is None else set()
+            if planned.mapping is not None:
+                refs |= self.facts.plan.refs(planned.mapping.block_refs)
+            if planned.conditions is not None:
+                refs |= self.facts.plan.refs(planned.conditions.block_refs - {planned.block_id})
+            wanted |= refs
+        missing = [idx for idx in wanted if idx not in self.outputs]
+        if len(self.outputs) + len(missing) > OUTPUTS_KEPT:
+            self.outputs.clear()
+            missing = list(wanted)
+        if missing:
+            rows = raw_cursor().execute(
+                statements.OUTPUTS,
+                {"execution": self.facts.execution_id, "epoch": self._epoch, "idxs": missing},
+            )
+            for idx, status, output in rows:
+                self.outputs[idx] = {"output": loads(output), "status": status}
+        return {idx: self.outputs[idx] for idx in wanted if idx in self.outputs}
+
+    def _default_input(self, planned: PlanBlock, known: SettledBlocks) -> JSONValue:
+        """Without a mapping a block gets its completed dependencies' outputs, or the run's input."""
+        if not planned.preds:
+            return self.facts.input
+        return {
+            self.facts.plan[idx].block_id: known[idx]["output"]
+            for idx in planned.preds
+            if idx in known and known[idx]["status"] == "completed"
+        }
+
+    def _scope(self, known: SettledBlocks, block_ids: frozenset[str]) -> dict[str, JSONValue]:
+        refs = self.facts.plan.refs(block_ids)
+        return self.facts.scope({idx: known[idx] for idx in refs if idx in known})
+
+
+def _simulated_s(planned: PlanBlock, script: JSONObject) -> float:
+    """How long the simulator sleeps for a block, in seconds."""
+    scale = float(script.get("scale") or 0)
+    simulate = planned.block.configuration.get("simulate")
+    runtime = simulate.get("runtimeSeconds") if isinstance(simulate, dict) else 0
+    return scale * float(runtime) if isinstance(runtime, int | float) else 0.0

@@ -1,0 +1,210 @@
+"""The two threads that watch over a worker process's calls.
+
+*heartbeat* extends the leases of calls in flight with one statement, on a connection of its own, and
+stops calls whose lease was lost or whose run is being cancelled.  *lookout* calls others to help when
+a call of unknown length takes longer than a moment, and gives up on calls that ignore their deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+from django.db import DatabaseError, connection
+
+from agentflow.agents.calls import CancelToken
+from agentflow.conf import LIMITS
+from executions import dispatch
+
+from . import statements
+from .judging import Claim
+from .run import raw_cursor
+
+log = structlog.get_logger(__name__)
+
+MOMENT_S = 0.010  # a call of unknown length that takes longer has its waiting siblings given to others
+LOOKOUT_S = 0.005
+CANCEL_CHECK_S = 1.0
+FORK_PAUSE_S = 0.050  # hints of one run that are under way are not repeated within this time
+GRACE_S = 5.0  # how long after its deadline a call may still come back by itself
+LOST_S = 20.0  # without a heartbeat for so long a process must assume its leases lost
+DRAIN_S = 30.0
+STUCK_CALLS = 8  # abandoned calls that never came back: the process leaves to be replaced
+
+
+@dataclass(slots=True)
+class Flight:
+    """One claim in the hands of this process, from the claim to the settle."""
+
+    claim: Claim
+    execution_id: UUID
+    timeout_s: float
+    token: CancelToken = field(default_factory=CancelToken)
+    started: float = 0.0  # monotonic; 0 while it waits its turn in a batch
+    abandoned: bool = False
+    abandon: Callable[[], None] = lambda: None
+    may_fork: int = 0  # how many others could be called to help, once the call proves slow
+
+
+class Watch:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[tuple[int, int], Flight] = {}
+        self._forked: dict[UUID, float] = {}
+        self._awake = threading.Event()
+        self._started_in: int | None = None  # pid: a forked process starts threads of its own
+        self._last_beat = time.monotonic()
+        self._leaving = False
+
+    # -- used by walkers ------------------------------------------------------
+
+    @contextmanager
+    def holding(self, flights: list[Flight]) -> Iterator[None]:
+        """Watch over claims until they are settled."""
+        self._start()
+        with self._lock:
+            for flight in flights:
+                self._flights[flight.claim.pk, flight.claim.attempt] = flight
+        self._awake.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                for flight in flights:
+                    self._flights.pop((flight.claim.pk, flight.claim.attempt), None)
+                if not self._flights:
+                    self._awake.clear()
+
+    def fork(self, execution_id: UUID, helpers: int) -> None:
+        """Call up to `helpers` others to a run, unless that was just done."""
+        now = time.monotonic()
+        with self._lock:
+            if helpers <= 0 or now - self._forked.get(execution_id, 0.0) < FORK_PAUSE_S:
+                return
+            if len(self._forked) > 1000:
+                self._forked = {k: v for k, v in self._forked.items() if now - v < FORK_PAUSE_S}
+            self._forked[execution_id] = now
+        dispatch.hint(execution_id, helpers)
+
+    # -- threads --------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._started_in == os.getpid():
+            return
+        with self._lock:
+            if self._started_in == os.getpid():
+                return
+            self._started_in = os.getpid()
+            self._last_beat = time.monotonic()
+        for name, work in (("heartbeat", self._heartbeats), ("lookout", self._lookout)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _in_flight(self) -> list[Flight]:
+        with self._lock:
+            return list(self._flights.values())
+
+    def _lookout(self) -> None:
+        while True:
+            self._awake.wait()
+            now = time.monotonic()
+            for flight in self._in_flight():
+                if not flight.started or flight.abandoned:
+                    continue
+                age = now - flight.started
+                if flight.may_fork and age > MOMENT_S:
+                    helpers, flight.may_fork = flight.may_fork, 0
+                    self.fork(flight.execution_id, helpers)
+                if age > flight.timeout_s + GRACE_S:
+                    self._give_up(flight)
+                elif age > flight.timeout_s + 1 and not flight.token.cancelled:
+                    flight.token.cancel("timeout")
+            time.sleep(LOOKOUT_S)
+
+    def _give_up(self, flight: Flight) -> None:
+        """Record the call as timed out although it still runs; what it brings later is late."""
+        flight.abandoned = True
+        log.error("call_abandoned", execution_id=str(flight.execution_id), block=flight.claim.idx)
+        try:
+            flight.abandon()
+        except Exception:  # its lease will run out instead
+            log.exception("abandon_failed", execution_id=str(flight.execution_id))
+        finally:
+            connection.close()
+        stuck = sum(f.abandoned for f in self._in_flight())
+        if stuck >= STUCK_CALLS and not self._leaving:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Too many threads hang in calls that cannot be stopped: finish the others and be replaced."""
+        self._leaving = True
+        log.error("worker_leaves", reason="calls past their deadline never came back")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        def end() -> None:
+            until = time.monotonic() + DRAIN_S
+            while time.monotonic() < until and any(not f.abandoned for f in self._in_flight()):
+                time.sleep(0.5)
+            os._exit(70)
+
+        threading.Thread(target=end, name="leave", daemon=True).start()
+
+    def _heartbeats(self) -> None:
+        beat = time.monotonic()
+        while True:
+            self._awake.wait()
+            time.sleep(CANCEL_CHECK_S)
+            flights = [f for f in self._in_flight() if not f.abandoned]
+            now = time.monotonic()
+            try:
+                self._stop_cancelled(
+                    [f for f in flights if f.started and now - f.started > CANCEL_CHECK_S / 2]
+                )
+                if now - beat >= LIMITS.heartbeat_s:
+                    self._extend(flights)
+                    beat = now
+                self._last_beat = now
+            except DatabaseError as error:
+                log.warning("heartbeat_failed", error=str(error))
+                connection.close()
+                if now - self._last_beat > LOST_S:
+                    for flight in flights:
+                        flight.token.cancel("lease_lost")
+
+    def _extend(self, flights: list[Flight]) -> None:
+        if not flights:
+            return
+        kept = raw_cursor().execute(
+            statements.HEARTBEAT,
+            {
+                "ids": [f.claim.pk for f in flights],
+                "attempts": [f.claim.attempt for f in flights],
+                "lease": LIMITS.lease_s,
+            },
+        )
+        held = {row[0] for row in kept}
+        for flight in flights:
+            if flight.claim.pk not in held:
+                flight.token.cancel("lease_lost")
+
+    def _stop_cancelled(self, flights: list[Flight]) -> None:
+        if not flights:
+            return
+        rows = raw_cursor().execute(
+            "SELECT id FROM executions_execution WHERE id = ANY(%s::uuid[])"
+            " AND status NOT IN ('pending', 'running', 'paused')",
+            ([str(execution_id) for execution_id in {f.execution_id for f in flights}],),
+        )
+        ending = {row[0] for row in rows}
+        for flight in flights:
+            if flight.execution_id in ending:
+                flight.token.cancel("cancelled")
+
+
+watch = Watch()

@@ -1,0 +1,184 @@
+"""One look at one run: whatever a lost message, a dead worker or a passed moment left undone.
+
+The clock calls it for every run whose check timer is due; `join`, the body of a fork, calls it too.
+Safe at any time, any number of times at once: it holds the run's lock and every move is fenced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from agentflow.types import JSONObject
+from executions import dispatch
+from executions.engine import judging
+from executions.engine.facts import Facts, facts_of
+from executions.engine.judging import Change, Claim
+from executions.engine.rows import loads
+from executions.engine.run import Run, check_timer, locked
+from executions.models import AttemptOutcome
+from executions.states import TERMINAL
+from executions.states import BlockStatus as B
+from executions.states import ExecutionStatus as E
+
+from . import control
+
+SOON_S = 2.0
+WATCH_S = 10.0  # while calls are in flight
+REST_S = 600.0  # while the run only waits: what ends the wait brings the check forward
+REHINT_S = 5.0
+REHINT_MAX_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a run's rows say just now.  Seconds are counted from now; None: there is no such row."""
+
+    ready: int
+    walkers: int
+    running: int
+    lease_s: float | None
+    backoff_s: float | None
+    deadline_s: float | None
+    progress: int
+
+
+def look(execution_id: UUID) -> None:
+    """Mend what can be mended now and set the next moment to look."""
+    facts = facts_of(execution_id)
+    if facts is None:
+        return
+    with locked(facts) as run:
+        if run.status in TERMINAL:
+            run.execute("DELETE FROM executions_timer WHERE key = %(timer)s", timer=check_timer(execution_id))
+            return
+        _stop_if_due(run, facts)
+        _rescue(run)
+        if run.status in (E.RUNNING, E.PAUSED):
+            _take_children(run)
+        run.advance()
+        _plan_next_look(run)
+
+
+def _stop_if_due(run: Run, facts: Facts) -> None:
+    """The deadline has passed, or the parent no longer waits for this child."""
+    if run.status is E.CANCELLING:
+        return
+    row = run.execute(
+        "SELECT e.deadline_at <= statement_timestamp(), b.id IS NOT NULL AND"
+        " (b.status <> 'waiting_external' OR b.attempt <> e.parent_attempt)"
+        " FROM executions_execution e LEFT JOIN executions_blockexecution b ON b.id = e.parent_block_id"
+        " WHERE e.id = %(execution)s"
+    ).fetchone()
+    assert row is not None
+    if row[1]:
+        control.stop(run, code="parent_ended", message="The workflow that started this one has gone on.")
+    elif row[0]:
+        control.stop(run, code="deadline", message="The workflow's time limit has passed.")
+
+
+def _rescue(run: Run) -> None:
+    """Blocks whose worker has not been heard of for a whole lease."""
+    rows = run.execute(
+        "SELECT id, idx, attempt, effect, effect_seq, crashes + 1 FROM executions_blockexecution"
+        " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'running'"
+        " AND lease_expires_at < statement_timestamp() ORDER BY id"
+    ).fetchall()
+    changes = [judging.rescued(run.facts.plan[row[1]], Claim(*row)) for row in rows]
+    if run.status is E.CANCELLING:
+        changes = [replace(c, status=B.CANCELLED, reason="cancelled", ask="") for c in changes]
+    if changes:
+        run.settle(changes, leaving=B.RUNNING)
+
+
+def _take_children(run: Run) -> None:
+    """Settle blocks whose sub-workflow has ended."""
+    rows = run.execute(
+        "SELECT b.id, b.idx, b.attempt, c.id, c.status, c.epoch, c.error FROM executions_blockexecution b"
+        " JOIN executions_execution c ON c.parent_block_id = b.id AND c.parent_attempt = b.attempt"
+        " WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'waiting_external'"
+        " AND c.status IN ('completed', 'failed', 'cancelled') ORDER BY b.id"
+    ).fetchall()
+    changes = [_child_ended(run, *row) for row in rows]
+    if changes:
+        run.settle(changes, leaving=B.WAITING_EXTERNAL)
+
+
+def _child_ended(
+    run: Run, pk: int, idx: int, attempt: int, child_id: UUID, status: str, epoch: int, error: str | None
+) -> Change:
+    planned = run.facts.plan[idx]
+    base = Change(pk=pk, idx=idx, attempt=attempt, status=B.FAILED, agent_id=planned.block.agent_id or "")
+    if status == E.COMPLETED:
+        output = _outputs_of(run, child_id, epoch)
+        refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
+        return judging.completed(planned, base, output, scope=lambda: run.scope(refs))
+    why = loads(error) or {}
+    failure: JSONObject = {
+        "kind": "critical",
+        "code": f"child_{status}",
+        "message": f"The sub-workflow ended as {status}: {why.get('message', 'no reason given')}",
+        "outcomeUnknown": False,
+        "evidence": {"executionId": str(child_id)},
+    }
+    return replace(base, reason=f"child_{status}", error=failure, ended=AttemptOutcome.ERROR)
+
+
+def _outputs_of(run: Run, child_id: UUID, epoch: int) -> JSONObject:
+    """A sub-workflow's output: what its last blocks gave, by blockId."""
+    child = facts_of(child_id)
+    assert child is not None
+    rows = run.cursor.execute(
+        "SELECT block_id, output FROM executions_blockexecution WHERE execution_id = %s AND epoch = %s"
+        " AND idx = ANY(%s::int[]) AND status = 'completed' ORDER BY idx",
+        (child_id, epoch, list(child.plan.sinks)),
+    )
+    return {block_id: loads(output) for block_id, output in rows}
+
+
+def _plan_next_look(run: Run) -> None:
+    standing = _standing(run)
+    timer = run.execute(
+        "SELECT tries, progress FROM executions_timer WHERE key = %(timer)s",
+        timer=check_timer(run.facts.execution_id),
+    ).fetchone()
+    tries = timer[0] if timer is not None and timer[1] == standing.progress else 0
+    wanted = min(standing.ready, run.facts.max_parallel - standing.walkers)
+    moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
+    if run.status in (E.PENDING, E.RUNNING) and wanted > 0:
+        dispatch.on_commit_hint(run.facts.execution_id, wanted)
+        # A hint may be waiting its turn in a long queue: the longer nothing moves, the rarer it is repeated.
+        moments.append(min(REHINT_S * 2**tries, REHINT_MAX_S))
+        tries = min(tries + 1, 10)
+    elif standing.running:
+        moments.append(WATCH_S)
+    seconds = max(SOON_S / 2, min([moment for moment in moments if moment is not None], default=REST_S))
+    run.execute(
+        "INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)"
+        " VALUES ('check', %(timer)s, %(execution)s, statement_timestamp() + %(seconds)s * interval '1 second', %(tries)s, %(progress)s)"
+        " ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at, tries = excluded.tries,"
+        " progress = excluded.progress",
+        timer=check_timer(run.facts.execution_id),
+        seconds=min(seconds, REST_S),
+        tries=tries,
+        progress=standing.progress,
+    )
+
+
+def _standing(run: Run) -> Standing:
+    row = run.execute(
+        "SELECT count(*) FILTER (WHERE status = 'ready'"
+        "         AND (available_at IS NULL OR available_at <= statement_timestamp()))::int,"
+        " count(DISTINCT lease_owner) FILTER (WHERE status = 'running')::int,"
+        " count(*) FILTER (WHERE status = 'running')::int,"
+        " extract(epoch FROM min(lease_expires_at) FILTER (WHERE status = 'running')"
+        "         - statement_timestamp())::float8 + 0.1,"
+        " extract(epoch FROM min(available_at) FILTER (WHERE status = 'ready'"
+        "         AND available_at > statement_timestamp()) - statement_timestamp())::float8,"
+        " (SELECT extract(epoch FROM deadline_at - statement_timestamp())::float8 FROM executions_execution"
+        "   WHERE id = %(execution)s),"
+        " (sum(attempt) + count(*) FILTER (WHERE completed_at IS NOT NULL))::bigint"
+        " FROM executions_blockexecution WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
+    ).fetchone()
+    assert row is not None
+    return Standing(*row)

@@ -1,0 +1,154 @@
+"""Accepting an execution: one statement writes the run, its blocks and the clock's timer."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+
+from agentflow.agents import registry
+from agentflow.agents.calls import StartChild
+from agentflow.conf import LIMITS
+from agentflow.governance import audit
+from agentflow.governance.models import User
+from agentflow.types import JSONObject
+from agentflow.workflow.failures import Failure, FailureKind
+from executions import dispatch
+from executions.engine import statements
+from executions.engine.facts import Facts, as_text, version_facts
+from executions.engine.judging import Change
+from executions.engine.run import check_timer, raw_cursor
+from executions.models import Execution
+from templates_app.models import TemplateVersion, VersionStatus
+
+
+def start(
+    *, version: TemplateVersion, by: User, input: JSONObject, simulation: JSONObject | None = None
+) -> Execution:
+    """Accept an execution of `version`.  Once this commits it is never lost.
+
+    The caller has checked the permission, the input and that nothing stands against a real start.
+    The hint for the first walker is sent after the commit; without it the clock finds the run.
+    """
+    execution_id = uuid.uuid4()
+    workspace_id = version.template.workspace_id
+    with transaction.atomic():
+        _insert(
+            execution_id=execution_id,
+            workspace_id=workspace_id,
+            version_id=version.pk,
+            input=input,
+            simulation=simulation,
+            created_by_id=by.pk,
+        )
+        audit.record(
+            action="execution.start",
+            by=by,
+            workspace_id=workspace_id,
+            target_type="execution",
+            target_id=str(execution_id),
+            detail={
+                "templateId": str(version.template_id),
+                "version": version.number,
+                "simulated": simulation is not None,
+            },
+        )
+        dispatch.on_commit_hint(execution_id)
+    return Execution(
+        pk=execution_id,
+        workspace_id=workspace_id,
+        template_version=version,
+        input=input,
+        simulation=simulation,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A sub-workflow to be started in the transaction in which its parent's block begins to wait."""
+
+    parent: Facts
+    version_id: int
+    input: JSONObject
+
+    def insert(self, change: Change) -> UUID:
+        """Unique per attempt of the parent's block, so a repeated settle starts no second child."""
+        child_id = uuid.uuid4()
+        _insert(
+            execution_id=child_id,
+            workspace_id=self.parent.workspace_id,
+            version_id=self.version_id,
+            input=self.input,
+            simulation=None,
+            created_by_id=self.parent.created_by_id,
+            parent_block_id=change.pk,
+            parent_attempt=change.attempt,
+            depth=self.parent.depth + 1,
+        )
+        dispatch.on_commit_hint(child_id)
+        return child_id
+
+
+def resolve_child(parent: Facts, wanted: StartChild) -> Child | Failure:
+    """The version a sub-workflow runs: the one named, else the newest published; of the same workspace."""
+    if parent.depth + 1 > LIMITS.usecase_depth:
+        return _cannot("too_deep", f"Sub-workflows are nested more than {LIMITS.usecase_depth} deep.")
+    versions = TemplateVersion.objects.filter(
+        template_id=wanted.template_id,
+        template__workspace_id=parent.workspace_id,
+        template__archived_at=None,
+        status=VersionStatus.PUBLISHED,
+    )
+    if wanted.version is not None:
+        versions = versions.filter(number=wanted.version)
+    version_id = versions.order_by("-number").values_list("pk", flat=True).first()
+    if version_id is None:
+        which = f"version {wanted.version}" if wanted.version is not None else "published version"
+        return _cannot("unknown_template", f"There is no {which} of template {wanted.template_id} here.")
+    return Child(parent=parent, version_id=version_id, input=wanted.input)
+
+
+def _cannot(code: str, message: str) -> Failure:
+    return Failure(FailureKind.CONFIGURATION, code, message)
+
+
+def _insert(
+    *,
+    execution_id: UUID,
+    workspace_id: UUID,
+    version_id: int,
+    input: JSONObject,
+    simulation: JSONObject | None,
+    created_by_id: int | None,
+    parent_block_id: int | None = None,
+    parent_attempt: int | None = None,
+    depth: int = 0,
+) -> None:
+    plan = version_facts(version_id).plan
+    blocks = [planned.block for planned in plan.blocks]
+    effects = ["pure"] * len(blocks) if simulation is not None else registry.effects(workspace_id, blocks)
+    raw_cursor().execute(
+        statements.START,
+        {
+            "execution": execution_id,
+            "workspace": workspace_id,
+            "version": version_id,
+            "input": as_text(input) or "{}",
+            "simulation": as_text(simulation),
+            "max_parallel": plan.max_parallel,
+            "open_sinks": len(plan.sinks),
+            "parent_block": parent_block_id,
+            "parent_attempt": parent_attempt,
+            "depth": depth,
+            "created_by": created_by_id,
+            "timeout_ms": plan.timeout_ms,
+            "block_ids": [block.block_id for block in blocks],
+            "todos": [len(planned.preds) for planned in plan.blocks],
+            "readies": [not planned.preds and not planned.special for planned in plan.blocks],
+            "effects": effects,
+            "timer": check_timer(execution_id),
+            "payload": as_text({"status": "pending"}),
+        },
+    )

@@ -1,0 +1,67 @@
+"""The clock: takes due timers and does what each is for.
+
+A due timer is first put off by a moment, under SKIP LOCKED, and then worked on in a transaction of
+its own that deletes it or sets its next time: two clocks share the work, and a clock that dies leaves
+a timer that is due again soon.
+"""
+
+from __future__ import annotations
+
+import threading
+from uuid import UUID
+
+import structlog
+from django.db import DatabaseError, connection
+
+from executions.engine.run import raw_cursor
+from executions.models import TimerKind
+from executions.ports import approval_timeout
+
+from . import reconcile
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.5
+TAKEN_AT_ONCE = 100
+PUT_OFF_S = 15
+
+_TAKE = """
+WITH due AS (
+  SELECT id FROM executions_timer WHERE due_at <= statement_timestamp()
+  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED)
+UPDATE executions_timer t SET due_at = statement_timestamp() + %s * interval '1 second'
+FROM due WHERE t.id = due.id RETURNING t.kind, t.execution_id, t.subject
+"""
+
+
+def run(stop: threading.Event) -> None:
+    """Tick until told to stop.  A database that is away is waited for."""
+    while not stop.is_set():
+        try:
+            busy = tick()
+        except DatabaseError as error:
+            log.warning("clock_waits_for_database", error=str(error))
+            connection.close()
+            busy = False
+        if not busy:
+            stop.wait(TICK_S)
+
+
+def tick() -> bool:
+    """Do what is due now.  True: there may be more."""
+    due = raw_cursor().execute(_TAKE, (TAKEN_AT_ONCE, PUT_OFF_S)).fetchall()
+    for kind, execution_id, subject in due:
+        _fire(kind, execution_id, subject)
+    return len(due) == TAKEN_AT_ONCE
+
+
+def _fire(kind: str, execution_id: UUID, subject: UUID | None) -> None:
+    try:
+        if kind == TimerKind.CHECK:
+            reconcile.look(execution_id)
+        elif kind == TimerKind.APPROVAL_TIMEOUT and subject is not None:
+            approval_timeout()(subject=subject, execution_id=execution_id)
+    except DatabaseError:
+        raise
+    except Exception:  # one bad timer must not stop the others; it is due again
+        log.exception("timer_failed", kind=kind, execution_id=str(execution_id))
