@@ -51,9 +51,9 @@ class TemplatesView(_TemplateView):
         """List templates that are not archived: the latest change first, or the best match."""
         wanted = selectors.Wanted(
             workspace_id=paging.uuid(request, "workspaceId"),
-            category=_plain(request, "category") or "",
-            tags=_tags(request),
-            search=_plain(request, "search") or "",
+            category=paging.text(request, "category") or "",
+            tags=paging.texts(request, "tags"),
+            search=paging.text(request, "search") or "",
         )
         blocks = paging.choice(request, "expand", ["blocks"]) is not None
         found, total = paging.page(request).of(selectors.templates(self.user(), wanted))
@@ -210,20 +210,6 @@ def _issues(body: JSONObject, template: Template) -> list[JSONObject]:
 
 def _version_number(request: Request) -> int | None:
     return paging.number(request, "version", default=0, low=1, high=999_999_999) or None
-
-
-def _plain(request: Request, name: str) -> str | None:
-    given = paging.text(request, name)
-    if given is not None and "\x00" in given:
-        raise paging.BadParameter(name, "holds a NUL character.")
-    return given
-
-
-def _tags(request: Request) -> list[str]:
-    tags = paging.texts(request, "tags")
-    if any("\x00" in tag for tag in tags):
-        raise paging.BadParameter("tags", "holds a NUL character.")
-    return tags
 
 
 def _if_match(request: Request) -> str | None:

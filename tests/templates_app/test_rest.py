@@ -56,7 +56,9 @@ def test_what_was_got_can_be_put_back_and_changes_nothing(author: APIClient) -> 
 def test_a_put_makes_a_new_version_and_leaves_the_old_one_as_it_was(author: APIClient) -> None:
     first = author.post(URL, body(), format="json").json()
     url = f"{URL}/{first['templateId']}"
-    second = author.put(url, body({"blockId": "pay"}, {"blockId": "tell"}, name="Refunds"), format="json").json()
+    second = author.put(
+        url, body({"blockId": "pay"}, {"blockId": "tell"}, name="Refunds"), format="json"
+    ).json()
     assert (second["versionNumber"], second["publishedVersion"]) == (2, 2)
     assert second["contentHash"] != first["contentHash"]
     assert author.get(url).json() == second
@@ -113,7 +115,7 @@ def test_a_deprecated_template_got_and_put_back_stays_deprecated(author: APIClie
     assert refused.json()["issues"][0]["pointer"] == "/status"
 
 
-@pytest.mark.parametrize("tag", ['"{hash}"', '"1"', "1", "W/\"{hash}\"", "*"])
+@pytest.mark.parametrize("tag", ['"{hash}"', '"1"', "1", 'W/"{hash}"', "*"])
 def test_a_put_that_names_the_newest_version_is_taken(author: APIClient, tag: str) -> None:
     made = author.post(URL, body(), format="json").json()
     header = {"If-Match": tag.format(hash=made["contentHash"])}
@@ -163,9 +165,7 @@ def test_the_same_post_with_one_idempotency_key_makes_one_template(author: APICl
     assert other.status_code == 409
 
 
-def test_a_member_of_several_workspaces_says_which(
-    team: Team, strangers: Team, client_of: ClientOf
-) -> None:
+def test_a_member_of_several_workspaces_says_which(team: Team, strangers: Team, client_of: ClientOf) -> None:
     from agentflow.governance.roles import Role
     from agentflow.governance.services.workspaces import grant
 
