@@ -62,7 +62,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def depth_of(data: bytes) -> int:
@@ -108,6 +108,15 @@ _FAST = json.JSONDecoder(
 )
 
 
+def _holds_surrogate(value: JSONValue) -> bool:
+    """Whether a lone surrogate is anywhere inside: escaped pairs have become one character by now."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def loads(data: bytes, *, depth: int = LIMITS.json_depth) -> JSONValue:
     """Strict JSON: UTF-8, no duplicate keys, no NaN or infinity, no NUL, no lone surrogates, bounded depth.
 
@@ -130,7 +139,7 @@ def loads(data: bytes, *, depth: int = LIMITS.json_depth) -> JSONValue:
         )
     try:
         value = _FAST.decode(text)
-        if _SUSPECT_ESCAPE.search(text) is None:
+        if "\\u0000" not in text and not (_SURROGATE_ESCAPE.search(text) and _holds_surrogate(value)):
             return value
     except json.JSONDecodeError as error:
         raise MalformedJSON(
