@@ -7,3 +7,4 @@ from .base import *  # noqa: F403
 DEBUG = env.boolean("AGENTFLOW_DEBUG", False)
 SECRET_KEY = env.text("AGENTFLOW_SECRET_KEY")
 WHITENOISE_USE_FINDERS = True  # static files come from the packages: nothing to collect
+STATIC_ROOT = None

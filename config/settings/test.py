@@ -23,5 +23,6 @@ from .base import *  # noqa: E402, F403
 SECRET_KEY = "test-only-and-never-used-elsewhere-0123456789"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 WHITENOISE_USE_FINDERS = True
+STATIC_ROOT = None
 AGENTFLOW_LLM_BASE_URL = ""
 AGENTFLOW_LLM_API_KEY = ""
