@@ -1,0 +1,286 @@
+"""Bodies that come in, and the shapes of what goes out.
+
+What goes out is computed by `executions.snapshot` and `executions.explain`; its serializers here are
+read by the OpenAPI document only, for 10,000 blocks pass by at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from agentflow.api.serializers import StrictSerializer
+from agentflow.types import JSONValue
+from agentflow.workflow.failures import FailureKind
+from executions.models import AttemptOutcome
+from executions.services.admission import LATEST
+from executions.states import BlockStatus, ExecutionStatus
+
+SCALE_MAX = 1_000_000.0
+FAILURES_MAX = 1000  # of one block, in one entry of the script
+REASON_CHARS = 1000
+VERSION_MAX = 2**31 - 1
+
+
+class JSONObjectField(serializers.DictField):
+    """Any JSON object, as it is."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(child=serializers.JSONField(allow_null=True), **kwargs)
+
+
+@extend_schema_field(OpenApiTypes.ANY)
+class AnyJSONField(serializers.JSONField):
+    """Any JSON value, null too."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_null=True, **kwargs)
+
+
+@extend_schema_field(
+    {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string", "enum": [LATEST]}], "nullable": True}
+)
+class VersionField(serializers.Field[Any, Any, Any, Any]):
+    """A version number, or `latest`: the newest that may be started."""
+
+    def to_internal_value(self, data: JSONValue) -> int | None:
+        if data == LATEST:
+            return None
+        if isinstance(data, int) and not isinstance(data, bool) and 1 <= data <= VERSION_MAX:
+            return data
+        raise serializers.ValidationError(
+            f"Must be a version number from 1, or {LATEST!r}.", code="invalid_version"
+        )
+
+    def to_representation(self, value: JSONValue) -> JSONValue:
+        return value
+
+
+# -- in ------------------------------------------------------------------------
+
+
+class ScriptedFailureSerializer(StrictSerializer):
+    """The first `times` attempts of a block fail with this kind."""
+
+    kind = serializers.ChoiceField(choices=[kind.value for kind in FailureKind])
+    times = serializers.IntegerField(min_value=1, max_value=FAILURES_MAX, required=False)
+
+
+class ScriptedAnswerSerializer(StrictSerializer):
+    """The answer given in place of a person."""
+
+    approved = serializers.BooleanField()
+    response = AnyJSONField(required=False)
+
+
+class SimulationSerializer(StrictSerializer):
+    """How a run without agents goes; people are asked for real where `answers` is silent."""
+
+    scale = serializers.FloatField(
+        min_value=0,
+        max_value=SCALE_MAX,
+        required=False,
+        help_text="Factor on configuration.simulate.runtimeSeconds; 0 without.",
+    )
+    outputs = serializers.DictField(child=AnyJSONField(), required=False, help_text="Output by blockId.")
+    failures = serializers.DictField(
+        child=serializers.ListField(child=ScriptedFailureSerializer(), max_length=100),
+        required=False,
+        help_text="Failures by blockId, in order.",
+    )
+    answers = serializers.DictField(
+        child=ScriptedAnswerSerializer(), required=False, help_text="Answer by blockId."
+    )
+
+    def validate_scale(self, value: float) -> float:
+        if not math.isfinite(value):
+            raise serializers.ValidationError("Must be a finite number.", code="not_finite")
+        return value
+
+
+class StartSerializer(StrictSerializer):
+    template_id = serializers.UUIDField()
+    workspace_id = serializers.UUIDField(
+        required=False, allow_null=True, default=None, help_text="Only ever the template's own."
+    )
+    template_version = VersionField(required=False, allow_null=True, default=None)
+    input = JSONObjectField(required=False)
+    simulation = SimulationSerializer(required=False, allow_null=True, default=None)
+
+
+class SteerSerializer(StrictSerializer):
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
+
+
+# -- out -----------------------------------------------------------------------
+
+
+class StartedSerializer(StrictSerializer):
+    execution_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=ExecutionStatus.choices)
+
+
+class SuccessSerializer(StrictSerializer):
+    success = serializers.BooleanField()
+
+
+class ProgressSerializer(StrictSerializer):
+    settled = serializers.IntegerField()
+    total = serializers.IntegerField()
+
+
+class ExecutionSummarySerializer(StrictSerializer):
+    execution_id = serializers.UUIDField()
+    template_id = serializers.UUIDField()
+    template_name = serializers.CharField()
+    template_version = serializers.CharField(help_text="The author's label, else the number.")
+    version_number = serializers.IntegerField()
+    workspace_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=ExecutionStatus.choices)
+    simulated = serializers.BooleanField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    completed_at = serializers.DateTimeField(allow_null=True)
+    created_by = serializers.CharField(allow_null=True)
+    parent_execution_id = serializers.UUIDField(allow_null=True)
+    progress = ProgressSerializer()
+
+
+class ExecutionListSerializer(StrictSerializer):
+    executions = ExecutionSummarySerializer(many=True)
+    total = serializers.IntegerField()
+
+
+class HumanInteractionSerializer(StrictSerializer):
+    approval_id = serializers.UUIDField()
+    type = serializers.CharField()
+    level = serializers.CharField()
+    status = serializers.CharField()
+    requested_at = serializers.DateTimeField()
+    respond_by = serializers.DateTimeField(allow_null=True)
+    responded_at = serializers.DateTimeField(allow_null=True)
+    approved = serializers.BooleanField(allow_null=True)
+    response = AnyJSONField()
+    comments = serializers.CharField(allow_null=True)
+    approver = serializers.CharField(allow_null=True)
+
+
+class BlockSerializer(StrictSerializer):
+    block_execution_id = serializers.IntegerField()
+    block_id = serializers.CharField()
+    name = serializers.CharField()
+    execution_id = serializers.UUIDField()
+    agent_id = serializers.CharField(allow_null=True)
+    tool_type = serializers.CharField(allow_null=True)
+    status = serializers.ChoiceField(choices=BlockStatus.choices)
+    reason = serializers.CharField(allow_null=True, help_text="Stable code: why it is skipped, waits, ...")
+    started_at = serializers.DateTimeField(allow_null=True)
+    completed_at = serializers.DateTimeField(allow_null=True)
+    available_at = serializers.DateTimeField(allow_null=True, help_text="Not to be tried again before.")
+    attempt = serializers.IntegerField()
+    retry_count = serializers.IntegerField()
+    effect = serializers.CharField()
+    choice = AnyJSONField(help_text="Indexes of the branches taken.")
+    dependencies = serializers.ListField(child=serializers.CharField())
+    input = AnyJSONField()
+    output = AnyJSONField(help_text='A value above 16 KB is {"$ref": address, "bytes": size}.')
+    error = AnyJSONField()
+    human_interactions = HumanInteractionSerializer(many=True)
+
+
+class BlockListSerializer(StrictSerializer):
+    blocks = BlockSerializer(many=True)
+    total = serializers.IntegerField()
+
+
+class AttemptSerializer(StrictSerializer):
+    attempt = serializers.IntegerField()
+    outcome = serializers.ChoiceField(choices=AttemptOutcome.choices)
+    agent_id = serializers.CharField(allow_null=True)
+    error = AnyJSONField()
+    started_at = serializers.DateTimeField()
+    completed_at = serializers.DateTimeField()
+
+
+class LateResultSerializer(StrictSerializer):
+    attempt = serializers.IntegerField()
+    at = serializers.DateTimeField()
+    error = AnyJSONField()
+    output = AnyJSONField()
+
+
+class BlockDetailSerializer(BlockSerializer):
+    input_source = serializers.ChoiceField(choices=["mapping", "dependencies"])
+    crashes = serializers.IntegerField()
+    attempts = AttemptSerializer(many=True)
+    late_results = LateResultSerializer(many=True)
+
+
+class RecoveryPointSerializer(StrictSerializer):
+    timestamp = serializers.DateTimeField()
+    state = JSONObjectField()
+    completed_blocks = serializers.ListField(child=serializers.CharField())
+
+
+class ExecutionSerializer(ExecutionSummarySerializer):
+    """The whole execution; with `?fields=` only the fields named there are present."""
+
+    deadline_at = serializers.DateTimeField(allow_null=True)
+    input = AnyJSONField()
+    error = AnyJSONField()
+    current_blocks = serializers.ListField(child=serializers.CharField(), help_text="Ready or running.")
+    completed_blocks = serializers.ListField(child=serializers.CharField())
+    failed_blocks = serializers.ListField(child=serializers.CharField())
+    blocked_blocks = serializers.ListField(
+        child=serializers.CharField(), help_text="Waiting for a person, a child or something outside."
+    )
+    block_executions = BlockSerializer(many=True)
+    global_context = JSONObjectField(help_text="Outputs of completed blocks by blockId.")
+    recovery_points = RecoveryPointSerializer(many=True)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = super().get_fields()
+        for field in fields.values():
+            field.required = False
+        return fields
+
+
+class LogEntrySerializer(StrictSerializer):
+    timestamp = serializers.DateTimeField()
+    level = serializers.ChoiceField(choices=["debug", "info", "warning", "error"])
+    block_id = serializers.CharField(allow_null=True)
+    type = serializers.CharField()
+    message = serializers.CharField()
+    payload = AnyJSONField()
+    cursor = serializers.CharField()
+
+
+class LogListSerializer(StrictSerializer):
+    logs = LogEntrySerializer(many=True)
+    total = serializers.IntegerField()
+
+
+class ReasonSerializer(StrictSerializer):
+    code = serializers.CharField()
+    message = serializers.CharField()
+    until = serializers.DateTimeField(required=False)
+    since = serializers.DateTimeField(required=False)
+    waits_for = serializers.ListField(child=serializers.CharField(), required=False)
+    waits_for_total = serializers.IntegerField(required=False)
+
+
+class BlockReasonSerializer(StrictSerializer):
+    block_id = serializers.CharField()
+    status = serializers.ChoiceField(choices=BlockStatus.choices)
+    reason = ReasonSerializer()
+
+
+class ExplanationSerializer(StrictSerializer):
+    execution_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=ExecutionStatus.choices)
+    reason = ReasonSerializer()
+    blocks = BlockReasonSerializer(many=True)

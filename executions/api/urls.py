@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from django.urls import path, register_converter
+
+from . import views
+
+
+class TextConverter:
+    """A block id: any text but none, slashes and line breaks among it."""
+
+    regex = r"[\s\S]+"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(TextConverter, "text")
+
+_ONE = "executions/<uuid:execution_id>"
+_BLOCK = _ONE + "/blocks/<text:block_id>"
+
+urlpatterns = [
+    path("executions", views.ExecutionsView.as_view(), name="executions"),
+    path(_ONE, views.ExecutionView.as_view(), name="execution"),
+    path(f"{_ONE}/input", views.ExecutionInputView.as_view(), name="execution-input"),
+    path(f"{_ONE}/blocks", views.BlocksView.as_view(), name="execution-blocks"),
+    # Before the block itself, whose id may hold slashes: a block called "x/output" is found by its number.
+    path(f"{_BLOCK}/input", views.BlockInputView.as_view(), name="execution-block-input"),
+    path(
+        f"{_BLOCK}/output",
+        views.BlockOutputView.as_view(),
+        name="execution-block-output",
+    ),
+    path(_BLOCK, views.BlockView.as_view(), name="execution-block"),
+    path(f"{_ONE}/logs", views.LogsView.as_view(), name="execution-logs"),
+    path(f"{_ONE}/explain", views.ExplainView.as_view(), name="execution-explain"),
+    path(f"{_ONE}/pause", views.PauseView.as_view(), name="execution-pause"),
+    path(f"{_ONE}/resume", views.ResumeView.as_view(), name="execution-resume"),
+    path(f"{_ONE}/cancel", views.CancelView.as_view(), name="execution-cancel"),
+]

@@ -1,0 +1,229 @@
+"""Why an execution is where it is: one reason for it and exactly one for each unsettled block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentflow.types import JSONObject
+
+from . import facts, selectors, snapshot
+from .facts import NOTHING_KNOWN, BlockFacts
+from .models import Execution
+from .narration import reason_words
+from .selectors import BlockRow
+from .states import TERMINAL, BlockStatus, ExecutionStatus
+
+NAMED_MAX = 20  # of what a block waits for, so many are named; the rest are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """`code` is stable; `until` is when it ends by itself; `waits_for` are blockIds or an execution's id."""
+
+    code: str
+    message: str
+    until: datetime | None = None
+    since: datetime | None = None
+    waits_for: tuple[str, ...] = ()
+
+    def as_json(self) -> JSONObject:
+        found: JSONObject = {"code": self.code, "message": self.message}
+        if self.until:
+            found["until"] = self.until
+        if self.since:
+            found["since"] = self.since
+        if self.waits_for:
+            found["waitsFor"] = list(self.waits_for[:NAMED_MAX])
+            found["waitsForTotal"] = len(self.waits_for)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a reason is found from, besides the block's own row."""
+
+    status: str
+    now: datetime
+    max_parallel: int
+    running: int
+    unsettled: frozenset[str]
+    facts: Mapping[str, BlockFacts]
+    questions: Mapping[int, Sequence[JSONObject]]  # by block row, as snapshot.interactions gives them
+    children: Mapping[int, str]
+
+
+def explain(execution: Execution) -> JSONObject:
+    """The execution's reason and its unsettled blocks' reasons, in a constant number of queries."""
+    rows = selectors.block_rows(execution)
+    scene = read_scene(execution, rows, selectors.database_now())
+    open_rows = [row for row in rows if not row.settled]
+    reasons = [(row, reason_of(row, scene)) for row in open_rows]
+    return {
+        "executionId": execution.pk,
+        "status": execution.status,
+        "reason": overall(execution, [reason for _, reason in reasons]).as_json(),
+        "blocks": [
+            {"blockId": row.block_id, "status": row.status, "reason": reason.as_json()}
+            for row, reason in reasons
+        ],
+    }
+
+
+def read_scene(execution: Execution, rows: Sequence[BlockRow], now: datetime) -> Scene:
+    people = [row.pk for row in rows if row.status == BlockStatus.WAITING_HUMAN]
+    elsewhere = [row.pk for row in rows if row.status == BlockStatus.WAITING_EXTERNAL]
+    return Scene(
+        status=execution.status,
+        now=now,
+        max_parallel=execution.max_parallel,
+        running=sum(row.status == BlockStatus.RUNNING for row in rows),
+        unsettled=frozenset(row.block_id for row in rows if not row.settled),
+        facts=facts.of_version(execution.template_version_id),
+        questions=snapshot.interactions(execution, people) if people else {},
+        children={pk: str(child) for pk, child in selectors.children(elsewhere).items()} if elsewhere else {},
+    )
+
+
+def reason_of(row: BlockRow, scene: Scene) -> Reason:
+    """Why this unsettled block is not settled."""
+    return {
+        BlockStatus.BLOCKED: _blocked,
+        BlockStatus.READY: _ready,
+        BlockStatus.RUNNING: _running,
+        BlockStatus.WAITING_HUMAN: _waiting_human,
+        BlockStatus.WAITING_EXTERNAL: _waiting_external,
+    }[BlockStatus(row.status)](row, scene)
+
+
+def _blocked(row: BlockRow, scene: Scene) -> Reason:
+    before = tuple(
+        block_id
+        for block_id in scene.facts.get(row.block_id, NOTHING_KNOWN).dependencies
+        if block_id in scene.unsettled
+    )
+    if before:
+        return Reason("dependencies", f"Waits for {_named(before)}.", waits_for=before)
+    if scene.status == ExecutionStatus.PAUSED:
+        return _paused()
+    return Reason("opening", "All it waited for is settled; it opens in a moment.")
+
+
+def _ready(row: BlockRow, scene: Scene) -> Reason:
+    if scene.status == ExecutionStatus.PAUSED:
+        return _paused()
+    if row.available_at and row.available_at > scene.now:
+        seconds = (row.available_at - scene.now).total_seconds()
+        return Reason(
+            "backoff",
+            f"Attempt {row.attempt} failed; it is tried again in {max(1, round(seconds))} s.",
+            until=row.available_at,
+        )
+    if scene.running >= scene.max_parallel:
+        return Reason(
+            "no_slot", f"Waits for one of the {scene.max_parallel} places the template allows at a time."
+        )
+    return Reason("queued", "Waits for a worker to take it.")
+
+
+def _running(row: BlockRow, scene: Scene) -> Reason:
+    if row.lease_expires_at and row.lease_expires_at < scene.now:
+        return Reason(
+            "worker_silent",
+            f"The worker of attempt {row.attempt} is silent; it is taken from it in a moment.",
+            since=row.lease_expires_at,
+        )
+    return Reason("running", f"Attempt {row.attempt} is at work.", since=row.started_at)
+
+
+def _waiting_human(row: BlockRow, scene: Scene) -> Reason:
+    known = scene.facts.get(row.block_id, NOTHING_KNOWN)
+    asked = next(
+        (one for one in reversed(scene.questions.get(row.pk, ())) if one["respondedAt"] is None), None
+    )
+    kind = str(asked["type"]) if asked else (known.human_kind or "approval")
+    level = str(asked["level"]) if asked else (known.human_level or "user")
+    who = "any approver of the workspace" if level == "user" else f"the level {level}"
+    what = {
+        "approval": "an approval",
+        "input": "a form to be filled in",
+        "fix": "a decision on how to go on",
+        "review": "a review",
+        "edit": "an edit",
+    }.get(kind, kind)
+    why = f" because {reason_words(row.reason)}" if kind == "fix" and row.reason else ""
+    return Reason(
+        f"waiting_{kind}",
+        f"Waits for {what} by {who}{why}.",
+        until=asked["respondBy"] if asked else None,
+        since=asked["requestedAt"] if asked else None,
+    )
+
+
+def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
+    child = scene.children.get(row.pk)
+    if child:
+        return Reason("child", f"Waits for the execution {child} that it started.", waits_for=(child,))
+    return Reason("external", "Waits for an answer from outside.", since=row.started_at)
+
+
+def _paused() -> Reason:
+    return Reason("paused", "The execution is paused; it goes on when somebody resumes it.")
+
+
+def _named(block_ids: Sequence[str]) -> str:
+    shown = ", ".join(f"“{block_id}”" for block_id in block_ids[:3])
+    more = len(block_ids) - 3
+    return shown if more <= 0 else f"{shown} and {more} more"
+
+
+# -- the execution itself ------------------------------------------------------
+
+# What is said when blocks wait for different things: where somebody can act comes before what ends by itself.
+_ORDER = (
+    ("waiting_fix", "{n} waiting for a decision on how to go on."),
+    ("waiting_approval", "{n} waiting for an approval."),
+    ("waiting_input", "{n} waiting for a form to be filled in."),
+    ("waiting_review", "{n} waiting for a review."),
+    ("waiting_edit", "{n} waiting for an edit."),
+    ("worker_silent", "{n} to be taken from a silent worker."),
+    ("running", "{n} at work."),
+    ("queued", "{n} waiting for a worker."),
+    ("child", "{n} waiting for a child execution."),
+    ("external", "{n} waiting for an answer from outside."),
+    ("backoff", "{n} to be tried again."),
+)
+
+
+def overall(execution: Execution, reasons: Sequence[Reason]) -> Reason:
+    """Why the execution as a whole is where it is."""
+    status = execution.status
+    if status in TERMINAL:
+        error = execution.error if isinstance(execution.error, dict) else {}
+        said = str(error.get("message") or "")
+        return Reason(status, f"It {_ENDED[status]}" + (f": {said}" if said else "."))
+    if status == ExecutionStatus.PENDING:
+        return Reason("queued", "It was accepted and waits for a worker.")
+    if status == ExecutionStatus.PAUSED:
+        return _paused()
+    if status == ExecutionStatus.CANCELLING:
+        running = sum(reason.code in {"running", "worker_silent"} for reason in reasons)
+        return Reason("cancelling", f"It is being stopped; {_steps(running)} still at work.")
+    for code, words in _ORDER:
+        alike = [reason for reason in reasons if reason.code == code]
+        if alike:
+            ends = [reason.until for reason in alike if reason.until]
+            return Reason(code, words.format(n=_steps(len(alike))), until=min(ends, default=None))
+    return Reason("advancing", "It is about to go on.")
+
+
+_ENDED = {
+    ExecutionStatus.COMPLETED: "completed",
+    ExecutionStatus.FAILED: "failed",
+    ExecutionStatus.CANCELLED: "was cancelled",
+}
+
+
+def _steps(count: int) -> str:
+    return f"{count} step is" if count == 1 else f"{count} steps are"

@@ -1,0 +1,134 @@
+"""Events as sentences: what the log of an execution says to people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from agentflow.types import JSONObject
+
+REASONS: Mapping[str, str] = {
+    "approval_timeout": "nobody answered in time",
+    "approved": "a person agreed",
+    "by_hand": "a person said so",
+    "cancelled": "the execution was cancelled",
+    "deadline": "the execution's time is over",
+    "failed_by_hand": "a person said so",
+    "fix": "it cannot go on without a decision",
+    "guard": "its guard says it is not needed",
+    "not_chosen": "another branch was chosen",
+    "parent_ended": "the execution that started this one ended",
+    "poison": "its worker vanished again and again",
+    "rejected": "a person refused",
+    "retry": "the attempt failed",
+    "run_again": "a person asked for another attempt",
+    "run_ended": "the execution ended early",
+    "unknown_outcome": "nobody knows whether its effect happened",
+    "upstream_failed": "a step before it failed",
+    "upstream_skipped": "a step before it was skipped",
+    "worker_lost": "its worker vanished",
+}
+
+_EXECUTION = {
+    "pending": "The execution was accepted.",
+    "running": "The execution runs.",
+    "paused": "The execution was paused: calls in flight finish, nothing new starts.",
+    "cancelling": "The execution is being stopped.",
+    "completed": "The execution completed.",
+    "failed": "The execution failed.",
+    "cancelled": "The execution was cancelled.",
+}
+_BLOCK = {
+    "blocked": "waits for the steps before it",
+    "ready": "is ready to run",
+    "running": "started",
+    "waiting_human": "waits for a person",
+    "waiting_external": "waits for its child execution",
+    "completed": "completed",
+    "failed": "failed",
+    "skipped": "was skipped",
+    "cancelled": "was cancelled",
+}
+_APPROVAL = {
+    "approval_requested": "A person was asked{about}.",
+    "approval_timeout": "Nobody answered{about} in time.",
+    "approval_escalated": "The question{about} went to the next level.",
+    "approval_cancelled": "The question{about} was withdrawn.",
+}
+
+
+def reason_words(code: str) -> str:
+    """A stable reason code in words; one that is not known yet is shown as it is."""
+    return REASONS.get(code, code.replace("_", " "))
+
+
+def sentence(type: str, block_id: str | None, payload: JSONObject | None) -> str:
+    """What happened, in one sentence.  An event this code does not know still gets one."""
+    facts = payload if isinstance(payload, dict) else {}
+    write = _WRITERS.get(type)
+    if write is not None:
+        return write(block_id or "", facts)
+    if type in _APPROVAL:
+        return _APPROVAL[type].format(about=_about(block_id or "")) + _level(facts)
+    subject = f"Step “{block_id}”: " if block_id else ""
+    return f"{subject}{facts.get('message') or type.replace('_', ' ')!s}"
+
+
+def _execution_changed(block_id: str, facts: JSONObject) -> str:
+    status = str(facts.get("status", ""))
+    said = _EXECUTION.get(status, f"The execution is now {status}.")
+    if by := facts.get("by"):
+        said = f"{said[:-1]}, by {by}."
+    if why := facts.get("reason"):
+        said = f"{said} Reason: {reason_words(str(why))}."
+    return said
+
+
+def _block_changed(block_id: str, facts: JSONObject) -> str:
+    status, attempt = str(facts.get("status", "")), facts.get("attempt")
+    error = facts.get("error")
+    said = str(error.get("message") or "").rstrip(".") if isinstance(error, dict) else ""
+    if status == "ready" and said:
+        delay_s = facts.get("delaySeconds")
+        when = f"in {delay_s:.3g} s" if isinstance(delay_s, int | float) and delay_s > 0 else "at once"
+        return f"Attempt {attempt} of step “{block_id}” failed: {said}. It is tried again {when}."
+    found = f"Step “{block_id}” {_BLOCK.get(status, f'is now {status}')}"
+    if isinstance(attempt, int) and attempt > 1:
+        found += f" (attempt {attempt})"
+    why = said or (reason_words(str(facts["reason"])) if facts.get("reason") else "")
+    return f"{found}: {why}." if why else f"{found}."
+
+
+def _block_log(block_id: str, facts: JSONObject) -> str:
+    return str(facts.get("message", ""))
+
+
+def _block_late(block_id: str, facts: JSONObject) -> str:
+    return (
+        f"Attempt {facts.get('attempt')} of step “{block_id}” answered after the step had been given to"
+        " another worker. The answer is kept for people to see and has no effect."
+    )
+
+
+def _approval_responded(block_id: str, facts: JSONObject) -> str:
+    approved = facts.get("approved")
+    verb = "answered" if approved is None else "approved" if approved else "refused"
+    person = facts.get("by") or facts.get("approver") or "A person"
+    return f"{person} {verb}{_about(block_id)}."
+
+
+def _about(block_id: str) -> str:
+    return f" about step “{block_id}”" if block_id else ""
+
+
+def _level(facts: JSONObject) -> str:
+    level = facts.get("level")
+    return f" Asked is the level {level}." if level and level != "user" else ""
+
+
+_WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
+    "execution_changed": _execution_changed,
+    "block_changed": _block_changed,
+    "block_log": _block_log,
+    "block_late": _block_late,
+    "approval_responded": _approval_responded,
+}

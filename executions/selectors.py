@@ -1,0 +1,337 @@
+"""Reads of executions: what a user may see, and the rows that API, pages and admin show.
+
+Every way in goes through `visible_to`; what starts from an `Execution` or a `BlockExecution` rests on
+one that was found here.  Big values are left in the database: rows carry a size where a value is too
+big to be shown inline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from django.contrib.postgres.aggregates import ArrayAgg
+from django.db import connection, models
+from django.db.models import Case, Count, F, JSONField, Q, QuerySet, Sum, When, Window
+from django.db.models.functions import Cast
+
+from agentflow.conf import LIMITS, MB
+from agentflow.errors import NotFound
+from agentflow.events import store
+from agentflow.events.models import Event, Level
+from agentflow.events.store import Cursor
+from agentflow.governance.access import Principal
+from agentflow.types import JSONValue
+
+from .models import BlockAttempt, BlockExecution, Execution, LateResult
+from .states import SETTLED, BlockStatus
+
+# However small each value is, one answer carries no more than this of them.
+INLINE_VALUES_BYTES = 8 * MB
+
+ORDERINGS = {
+    "createdAt": F("created_at"),
+    "startedAt": F("started_at"),
+    "completedAt": F("completed_at"),
+    "status": F("status"),
+    "templateName": F("template_version__template__name"),
+}
+
+
+# -- executions ----------------------------------------------------------------
+
+
+def executions(user: Principal) -> QuerySet[Execution]:
+    """The executions `user` may see, with what a summary names and without the big columns."""
+    return (
+        Execution.objects.visible_to(user)
+        .select_related("template_version__template", "created_by")
+        .defer("input", "template_version__definition", "template_version__template__search_text")
+    )
+
+
+def find(user: Principal, execution_id: UUID) -> Execution:
+    """One execution.
+
+    Raises:
+        NotFound: there is none, or `user` may not see it.
+    """
+    execution = executions(user).filter(pk=execution_id).first()
+    if execution is None:
+        raise NotFound("There is no such execution.", execution_id=str(execution_id))
+    return execution
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which executions a list shows; None and empty mean any."""
+
+    statuses: Collection[str] = ()
+    template_id: UUID | None = None
+    workspace_id: UUID | None = None
+    simulated: bool | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    search: str = ""
+    ordering: str = "-createdAt"
+
+
+def matching(user: Principal, chosen: Filter) -> QuerySet[Execution]:
+    """The executions of a list, in order."""
+    rows = executions(user)
+    if chosen.statuses:
+        rows = rows.filter(status__in=chosen.statuses)
+    if chosen.template_id:
+        rows = rows.filter(template_version__template_id=chosen.template_id)
+    if chosen.workspace_id:
+        rows = rows.filter(workspace_id=chosen.workspace_id)
+    if chosen.simulated is not None:
+        rows = rows.filter(simulation__isnull=not chosen.simulated)
+    if chosen.created_after:
+        rows = rows.filter(created_at__gte=chosen.created_after)
+    if chosen.created_before:
+        rows = rows.filter(created_at__lt=chosen.created_before)
+    if chosen.search:
+        rows = rows.filter(_named(chosen.search))
+    key = ORDERINGS[chosen.ordering.removeprefix("-")]
+    first = key.desc(nulls_last=True) if chosen.ordering.startswith("-") else key.asc(nulls_last=True)
+    return rows.order_by(first, "-created_at", "pk")
+
+
+def _named(text: str) -> Q:
+    """By a part of the template's name or the beginning of the id."""
+    found = Q(template_version__template__name__icontains=text)
+    digits = text.strip().replace("-", "").lower()
+    if 0 < len(digits) <= 32 and all(c in "0123456789abcdef" for c in digits):
+        low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+        found |= Q(pk__gte=low, pk__lte=high)
+    return found
+
+
+class Progress(NamedTuple):
+    settled: int
+    total: int
+
+
+def progress(execution_ids: Iterable[UUID]) -> dict[UUID, Progress]:
+    """How far executions have come, in one query."""
+    rows = (
+        BlockExecution.objects.filter(execution__in=list(execution_ids), epoch=F("execution__epoch"))
+        .values_list("execution")
+        .annotate(settled=Count("pk", filter=Q(status__in=SETTLED)), total=Count("pk"))
+        .order_by()
+    )
+    return {execution_id: Progress(settled, total) for execution_id, settled, total in rows}
+
+
+def database_now() -> datetime:
+    """Times in rows are from the database's clock, and compared only with it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        moment: datetime = cursor.fetchone()[0]
+    return moment
+
+
+# -- blocks --------------------------------------------------------------------
+
+
+class _Bytes(models.Func):
+    """Length of a JSON value's text."""
+
+    function = "octet_length"
+    output_field = models.BigIntegerField()
+
+
+def _size(field: str) -> models.Func:
+    return _Bytes(Cast(field, models.TextField()))
+
+
+class BlockRow(NamedTuple):
+    """One block, as a tuple: an execution has up to 10,000 of them.
+
+    `output_bytes` is None where there is no output; an output too big to be shown is left out, and so
+    is an input.
+    """
+
+    pk: int
+    block_id: str
+    status: str
+    attempt: int
+    effect: str
+    reason: str
+    started_at: datetime | None
+    completed_at: datetime | None
+    available_at: datetime | None
+    lease_expires_at: datetime | None
+    todo: int
+    choice: JSONValue
+    error: JSONValue
+    input: JSONValue = None
+    input_bytes: int | None = None
+    output: JSONValue = None
+    output_bytes: int | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.status in SETTLED
+
+
+_ROW_COLUMNS = (
+    "pk",
+    "block_id",
+    "status",
+    "attempt",
+    "effect",
+    "reason",
+    "started_at",
+    "completed_at",
+    "available_at",
+    "lease_expires_at",
+    "todo",
+    "choice",
+    "error",
+)
+
+
+def _blocks(execution: Execution) -> QuerySet[BlockExecution]:
+    return execution.blocks.filter(epoch=execution.epoch).order_by("idx", "iteration")
+
+
+def block_rows(
+    execution: Execution,
+    *,
+    values: bool = False,
+    statuses: Collection[str] = (),
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[BlockRow]:
+    """The blocks of an execution in the order of its plan; `values` fetches inputs and outputs too."""
+    rows = _blocks(execution)
+    if statuses:
+        rows = rows.filter(status__in=statuses)
+    columns: tuple[str, ...] = _ROW_COLUMNS
+    if values:
+        rows = _with_values(rows)
+        columns += ("shown_input", "input_bytes", "shown_output", "output_bytes")
+    window = rows.values_list(*columns)[offset : None if limit is None else offset + limit]
+    return [BlockRow(*row) for row in window]
+
+
+def _with_values(rows: QuerySet[BlockExecution]) -> QuerySet[BlockExecution]:
+    rows = rows.annotate(input_bytes=_size("input"), output_bytes=_size("output"))
+    # Counted in the order of the plan: the first values of a huge execution are shown, the rest by reference.
+    order = [F("idx").asc(), F("iteration").asc()]
+    rows = rows.annotate(
+        input_so_far=Window(Sum("input_bytes"), order_by=order),
+        output_so_far=Window(Sum("output_bytes"), order_by=order),
+    )
+    return rows.annotate(
+        **{
+            f"shown_{name}": Case(
+                When(
+                    Q(
+                        **{
+                            f"{name}_bytes__lte": LIMITS.inline_value_bytes,
+                            f"{name}_so_far__lte": INLINE_VALUES_BYTES,
+                        }
+                    ),
+                    then=F(name),
+                ),
+                output_field=JSONField(),
+            )
+            for name in ("input", "output")
+        }
+    )
+
+
+def count_blocks(execution: Execution, *, statuses: Collection[str] = ()) -> int:
+    rows = execution.blocks.filter(epoch=execution.epoch)
+    return (rows.filter(status__in=statuses) if statuses else rows).count()
+
+
+def blocks_by_status(execution: Execution) -> dict[str, list[str]]:
+    """The blockIds of an execution by status, each in the order of the plan."""
+    rows = (
+        execution.blocks.filter(epoch=execution.epoch)
+        .values_list("status")
+        .annotate(ids=ArrayAgg("block_id", order_by=("idx", "iteration")))
+        .order_by()
+    )
+    return dict(rows)
+
+
+def find_block(execution: Execution, ref: str) -> BlockExecution:
+    """A block by its blockId or, where no block is called so, by the number of its row.
+
+    Raises:
+        NotFound: the execution has no such block.
+    """
+    rows = _blocks(execution)
+    block = rows.filter(block_id=ref).first()
+    if block is None and ref.isascii() and ref.isdigit() and len(ref) <= 18:
+        block = rows.filter(pk=int(ref)).first()
+    if block is None:
+        raise NotFound("The execution has no such block.", block_id=ref)
+    return block
+
+
+def attempts(block: BlockExecution) -> QuerySet[BlockAttempt]:
+    return block.attempts.order_by("attempt")
+
+
+def late_results(block: BlockExecution) -> QuerySet[LateResult]:
+    return block.late_results.order_by("pk")
+
+
+def outputs(execution: Execution, block_ids: Collection[str]) -> list[BlockRow]:
+    """Those blocks with their outputs, completed ones only."""
+    rows = _with_values(_blocks(execution).filter(block_id__in=block_ids, status=BlockStatus.COMPLETED))
+    columns = (*_ROW_COLUMNS, "shown_input", "input_bytes", "shown_output", "output_bytes")
+    return [BlockRow(*row) for row in rows.values_list(*columns)]
+
+
+def children(block_pks: Iterable[int]) -> dict[int, UUID]:
+    """The latest execution that each of these blocks started as its child, where it started one."""
+    rows = (
+        Execution.objects.filter(parent_block__in=list(block_pks))
+        .order_by("parent_attempt")
+        .values_list("parent_block", "pk")
+    )
+    return {block_pk: child for block_pk, child in rows if block_pk is not None}
+
+
+def parents(found: Iterable[Execution]) -> dict[UUID, UUID]:
+    """The execution that started each of these as its child, where one did."""
+    started_by = {row.pk: row.parent_block_id for row in found if row.parent_block_id is not None}
+    if not started_by:
+        return {}
+    rows = BlockExecution.objects.filter(pk__in=set(started_by.values())).values_list("pk", "execution")
+    runs = dict(rows)
+    return {child: runs[block_pk] for child, block_pk in started_by.items() if block_pk in runs}
+
+
+# -- logs ----------------------------------------------------------------------
+
+
+def logs(
+    execution: Execution,
+    *,
+    block_id: str | None = None,
+    level: Level | None = None,
+    after: Cursor | None = None,
+) -> QuerySet[Event]:
+    """The events of an execution, oldest first; `level` is the lowest to be shown.
+
+    Only what no transaction still open can precede: following the cursor misses nothing.
+    """
+    rows = Event.objects.filter(execution_id=execution.pk, xid__lt=store.current().xid)
+    if block_id is not None:
+        rows = rows.filter(block_id=block_id)
+    if level is not None:
+        rows = rows.filter(level__gte=level)
+    if after is not None:
+        rows = rows.filter(Q(xid__gt=after.xid) | Q(xid=after.xid, id__gt=after.id))
+    return rows.order_by("xid", "id")

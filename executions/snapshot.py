@@ -1,0 +1,292 @@
+"""An execution as JSON, computed from its rows at the moment of the question.
+
+Nothing here is stored: lists of blocks by state, the context and the progress are views of block
+rows, so parallel writers have nothing to overwrite.  Values above `LIMITS.inline_value_bytes` are
+given by reference: `{"$ref": "/api/v1/executions/.../blocks/fetch/output", "bytes": 20480}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from urllib.parse import quote
+from uuid import UUID
+
+from agentflow.conf import LIMITS
+from agentflow.types import JSONObject, JSONValue
+
+from . import facts, ports, selectors
+from .facts import NOTHING_KNOWN, BlockFacts
+from .models import BlockExecution, Execution
+from .selectors import BlockRow, Progress
+from .states import BlockStatus
+
+CURRENT = (BlockStatus.READY, BlockStatus.RUNNING)
+WAITING = (BlockStatus.WAITING_HUMAN, BlockStatus.WAITING_EXTERNAL)
+
+SUMMARY_FIELDS = (
+    "executionId",
+    "templateId",
+    "templateName",
+    "templateVersion",
+    "versionNumber",
+    "workspaceId",
+    "status",
+    "simulated",
+    "createdAt",
+    "startedAt",
+    "completedAt",
+    "createdBy",
+    "parentExecutionId",
+    "progress",
+)
+BLOCK_LISTS = ("currentBlocks", "completedBlocks", "failedBlocks", "blockedBlocks")
+DETAIL_FIELDS = (
+    *SUMMARY_FIELDS,
+    "deadlineAt",
+    "input",
+    "error",
+    *BLOCK_LISTS,
+    "blockExecutions",
+    "globalContext",
+    "recoveryPoints",
+)
+
+
+def summary(execution: Execution, progress: Progress, parent: UUID | None = None) -> JSONObject:
+    """One line of a list of executions."""
+    version = execution.template_version
+    return {
+        "executionId": execution.pk,
+        "templateId": version.template_id,
+        "templateName": version.template.name,
+        "templateVersion": version.label or str(version.number),
+        "versionNumber": version.number,
+        "workspaceId": execution.workspace_id,
+        "status": execution.status,
+        "simulated": execution.simulated,
+        "createdAt": execution.created_at,
+        "startedAt": execution.started_at,
+        "completedAt": execution.completed_at,
+        "createdBy": execution.created_by.get_username() if execution.created_by else None,
+        "parentExecutionId": parent,
+        "progress": {"settled": progress.settled, "total": progress.total},
+    }
+
+
+def summaries(executions: Sequence[Execution]) -> list[JSONObject]:
+    """Lines of a list, in three queries at most, however many executions."""
+    progress = selectors.progress(execution.pk for execution in executions)
+    parents = selectors.parents(executions)
+    return [
+        summary(execution, progress.get(execution.pk, Progress(0, 0)), parents.get(execution.pk))
+        for execution in executions
+    ]
+
+
+def detail(execution: Execution, fields: Collection[str] = DETAIL_FIELDS) -> JSONObject:
+    """The execution with its blocks: those of `fields` that were asked for, nothing else is fetched."""
+    wanted = frozenset(fields)
+    values = bool(wanted & {"blockExecutions", "globalContext"})
+    rows: list[BlockRow] = []
+    if values or wanted & {"progress", *BLOCK_LISTS}:
+        rows = selectors.block_rows(execution, values=values)
+    progress = Progress(sum(row.settled for row in rows), len(rows))
+    parents = selectors.parents([execution]) if "parentExecutionId" in wanted else {}
+    found = summary(execution, progress, parents.get(execution.pk))
+    found |= {"deadlineAt": execution.deadline_at, "error": execution.error, "recoveryPoints": []}
+    if "input" in wanted:
+        found["input"] = _inline(execution.input, f"{address(execution)}/input")
+    found |= {
+        "currentBlocks": _ids(rows, CURRENT),
+        "completedBlocks": _ids(rows, (BlockStatus.COMPLETED,)),
+        "failedBlocks": _ids(rows, (BlockStatus.FAILED,)),
+        "blockedBlocks": _ids(rows, WAITING),
+    }
+    if "blockExecutions" in wanted:
+        found["blockExecutions"] = blocks(execution, rows)
+    if "globalContext" in wanted:
+        found["globalContext"] = {
+            row.block_id: _output(execution, row) for row in rows if row.status == BlockStatus.COMPLETED
+        }
+    return {name: found[name] for name in DETAIL_FIELDS if name in wanted}
+
+
+def _ids(rows: Iterable[BlockRow], statuses: Collection[str]) -> list[str]:
+    return [row.block_id for row in rows if row.status in statuses]
+
+
+# -- blocks --------------------------------------------------------------------
+
+
+def blocks(execution: Execution, rows: Sequence[BlockRow], *, everything: bool = True) -> list[JSONObject]:
+    """Blocks as JSON; `everything` says that `rows` are all blocks of the execution."""
+    known = _facts(execution)
+    asked = interactions(execution, None if everything else [row.pk for row in rows])
+    return [
+        block(execution, row, known.get(row.block_id, NOTHING_KNOWN), asked.get(row.pk, [])) for row in rows
+    ]
+
+
+def block(execution: Execution, row: BlockRow, known: BlockFacts, asked: Sequence[JSONObject]) -> JSONObject:
+    return {
+        "blockExecutionId": row.pk,
+        "blockId": row.block_id,
+        "name": known.name or row.block_id,
+        "executionId": execution.pk,
+        "agentId": known.agent_id,
+        "toolType": known.tool_type,
+        "status": row.status,
+        "reason": row.reason or None,
+        "startedAt": row.started_at,
+        "completedAt": row.completed_at,
+        "availableAt": row.available_at if row.status == BlockStatus.READY else None,
+        "attempt": row.attempt,
+        "retryCount": max(row.attempt - 1, 0),
+        "effect": row.effect,
+        "choice": row.choice,
+        "dependencies": list(known.dependencies),
+        "input": _value(row.input, row.input_bytes, execution, row, "input"),
+        "output": _output(execution, row),
+        "error": row.error,
+        "humanInteractions": list(asked),
+    }
+
+
+def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
+    """One block with its attempts, late results and what it was given to work on."""
+    known = _facts(execution).get(found.block_id, NOTHING_KNOWN)
+    row = row_of(found)
+    asked = interactions(execution, [found.pk]).get(found.pk, [])
+    shown = block(execution, row, known, asked)
+    from_dependencies = found.input is None and found.attempt > 0
+    if from_dependencies:
+        shown["input"] = dependency_outputs(execution, known)
+    return {
+        **shown,
+        "inputSource": "dependencies" if from_dependencies else "mapping",
+        "crashes": found.crashes,
+        "attempts": [
+            {
+                "attempt": attempt.attempt,
+                "outcome": attempt.outcome,
+                "agentId": attempt.agent_id or None,
+                "error": attempt.failure,
+                "startedAt": attempt.started_at,
+                "completedAt": attempt.ended_at,
+            }
+            for attempt in selectors.attempts(found)
+        ],
+        "lateResults": [
+            {
+                "attempt": late.attempt,
+                "at": late.at,
+                "error": late.failure,
+                # No address of its own: a big one is cut to its size, as it has no effect anyway.
+                "output": late.output if _fits(late.output) else {"bytes": json_bytes(late.output)},
+            }
+            for late in selectors.late_results(found)
+        ],
+    }
+
+
+def row_of(found: BlockExecution) -> BlockRow:
+    """The row of one block that was fetched whole."""
+    input_bytes = None if found.input is None else json_bytes(found.input)
+    output_bytes = None if found.output is None else json_bytes(found.output)
+    return BlockRow(
+        pk=found.pk,
+        block_id=found.block_id,
+        status=found.status,
+        attempt=found.attempt,
+        effect=found.effect,
+        reason=found.reason,
+        started_at=found.started_at,
+        completed_at=found.completed_at,
+        available_at=found.available_at,
+        lease_expires_at=found.lease_expires_at,
+        todo=found.todo,
+        choice=found.choice,
+        error=found.error,
+        input=found.input if _fits(found.input) else None,
+        input_bytes=input_bytes,
+        output=found.output if _fits(found.output) else None,
+        output_bytes=output_bytes,
+    )
+
+
+def block_input(execution: Execution, found: BlockExecution) -> JSONValue:
+    """What a block was given to work on, in full; outputs it depends on by reference where they are big."""
+    if found.input is None and found.attempt > 0:
+        known = _facts(execution).get(found.block_id, NOTHING_KNOWN)
+        return dependency_outputs(execution, known)
+    return found.input
+
+
+def dependency_outputs(execution: Execution, known: BlockFacts) -> JSONObject:
+    """What a block without an `input` mapping was given: the outputs of what it depends on."""
+    rows = selectors.outputs(execution, known.dependencies)
+    return {row.block_id: _output(execution, row) for row in rows}
+
+
+def interactions(execution: Execution, block_pks: Sequence[int] | None = None) -> dict[int, list[JSONObject]]:
+    """What people were asked, by the block's row, oldest first."""
+    found: dict[int, list[JSONObject]] = {}
+    for asked in ports.human_history()(execution_id=execution.pk, block_pks=block_pks):
+        found.setdefault(asked.block_pk, []).append(
+            {
+                "approvalId": asked.approval_id,
+                "type": asked.kind,
+                "level": asked.level,
+                "status": asked.status,
+                "requestedAt": asked.requested_at,
+                "respondBy": asked.respond_by,
+                "respondedAt": asked.responded_at,
+                "approved": asked.approved,
+                "response": asked.response,
+                "comments": asked.comments or None,
+                "approver": asked.approver or None,
+            }
+        )
+    return found
+
+
+# -- values --------------------------------------------------------------------
+
+
+def address(execution: Execution) -> str:
+    return f"/api/v1/executions/{execution.pk}"
+
+
+def block_address(execution: Execution, row: BlockRow) -> str:
+    """Where a block is found.  An id that a path cannot carry unharmed gives way to the row's number."""
+    awkward = "/" in row.block_id or row.block_id in {".", ".."}
+    return f"{address(execution)}/blocks/{row.pk if awkward else quote(row.block_id, safe='')}"
+
+
+def _output(execution: Execution, row: BlockRow) -> JSONValue:
+    return _value(row.output, row.output_bytes, execution, row, "output")
+
+
+def _value(value: JSONValue, size: int | None, execution: Execution, row: BlockRow, name: str) -> JSONValue:
+    if value is None and size is not None and size > len("null"):
+        return {"$ref": f"{block_address(execution, row)}/{name}", "bytes": size}
+    return value
+
+
+def _inline(value: JSONValue, url: str) -> JSONValue:
+    size = json_bytes(value)
+    return value if size <= LIMITS.inline_value_bytes else {"$ref": url, "bytes": size}
+
+
+def json_bytes(value: JSONValue) -> int:
+    """The size of a value as PostgreSQL would write it."""
+    return len(json.dumps(value, ensure_ascii=False).encode())
+
+
+def _fits(value: JSONValue) -> bool:
+    return json_bytes(value) <= LIMITS.inline_value_bytes
+
+
+def _facts(execution: Execution) -> dict[str, BlockFacts]:
+    return facts.of_version(execution.template_version_id)
