@@ -88,21 +88,18 @@ def _workspace_id(value: JSONValue, issues: list[JSONObject]) -> UUID | None:
     if value is None:
         return None
     try:
-        return UUID(value) if isinstance(value, str) else _bad_workspace(issues)
-    except ValueError:
-        return _bad_workspace(issues)
-
-
-def _bad_workspace(issues: list[JSONObject]) -> None:
-    issues.append(
-        {
-            "severity": "error",
-            "code": "wrong_format",
-            "pointer": "/workspaceId",
-            "message": "'workspaceId' must be the UUID of a workspace.",
-            "remedy": "Give the workspace's id, or leave it out if you are in one only.",
-        }
-    )
+        return UUID(value)
+    except (ValueError, TypeError, AttributeError):
+        issues.append(
+            {
+                "severity": "error",
+                "code": "wrong_format",
+                "pointer": "/workspaceId",
+                "message": "'workspaceId' must be the UUID of a workspace.",
+                "remedy": "Give the workspace's id, or leave it out if you are in one only.",
+            }
+        )
+        return None
 
 
 def document(template: Template, version: TemplateVersion, *, published: int | None) -> JSONObject:

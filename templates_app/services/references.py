@@ -58,7 +58,7 @@ def levels(definition: Definition) -> Iterator[tuple[str, str]]:
 
 
 def call(block: Block) -> Call | None:
-    if block.agent_id is None and block.tool_type != ToolType.USE_CASE:
+    if block.agent_id is None and block.tool_type != ToolType.USE_CASE.value:
         return None
     return Call(block.agent_id, block.configuration.get("templateId"), block.configuration.get("version"))
 
@@ -73,7 +73,7 @@ def calls(definition: Definition) -> list[Call]:
 def target(call: Call, agents: Mapping[str, AgentSpec]) -> Target | BadTarget | None:
     """The template that a call runs; None where it runs none, or an agent that is not there."""
     spec = agents.get(call.agent_id) if call.agent_id is not None else None
-    if call.agent_id is not None and (spec is None or spec.tool_type != ToolType.USE_CASE):
+    if call.agent_id is not None and (spec is None or spec.tool_type != ToolType.USE_CASE.value):
         return None
     own = {"templateId": call.template_id, "version": call.version}
     merged = merged_configuration(spec, {key: value for key, value in own.items() if value is not None})

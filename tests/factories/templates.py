@@ -51,6 +51,4 @@ def write_template(workspace: Workspace, by: User, *blocks: JSONObject, **fields
     """
     status = VersionStatus(fields.pop("status", VersionStatus.PUBLISHED))
     body = {"name": "A template", **fields, "blocks": list(blocks) or ONE_BLOCK["blocks"]}
-    return authoring.create_template(
-        workspace_id=workspace.pk, by=by, definition=parse(body), status=status
-    )
+    return authoring.create_template(workspace_id=workspace.pk, by=by, definition=parse(body), status=status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,8 @@ from rest_framework.test import APIClient
 
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.roles import Role
-from agentflow.governance.services.workspaces import create_workspace, grant
 from agentflow.types import JSONObject
+from tests.factories.governance import WorkspaceFactory, client_of, member
 
 URL = "/api/v1/templates"
 
@@ -28,11 +27,8 @@ class Team:
 
 
 def make_team(slug: str) -> Team:
-    workspace = create_workspace(slug=slug, name=slug.title(), by=None)
-    people = {}
-    for role in Role:
-        people[role.value] = User.objects.create_user(f"{slug}-{role.value}")
-        grant(user=people[role.value], role=role, workspace=workspace)
+    workspace = WorkspaceFactory.create(slug=slug)
+    people = {role.value: member(workspace, role, username=f"{slug}-{role.value}") for role in Role}
     return Team(workspace=workspace, **people)
 
 
@@ -46,21 +42,8 @@ def strangers(db: None) -> Team:
     return make_team("other")
 
 
-ClientOf = Callable[[User], APIClient]
-
-
 @pytest.fixture
-def client_of() -> ClientOf:
-    def signed_in(user: User) -> APIClient:
-        client = APIClient()
-        client.force_login(user)
-        return client
-
-    return signed_in
-
-
-@pytest.fixture
-def author(team: Team, client_of: ClientOf) -> APIClient:
+def author(team: Team) -> APIClient:
     return client_of(team.author)
 
 

@@ -13,6 +13,7 @@ from agentflow.types import JSONObject
 from agentflow.workflow.definition import parse
 from templates_app.models import Template, TemplateVersion
 from templates_app.services import authoring, checking
+from templates_app.states import VersionStatus
 from tests.factories.templates import write_template
 
 from .conftest import URL, Team, body
@@ -169,7 +170,9 @@ def test_publishing_a_draft_that_has_come_to_call_itself_is_refused(author: APIC
     first = write_template(team.workspace, team.author, name="First")
     second = write_template(team.workspace, team.author, name="Second")
     draft = parse(body(calls(second.template_id)))
-    authoring.update_template(template_id=first.template_id, by=team.author, definition=draft, status="draft")
+    authoring.update_template(
+        template_id=first.template_id, by=team.author, definition=draft, status=VersionStatus.DRAFT
+    )
     author.put(f"{URL}/{second.template_id}", body(calls(first.template_id)), format="json")
     refused = author.post(f"{URL}/{first.template_id}/versions/2/publish")
     assert (refused.status_code, refused.json()["issues"][0]["code"]) == (422, "template_recursion")

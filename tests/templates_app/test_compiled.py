@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_a_definition_is_read_once() -> None:
-    version = TemplateVersionFactory()
+    version = TemplateVersionFactory.create()
     first = compiled.definition_of(version.pk)
     assert dump(first) == version.definition
     with CaptureQueriesContext(connection) as queries:
@@ -27,10 +27,10 @@ def test_a_version_that_is_not_there_is_not_remembered() -> None:
 
 
 def test_what_is_kept_is_bounded_by_blocks() -> None:
-    template = TemplateFactory()
+    template = TemplateFactory.create()
     large = compiled.BLOCKS_KEPT // 2
     versions = [
-        TemplateVersionFactory(
+        TemplateVersionFactory.create(
             template=template,
             number=number,
             definition={"name": "Large", "blocks": [{"blockId": str(n)} for n in range(large)]},

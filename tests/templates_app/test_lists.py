@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from templates_app.models import Template
@@ -14,7 +17,7 @@ from .conftest import URL, Team
 pytestmark = pytest.mark.django_db
 
 
-def names(client: APIClient, **query: object) -> list[str]:
+def names(client: APIClient, **query: Any) -> list[str]:
     answer = client.get(URL, query)
     assert answer.status_code == 200, answer.content
     found = [line["name"] for line in answer.json()["templates"]]
@@ -136,8 +139,6 @@ def test_the_latest_change_comes_first(author: APIClient, team: Team) -> None:
 
 
 def test_an_archived_template_is_in_no_list_but_can_still_be_read(author: APIClient, team: Team) -> None:
-    from django.utils import timezone
-
     version = write_template(team.workspace, team.author, name="Old")
     Template.objects.filter(pk=version.template_id).update(archived_at=timezone.now())
     url = f"{URL}/{version.template_id}"
@@ -161,7 +162,7 @@ def test_a_longer_list_costs_no_more_queries(author: APIClient, team: Team) -> N
         with CaptureQueriesContext(
             connection,
         ) as queries:
-            author.get(URL, {"search": "template", "limit": 50})
+            author.get(URL, {"search": "template", "limit": "50"})
         return len(queries)
 
     write_template(team.workspace, team.author)

@@ -12,9 +12,10 @@ from rest_framework.test import APIClient
 
 from templates_app.models import Template, TemplateVersion
 from templates_app.services import authoring
+from tests.factories.governance import client_of
 from tests.factories.templates import write_template
 
-from .conftest import URL, ClientOf, Team, body, make_team
+from .conftest import URL, Team, body, make_team
 
 pytestmark = pytest.mark.django_db(transaction=True)
 AT_ONCE = 6
@@ -40,7 +41,7 @@ def together(work: Callable[[int], int]) -> list[int]:
         return list(pool.map(one, range(AT_ONCE)))
 
 
-def test_puts_at_one_moment_get_numbers_without_gap_or_repeat(team: Team, client_of: ClientOf) -> None:
+def test_puts_at_one_moment_get_numbers_without_gap_or_repeat(team: Team) -> None:
     version = write_template(team.workspace, team.author)
     url = f"{URL}/{version.template_id}"
     clients = [client_of(team.author) for _ in range(AT_ONCE)]
@@ -55,7 +56,7 @@ def test_puts_at_one_moment_get_numbers_without_gap_or_repeat(team: Team, client
     assert Template.objects.get().name == newest.definition["name"]
 
 
-def test_of_several_puts_on_one_version_one_wins(team: Team, client_of: ClientOf) -> None:
+def test_of_several_puts_on_one_version_one_wins(team: Team) -> None:
     version = write_template(team.workspace, team.author)
     url = f"{URL}/{version.template_id}"
     clients = [client_of(team.author) for _ in range(AT_ONCE)]
@@ -69,7 +70,7 @@ def test_of_several_puts_on_one_version_one_wins(team: Team, client_of: ClientOf
     assert sorted(together(put)) == [200, *[412] * (AT_ONCE - 1)]
 
 
-def test_equal_puts_at_one_moment_make_one_version(team: Team, client_of: ClientOf) -> None:
+def test_equal_puts_at_one_moment_make_one_version(team: Team) -> None:
     version = write_template(team.workspace, team.author)
     clients: list[APIClient] = [client_of(team.author) for _ in range(AT_ONCE)]
 
@@ -80,7 +81,7 @@ def test_equal_puts_at_one_moment_make_one_version(team: Team, client_of: Client
     assert together(put) == [2] * AT_ONCE
 
 
-def test_deletes_at_one_moment_delete_once(team: Team, client_of: ClientOf) -> None:
+def test_deletes_at_one_moment_delete_once(team: Team) -> None:
     version = write_template(team.workspace, team.author)
     clients = [client_of(team.author) for _ in range(AT_ONCE)]
     answers = together(lambda number: clients[number].delete(f"{URL}/{version.template_id}").status_code)

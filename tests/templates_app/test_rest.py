@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+from django.db import IntegrityError, transaction
 from django.test import Client
 from rest_framework.test import APIClient
 
 from agentflow.governance.models import AuditEntry
+from agentflow.governance.roles import Role
+from agentflow.governance.services.workspaces import grant
 from templates_app.models import Template, TemplateVersion
+from tests.factories.governance import client_of
 
-from .conftest import URL, ClientOf, Team, body
+from .conftest import URL, Team, body
 
 pytestmark = pytest.mark.django_db
 
@@ -165,10 +170,7 @@ def test_the_same_post_with_one_idempotency_key_makes_one_template(author: APICl
     assert other.status_code == 409
 
 
-def test_a_member_of_several_workspaces_says_which(team: Team, strangers: Team, client_of: ClientOf) -> None:
-    from agentflow.governance.roles import Role
-    from agentflow.governance.services.workspaces import grant
-
+def test_a_member_of_several_workspaces_says_which(team: Team, strangers: Team) -> None:
     grant(user=team.author, role=Role.VIEWER, workspace=strangers.workspace)
     client = client_of(team.author)
     refused = client.post(URL, body(), format="json")
@@ -188,7 +190,7 @@ WRITERS = {"author", "admin"}
 
 @pytest.mark.parametrize("role", ROLES)
 def test_everyone_of_the_workspace_reads_and_only_authors_write(
-    author: APIClient, team: Team, client_of: ClientOf, role: str
+    author: APIClient, team: Team, role: str
 ) -> None:
     url = f"{URL}/{author.post(URL, body(), format='json').json()['templateId']}"
     client = client_of(getattr(team, role))
@@ -205,22 +207,20 @@ def test_everyone_of_the_workspace_reads_and_only_authors_write(
     assert set(writes) == ({200, 201} if role in WRITERS else {403})
 
 
-def _foreign(author: APIClient, team: Team, strangers: Team, client_of: ClientOf) -> tuple[APIClient, str]:
-    made = author.post(URL, body(), format="json").json()
-    return client_of(strangers.admin), made["templateId"]
+def _foreign(author: APIClient) -> str:
+    return str(author.post(URL, body(), format="json").json()["templateId"])
 
 
-def _absent(author: APIClient, team: Team, strangers: Team, client_of: ClientOf) -> tuple[APIClient, str]:
-    return client_of(strangers.admin), str(uuid4())
+def _absent(author: APIClient) -> str:
+    return str(uuid4())
 
 
 @pytest.mark.parametrize("relation", [_foreign, _absent])
 def test_foreign_and_absent_templates_look_the_same(
-    relation: object, author: APIClient, team: Team, strangers: Team, client_of: ClientOf
+    relation: Callable[[APIClient], str], author: APIClient, strangers: Team
 ) -> None:
-    assert callable(relation)
-    client, template_id = relation(author, team, strangers, client_of)
-    url = f"{URL}/{template_id}"
+    client = client_of(strangers.admin)
+    url = f"{URL}/{relation(author)}"
     answers = [
         client.get(url),
         client.get(f"{url}?version=1"),
@@ -244,8 +244,6 @@ def test_nobody_reads_without_signing_in(author: APIClient) -> None:
 
 
 def test_the_definition_of_a_version_cannot_be_changed_even_in_sql(author: APIClient) -> None:
-    from django.db import IntegrityError, transaction
-
     author.post(URL, body(), format="json")
     with pytest.raises(IntegrityError), transaction.atomic():
         TemplateVersion.objects.update(definition={"name": "Forged", "blocks": []})
