@@ -193,6 +193,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "TITLE": "agentflow",
     "DESCRIPTION": "Workflows of agents that nothing is lost from, with people in the loop.",
     "VERSION": "1",
+    "OAS_VERSION": "3.1.0",  # the template definition's own schema is JSON Schema 2020-12
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
@@ -200,7 +201,11 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
-    "ENUM_NAME_OVERRIDES": {"WorkspaceRole": "agentflow.governance.roles.ROLE_CHOICES"},
+    "ENUM_NAME_OVERRIDES": {
+        "WorkspaceRole": "agentflow.governance.roles.ROLE_CHOICES",
+        "VersionStatus": "templates_app.states.VersionStatus",
+        "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted
+    },
 }
 # unfold's colours are the pages' tokens: grey ink, one indigo accent.  Steps run from light to dark.
 UNFOLD: dict[str, Any] = {

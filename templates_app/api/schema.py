@@ -142,27 +142,26 @@ def _query(name: str, kind: Any, description: str, **more: Any) -> OpenApiParame
     return OpenApiParameter(name, kind, description=description, **more)
 
 
+_TEXT = {"type": "string", "maxLength": 500}
 PAGE = [
-    _query("limit", int, "Lines per page, 1 to 500; 50 without."),
-    _query("offset", int, "Lines to skip."),
+    _query("limit", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}, "Lines per page."),
+    _query("offset", {"type": "integer", "minimum": 0, "maximum": 1_000_000}, "Lines to skip."),
 ]
 FILTERS = [
     _query("workspaceId", UUID, "Only this workspace's."),
-    _query("category", str, "Exactly this `metadata.category`."),
+    _query("category", _TEXT, "Exactly this `metadata.category`."),
     _query("tags", str, "All of these; repeated or with commas.", many=True),
-    _query("search", str, 'Words in name, description, tags and blocks; "a phrase", or, -not.'),
+    _query("search", _TEXT, 'Words in name, description, tags and blocks; "a phrase", or, -not.'),
     _query("expand", str, "Give each template's `blocks`, too.", enum=["blocks"]),
 ]
-VERSION = _query("version", int, "A version's number; the newest without.")
+VERSION = _query(
+    "version",
+    {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    "A version's number; the newest without.",
+)
 IF_MATCH = OpenApiParameter(
     "If-Match",
     str,
     OpenApiParameter.HEADER,
     description="The ETag or version number you started from; 412 if there is a newer one.",
-)
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key",
-    str,
-    OpenApiParameter.HEADER,
-    description="Sent twice with the same key, the request takes effect once.",
 )

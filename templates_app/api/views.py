@@ -68,7 +68,6 @@ class TemplatesView(_TemplateView):
 
     @extend_schema(
         operation_id="templates_create",
-        parameters=[schema.IDEMPOTENCY_KEY],
         request=schema.TemplateBody,
         responses={201: schema.WorkflowTemplate},
         examples=[schema.BODY_EXAMPLE],
