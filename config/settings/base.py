@@ -203,7 +203,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
     "ENUM_NAME_OVERRIDES": {
         "WorkspaceRole": "agentflow.governance.roles.ROLE_CHOICES",
-        "VersionStatus": "templates_app.states.VersionStatus",
+        "VersionStatus": ["draft", "published", "deprecated"],
         "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted
     },
 }
