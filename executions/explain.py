@@ -202,7 +202,7 @@ def overall(execution: Execution, reasons: Sequence[Reason]) -> Reason:
     if status in TERMINAL:
         error = execution.error if isinstance(execution.error, dict) else {}
         said = str(error.get("message") or "")
-        return Reason(status, f"It {_ENDED[status]}" + (f": {said}" if said else "."))
+        return Reason(status, f"It {_ENDED[ExecutionStatus(status)]}" + (f": {said}" if said else "."))
     if status == ExecutionStatus.PENDING:
         return Reason("queued", "It was accepted and waits for a worker.")
     if status == ExecutionStatus.PAUSED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
@@ -43,15 +44,16 @@ def issues(value: JSONValue, schema: JSONObject, *, at: str = "") -> list[JSONOb
 
 def _explained(error: ValidationError, at: str) -> Iterator[JSONObject]:
     here = at + pointer(*error.absolute_path)
+    rule: Any = error.validator_value
     if error.validator == "required" and isinstance(error.instance, dict):
         # jsonschema points at the object that lacks the field, and says it once for each.
-        missing = [name for name in error.validator_value if error.message.startswith(f"{name!r} is a ")]
+        missing = [name for name in rule if error.message.startswith(f"{name!r} is a ")]
         for name in missing[:1]:
             yield _issue("required", here + pointer(name), f"{name} is required.")
         return
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         schema = error.schema if isinstance(error.schema, dict) else {}
-        if error.validator_value is False and not schema.get("patternProperties"):
+        if rule is False and not schema.get("patternProperties"):
             known = schema.get("properties", {})
             for name in [name for name in error.instance if name not in known][:ISSUES_MAX]:
                 yield _issue("unknown_field", here + pointer(name), f"There is no field {name!r} here.")

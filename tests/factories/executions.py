@@ -80,7 +80,7 @@ class ExecutionFactory(factory.django.DjangoModelFactory[Execution]):
             kwargs.setdefault("started_at", Now())
         if kwargs["status"] in TERMINAL:
             kwargs.setdefault("completed_at", Now())
-        execution: Execution = super()._create(model_class, *args, **kwargs)
+        execution = Execution.objects.create(**kwargs)
         BlockExecution.objects.bulk_create(
             _block(execution, plan, idx, states, outputs, columns) for idx in range(len(plan.blocks))
         )
