@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from config.engines import AlreadyRunning, Engines
 
@@ -52,6 +53,18 @@ def _sweep() -> None:
         engines.stop()
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The test database.  pytest-django's own fixture makes none for a run whose tests use `service` only."""
+    from django.test.utils import setup_databases, teardown_databases
+
+    with django_db_blocker.unblock():
+        made = setup_databases(verbosity=0, interactive=False, serialized_aliases=set())
+    yield
+    with django_db_blocker.unblock():
+        teardown_databases(made, verbosity=0)
+
+
 @pytest.fixture(scope="module")
 def service(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
@@ -78,6 +91,8 @@ def service(
             running.stop()
             call_command("flush", verbosity=0, interactive=False)
             connection.close()
+            if settings.TEST_ENGINES is not None:  # else the broker may hold somebody's work
+                redis.Redis(unix_socket_path=str(settings.TEST_ENGINES.valkey_socket)).flushall()
 
 
 @pytest.hookimpl(wrapper=True)

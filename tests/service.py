@@ -25,7 +25,7 @@ from config.engines import launched
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
-START_TIMEOUT_S = 45.0
+START_TIMEOUT_S = 20.0
 POOL = {"AGENTFLOW_DATABASE_POOL": "20"}  # as the web server runs in the product
 T = TypeVar("T")
 
@@ -168,7 +168,10 @@ class Service:
 
     def _await(self, name: str, ready: Callable[..., bool], *arguments: str) -> None:
         child = self.children[name]
-        until(lambda: ready(*arguments) or not child.alive(), START_TIMEOUT_S, why=f"{name} to get ready")
+        try:
+            until(lambda: ready(*arguments) or not child.alive(), START_TIMEOUT_S, why=f"{name} to get ready")
+        except AssertionError as late:
+            raise AssertionError(f"{late}\n{child.tail()}") from None
         if not child.alive():
             raise AssertionError(f"{name} ended with {child.process.returncode}:\n{child.tail()}")
 
