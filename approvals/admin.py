@@ -9,6 +9,7 @@ from django.db.models import ForeignKey, Model, Q, QuerySet
 from django.db.models.functions import Now
 from django.forms import ModelChoiceField
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
@@ -102,7 +103,8 @@ class ApprovalAdmin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
 
     @display(description="Inbox")  # type: ignore[untyped-decorator]  # as above
     def inbox(self, approval: Approval) -> str:
-        return format_html('<a href="/inbox/?approval={}">Open in the inbox</a>', approval.pk)
+        url = reverse("inbox-question", args=[approval.pk])
+        return format_html('<a href="{}">Open in the inbox</a>', url)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Approval]:
         return selectors.visible(request.user)

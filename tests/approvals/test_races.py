@@ -1,0 +1,139 @@
+"""Two things happening to one question at once, on real connections: exactly one of them counts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from agentflow.errors import Conflict
+from agentflow.events.models import Event
+from agentflow.governance.models import AuditEntry
+from agentflow.governance.roles import Role
+from approvals.models import Approval
+from approvals.services.expiry import expire
+from approvals.services.responding import respond
+from executions.ports import human_gate
+from executions.services import locking
+from tests.approvals.conftest import Office, make_office
+from tests.factories.approvals import ApprovalFactory, let_time_pass
+from tests.factories.executions import statuses
+from tests.factories.governance import member
+
+ROUNDS = 10
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def office(transactional_db: None) -> Office:
+    return make_office()
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """Run all on threads of their own from one starting line; the values, or the conflicts raised."""
+    line = threading.Barrier(len(actions))
+    results: list[Any] = [None] * len(actions)
+
+    def run(index: int, action: Callable[[], Any]) -> None:
+        try:
+            line.wait(10)
+            results[index] = action()
+        except Conflict as error:
+            results[index] = error
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(actions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    return results
+
+
+def decided_events(approval: Approval) -> list[str]:
+    rows = Event.objects.filter(execution_id=approval.execution_id, type__startswith="approval_")
+    return [type_ for type_ in rows.values_list("type", flat=True) if type_ != "approval_requested"]
+
+
+def test_of_two_who_decide_at_once_exactly_one_wins(office: Office) -> None:
+    for _ in range(ROUNDS):
+        approval = ApprovalFactory.create(workspace=office.workspace)
+        results = at_once(
+            lambda: respond(approval_id=approval.pk, by=office.approver, approved=True),
+            lambda: respond(approval_id=approval.pk, by=office.colleague, approved=False),
+        )
+        lost = [result for result in results if isinstance(result, Conflict)]
+        assert [error.code for error in lost] == ["already_decided"]
+        won = Approval.objects.get(pk=approval.pk)
+        yes = won.status == "approved"
+        assert won.responder == (office.approver if yes else office.colleague)
+        assert isinstance(results[0], Approval) is yes
+        assert statuses(approval.execution)["ask"] == ("ready" if yes else "failed")
+        assert decided_events(approval) == ["approval_responded"]
+        assert AuditEntry.objects.filter(target_id=str(approval.pk)).count() == 1
+
+
+def test_of_ten_approvers_one_decides(office: Office) -> None:
+    approval = ApprovalFactory.create(workspace=office.workspace)
+    people = [member(office.workspace, Role.APPROVER) for _ in range(10)]
+    results = at_once(
+        *(lambda by=by: respond(approval_id=approval.pk, by=by, approved=True) for by in people)
+    )
+    assert sum(isinstance(result, Approval) for result in results) == 1
+    assert Approval.objects.get(pk=approval.pk).version == 2
+    assert decided_events(approval) == ["approval_responded"]
+
+
+def test_an_answer_and_the_timeout_never_both_count(office: Office) -> None:
+    for _ in range(ROUNDS):
+        approval = ApprovalFactory.create(workspace=office.workspace)
+        let_time_pass(approval)
+        answer, _ = at_once(
+            lambda: respond(approval_id=approval.pk, by=office.approver, approved=True),
+            lambda: expire(subject=approval.pk, execution_id=approval.execution_id),
+        )
+        approval.refresh_from_db()
+        if isinstance(answer, Conflict):
+            assert (answer.code, approval.status) == ("approval_expired", "expired")
+            assert statuses(approval.execution)["ask"] == "failed"
+            assert decided_events(approval) == ["approval_timeout"]
+        else:
+            assert approval.status == "approved"
+            assert statuses(approval.execution)["ask"] == "ready"
+            assert decided_events(approval) == ["approval_responded"]
+
+
+def test_an_answer_and_a_withdrawal_never_both_count(office: Office) -> None:
+    from django.db import transaction
+
+    def withdraw(approval: Approval) -> None:
+        with transaction.atomic():
+            locking.lock(approval.execution_id)
+            human_gate().cancel(execution_id=approval.execution_id, block_pks=None, reason="cancelled")
+
+    for _ in range(ROUNDS):
+        approval = ApprovalFactory.create(workspace=office.workspace)
+        answer, _ = at_once(
+            lambda: respond(approval_id=approval.pk, by=office.approver, approved=True),
+            lambda: withdraw(approval),
+        )
+        approval.refresh_from_db()
+        lost = isinstance(answer, Conflict)
+        assert approval.status == ("cancelled" if lost else "approved")
+        assert decided_events(approval) == ["approval_cancelled" if lost else "approval_responded"]
+
+
+def test_the_same_answer_sent_many_times_at_once_succeeds_each_time(office: Office) -> None:
+    approval = ApprovalFactory.create(workspace=office.workspace)
+    results = at_once(
+        *[lambda: respond(approval_id=approval.pk, by=office.approver, approved=True, comments="yes")] * 8
+    )
+    assert all(isinstance(result, Approval) for result in results)
+    assert Approval.objects.get(pk=approval.pk).version == 2
+    assert decided_events(approval) == ["approval_responded"]
+    assert AuditEntry.objects.filter(target_id=str(approval.pk)).count() == 1
