@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from agentflow.errors import Conflict
 from agentflow.events.models import Event
@@ -64,8 +65,8 @@ def test_of_two_who_decide_at_once_exactly_one_wins(office: Office) -> None:
     for _ in range(ROUNDS):
         approval = ApprovalFactory.create(workspace=office.workspace)
         results = at_once(
-            lambda: respond(approval_id=approval.pk, by=office.approver, approved=True),
-            lambda: respond(approval_id=approval.pk, by=office.colleague, approved=False),
+            partial(respond, approval_id=approval.pk, by=office.approver, approved=True),
+            partial(respond, approval_id=approval.pk, by=office.colleague, approved=False),
         )
         lost = [result for result in results if isinstance(result, Conflict)]
         assert [error.code for error in lost] == ["already_decided"]
@@ -81,9 +82,7 @@ def test_of_two_who_decide_at_once_exactly_one_wins(office: Office) -> None:
 def test_of_ten_approvers_one_decides(office: Office) -> None:
     approval = ApprovalFactory.create(workspace=office.workspace)
     people = [member(office.workspace, Role.APPROVER) for _ in range(10)]
-    results = at_once(
-        *(lambda by=by: respond(approval_id=approval.pk, by=by, approved=True) for by in people)
-    )
+    results = at_once(*(partial(respond, approval_id=approval.pk, by=by, approved=True) for by in people))
     assert sum(isinstance(result, Approval) for result in results) == 1
     assert Approval.objects.get(pk=approval.pk).version == 2
     assert decided_events(approval) == ["approval_responded"]
@@ -94,8 +93,8 @@ def test_an_answer_and_the_timeout_never_both_count(office: Office) -> None:
         approval = ApprovalFactory.create(workspace=office.workspace)
         let_time_pass(approval)
         answer, _ = at_once(
-            lambda: respond(approval_id=approval.pk, by=office.approver, approved=True),
-            lambda: expire(subject=approval.pk, execution_id=approval.execution_id),
+            partial(respond, approval_id=approval.pk, by=office.approver, approved=True),
+            partial(expire, subject=approval.pk, execution_id=approval.execution_id),
         )
         approval.refresh_from_db()
         if isinstance(answer, Conflict):
@@ -109,8 +108,6 @@ def test_an_answer_and_the_timeout_never_both_count(office: Office) -> None:
 
 
 def test_an_answer_and_a_withdrawal_never_both_count(office: Office) -> None:
-    from django.db import transaction
-
     def withdraw(approval: Approval) -> None:
         with transaction.atomic():
             locking.lock(approval.execution_id)
@@ -119,8 +116,8 @@ def test_an_answer_and_a_withdrawal_never_both_count(office: Office) -> None:
     for _ in range(ROUNDS):
         approval = ApprovalFactory.create(workspace=office.workspace)
         answer, _ = at_once(
-            lambda: respond(approval_id=approval.pk, by=office.approver, approved=True),
-            lambda: withdraw(approval),
+            partial(respond, approval_id=approval.pk, by=office.approver, approved=True),
+            partial(withdraw, approval),
         )
         approval.refresh_from_db()
         lost = isinstance(answer, Conflict)
@@ -131,7 +128,7 @@ def test_an_answer_and_a_withdrawal_never_both_count(office: Office) -> None:
 def test_the_same_answer_sent_many_times_at_once_succeeds_each_time(office: Office) -> None:
     approval = ApprovalFactory.create(workspace=office.workspace)
     results = at_once(
-        *[lambda: respond(approval_id=approval.pk, by=office.approver, approved=True, comments="yes")] * 8
+        *[partial(respond, approval_id=approval.pk, by=office.approver, approved=True, comments="yes")] * 8
     )
     assert all(isinstance(result, Approval) for result in results)
     assert Approval.objects.get(pk=approval.pk).version == 2

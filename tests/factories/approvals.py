@@ -110,7 +110,7 @@ class ApprovalLevelFactory(factory.django.DjangoModelFactory[ApprovalLevel]):
     )
 
     @factory.post_generation
-    def members(self: ApprovalLevel, create: bool, extracted: Any, **kwargs: Any) -> None:  # noqa: N805
+    def members(self: ApprovalLevel, create: bool, extracted: Any, **kwargs: Any) -> None:
         for user in extracted or ():
             user.groups.add(self.group)
 
