@@ -21,10 +21,6 @@ __all__ = ["SEARCH_CONFIG", "Template", "TemplateVersion", "VersionStatus"]
 SEARCH_CONFIG = "english"
 
 
-class VersionQuerySet(WorkspaceScopedQuerySet["TemplateVersion"]):
-    workspace_path = "template__workspace"
-
-
 class Template(models.Model):
     """A workflow people know by name.  What runs is always one of its versions.
 
@@ -82,7 +78,8 @@ class TemplateVersion(models.Model):
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
-    objects = VersionQuerySet.as_manager()
+    objects = WorkspaceScopedQuerySet["TemplateVersion"].as_manager()
+    workspace_path = "template__workspace"
 
     class Meta:
         constraints = [

@@ -43,7 +43,12 @@ def templates(user: Principal, wanted: Wanted | None = None) -> QuerySet[Templat
         rows = rows.filter(tags__contains=list(wanted.tags))
     if not wanted.search:
         return rows.order_by("-updated_at", "id")
-    query = SearchQuery(wanted.search, search_type="websearch", config=SEARCH_CONFIG)
+    return matching(rows, wanted.search)
+
+
+def matching(rows: QuerySet[Template], search: str) -> QuerySet[Template]:
+    """Those of `rows` that fit what was typed into a search box, the best match first."""
+    query = SearchQuery(search, search_type="websearch", config=SEARCH_CONFIG)
     return rows.filter(search=query).order_by(SearchRank(F("search"), query).desc(), "-updated_at", "id")
 
 

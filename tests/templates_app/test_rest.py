@@ -12,7 +12,9 @@ from agentflow.governance.models import AuditEntry
 from agentflow.governance.roles import Role
 from agentflow.governance.services.workspaces import grant
 from templates_app.models import Template, TemplateVersion
+from tests.factories.executions import ExecutionFactory
 from tests.factories.governance import client_of
+from tests.factories.templates import write_template
 
 from .conftest import URL, Team, body
 
@@ -157,6 +159,21 @@ def test_a_template_that_never_ran_is_really_deleted(author: APIClient) -> None:
     assert not Template.objects.exists()
     assert not TemplateVersion.objects.exists()
     assert AuditEntry.objects.get(action="template.delete").target_id == made["templateId"]
+
+
+def test_a_template_that_ran_is_archived_and_its_execution_keeps_its_version(
+    author: APIClient, team: Team
+) -> None:
+    version = write_template(team.workspace, team.author, name="Ran")
+    execution = ExecutionFactory.create(template_version=version)
+    url = f"{URL}/{version.template_id}"
+    for _ in range(2):
+        assert author.delete(url).json() == {"success": True}
+    assert author.get(url).json()["archivedAt"] is not None
+    assert author.get(URL).json()["total"] == 0
+    execution.refresh_from_db()
+    assert execution.template_version.definition["name"] == "Ran"
+    assert AuditEntry.objects.filter(action="template.archive").count() == 1
 
 
 def test_the_same_post_with_one_idempotency_key_makes_one_template(author: APIClient) -> None:
