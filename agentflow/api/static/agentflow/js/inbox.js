@@ -1,0 +1,209 @@
+/* The inbox: the server renders rows and details, this keeps them live and sends the decisions. */
+"use strict";
+(() => {
+  const { $, $$ } = AF, waitingTab = $("main").dataset.tab === "waiting", wide = matchMedia("(min-width:720px)");
+  const rows = $("#rows"), pane = $("#pane"), say = text => ($("#say").textContent = text);
+  let ask = null, editor = null, draft = {}, sending = false, arriving = null;
+
+  /* List */
+  const items = () => $$(".item", rows), current = () => $('.item[aria-current="true"]', rows);
+  const shownId = () => $(".detail", pane)?.dataset.id;
+  function mark(id) {
+    items().forEach(el => el.dataset.id === id ? el.setAttribute("aria-current", "true") : el.removeAttribute("aria-current"));
+    const all = items(), at = all.findIndex(el => el.dataset.id === id), place = $("#place");
+    if (place && at >= 0) place.textContent = `${at + 1} of ${all.length}`;
+  }
+  function counts(root = rows) {
+    const { count, urgent } = $("#facts-of-rows", root).dataset;
+    if (!waitingTab) return;
+    $("#count").textContent = count;
+    $("#urgent").hidden = urgent === "0"; $("#urgent").textContent = `${urgent} act now`;
+    document.title = `${+count ? `Inbox (${count})` : "Inbox"} - agentflow`;
+    AF.inboxCount(+count);
+  }
+  function show(html) { rows.innerHTML = html; $("#fresh").hidden = true; arriving = null; AF.times(rows); mark(shownId()); counts(); }
+  /* Looks again. Rows that left are struck where they are; new ones wait behind a button, so nothing jumps. */
+  const refresh = AF.coalesce(async () => {
+    const html = await AF.fragment("/inbox/rows");
+    const box = document.createElement("div"); box.innerHTML = html;
+    const ids = new Set($$(".item", box).map(el => el.dataset.id)), known = new Set(items().map(el => el.dataset.id));
+    const fresh = [...ids].filter(id => !known.has(id)), left = items().filter(el => !ids.has(el.dataset.id) && !el.classList.contains("gone"));
+    counts(box);
+    left.forEach(el => { el.classList.add("gone"); el.classList.remove("new"); $(".left", el).textContent = "Decided"; });
+    if (!known.size) { show(html); if (fresh.length && !shownId() && wide.matches) open(fresh[0], false); }
+    else if (fresh.length) { arriving = html; const button = $("#fresh"); button.hidden = false; button.textContent = `${fresh.length} new`; }
+    if (fresh.length) say(`${fresh.length} new ${fresh.length === 1 ? "question" : "questions"}`);
+    const id = shownId();
+    if (left.some(el => el.dataset.id === id) && !sending && $(".detail", pane).dataset.status === "pending") await open(id, false, true);
+  }, 200);
+  $("#fresh").onclick = () => { if (arriving) { show(arriving); $("#scroll").scrollTop = 0; (items()[0] || $("#scroll")).focus(); } };
+
+  /* Detail */
+  async function open(id, push = true, quiet = false) {
+    if (push) { history.pushState({ id }, "", `/inbox/${id}/`); }
+    if (!quiet) mark(id);
+    const busy = setTimeout(() => pane.setAttribute("aria-busy", "true"), 200);
+    try {
+      pane.innerHTML = await AF.fragment(`/inbox/${id}/`);
+    } catch (problem) {
+      pane.innerHTML = `<section class="detail"><div class="empty"><h2>This could not be opened</h2><p class="muted">${AF.text(AF.why(problem))}</p><button class="b" type="button" id="again">Try again</button></div></section>`;
+      $("#again").onclick = () => open(id, false);
+    }
+    clearTimeout(busy); pane.removeAttribute("aria-busy");
+    pane.classList.toggle("solo", !$(".rail", pane));
+    if (push) { document.body.classList.add("open"); scrollTo(0, 0); if (!wide.matches) $("#question")?.focus(); }
+    ready();
+  }
+  function back() { document.body.classList.remove("open"); (current() || $("#scroll")).focus(); }
+  addEventListener("popstate", () => { const id = location.pathname.split("/")[2]; /^[0-9a-f-]{36}$/.test(id) ? (document.body.classList.add("open"), open(id, false)) : back(); });
+
+  const key = () => `draft:${ask.id}:${ask.contentHash}`;
+  const keep = () => { draft = { value: editor?.getValue(), comment: $("#comment").value }; try { localStorage.setItem(key(), JSON.stringify(draft)); } catch { /* private mode: the draft lives in the page only */ } };
+  function ready() {
+    editor?.destroy(); editor = null; ask = null;
+    AF.times(pane); mark(shownId());
+    const data = $("#ask", pane);
+    if (!data) return;
+    ask = JSON.parse(data.textContent);
+    try { draft = JSON.parse(localStorage.getItem(key())) || {}; } catch { draft = {}; }
+    $("#comment").value = draft.comment || "";
+    $("#comment").oninput = keep;
+    if (ask.form) form();
+    $$("[data-p]", pane).forEach(el => { el.onmouseenter = el.onfocus = () => hot(el.dataset.p); });
+    hot("approve");
+    if (ask.kind === "fix") return fixes();
+    $("#approve").onclick = () => { const bad = invalid(); bad ? toField(bad) : send(true, value()); };
+    $("#reject").onclick = () => refuse(true);
+    $("#unrefuse").onclick = () => refuse(false);
+    $("#refusal").onsubmit = event => { event.preventDefault(); send(false, null, $("#reason").value || $("#comment").value); };
+  }
+  const hot = path => $$(".path", pane).forEach(el => el.classList.toggle("hot", el.dataset.path === path));
+  function refuse(yes) { $("#actions").hidden = yes; $("#refusal").hidden = !yes; hot(yes ? "reject" : "approve"); yes ? ($("#reason").value ||= $("#comment").value, $("#reason").focus()) : $("#reject").focus(); }
+
+  /* Form */
+  function form() {
+    const place = $("#form"); place.hidden = false;
+    editor = new JSONEditor(place, {
+      schema: ask.inputSchema, startval: draft.value ?? undefined, theme: "bootstrap5", object_layout: "grid", show_errors: "interaction",
+      disable_collapse: true, disable_edit_json: true, disable_properties: true, no_additional_properties: false, prompt_before_delete: false, ajax: false, use_name_attributes: false,
+    });
+    editor.on("ready", () => {
+      $$("#form [data-schemapath] > .form-group, #form .form-group").forEach(group => { const input = $("input,select,textarea", group), label = $("label", group); if (input && label && !label.contains(input)) { input.id ||= `f-${Math.random().toString(36).slice(2)}`; label.htmlFor = input.id; } });
+    });
+    editor.on("change", () => { keep(); label(); });
+  }
+  const value = () => editor ? editor.getValue() : null;
+  const errors = () => editor ? editor.validate() : [];
+  const invalid = () => errors()[0];
+  function label() {
+    const bad = new Set(errors().map(e => e.path)).size, text = $("#approve span");
+    if (text) text.textContent = bad && touched() ? `Fill in ${bad} ${bad === 1 ? "field" : "fields"}` : ask.approveWord;
+  }
+  const touched = () => $$("#form .is-invalid, #form .invalid-feedback").some(el => el.textContent || el.classList.contains("is-invalid"));
+  function toField(error) {
+    editor.root.showValidationErrors(errors()); Object.values(editor.editors).forEach(e => e && (e.is_dirty = true)); editor.setOption("show_errors", "always"); editor.root.showValidationErrors(errors());
+    label(); focus(error.path);
+  }
+  function focus(path) { const place = $(`[data-schemapath="${CSS.escape(path)}"]`, pane); (place && $("input,select,textarea", place) || $("#form")).focus(); place?.scrollIntoView({ block: "center" }); }
+  /* The server's pointers are /response/amount; the form calls that root.amount. */
+  const pathOf = pointer => ["root", ...pointer.split("/").slice(2).map(part => part.replace(/~1/g, "/").replace(/~0/g, "~"))].join(".");
+
+  /* The four ways out of a step that cannot go on */
+  function fixes() {
+    let action = null; const apply = $("#apply"), box = $("#fix-output"), text = $("textarea", box), bad = $(".err", box);
+    $$("[data-fix]", pane).forEach(el => { el.onclick = () => {
+      action = el.dataset.fix; $$("[data-fix]", pane).forEach(b => b.setAttribute("aria-expanded", b === el));
+      box.hidden = action !== "complete"; apply.disabled = false; apply.textContent = $("b", el).textContent; if (!box.hidden) text.focus(); else apply.focus();
+    }; });
+    apply.onclick = () => {
+      const response = { action };
+      if (action === "complete") {
+        try { response.output = JSON.parse(text.value); bad.hidden = true; text.removeAttribute("aria-invalid"); }
+        catch (error) { bad.hidden = false; bad.textContent = `This is not JSON: ${error.message}`; text.setAttribute("aria-invalid", "true"); return text.focus(); }
+      }
+      send(action !== "fail", response);
+    };
+  }
+
+  /* Sending: never shown as done before the server says so. */
+  async function send(approved, response, comments = $("#comment").value) {
+    if (sending) return;
+    sending = true;
+    const { id, contentHash } = ask, buttons = $$("#bar button", pane), pressed = approved ? $("#approve span") || $("#apply") : $("#refusal button") || $("#apply"), word = pressed.textContent;
+    buttons.forEach(b => (b.disabled = true)); pressed.textContent = "Saving"; trouble("");
+    const body = { approved, contentHash };
+    if (comments) body.comments = comments;
+    if (response !== null) body.response = response;
+    try {
+      await AF.post(`/api/v1/approvals/${id}/respond`, body);
+      localStorage.removeItem(key());
+      await open(id, false, true);
+      done();
+    } catch (problem) {
+      buttons.forEach(b => (b.disabled = false)); pressed.textContent = word;
+      await refused(problem, id);
+    } finally { sending = false; refresh(); }
+  }
+  async function refused(problem, id) {
+    if (["already_decided", "approval_expired", "approval_cancelled"].includes(problem.code)) {
+      await open(id, false, true);
+      const outcome = $("#outcome > div");
+      outcome?.insertAdjacentHTML("beforeend", "<br>Your answer came later and was not saved.");
+      $("#question")?.focus();
+    } else if (problem.code === "content_changed") {
+      const typed = { value: value(), comment: $("#comment").value };
+      await open(id, false, true);
+      if (ask) { if (editor && typed.value) editor.setValue({ ...editor.getValue(), ...typed.value }); $("#comment").value = typed.comment; }
+      trouble("This question changed while you were reading. Your text was kept; read it again, then decide.");
+    } else {
+      const fields = (problem.issues || []).filter(issue => issue.pointer?.startsWith("/response/"));
+      if (editor && fields.length) {
+        editor.root.showValidationErrors(fields.map(issue => ({ path: pathOf(issue.pointer), property: issue.code, message: issue.message })));
+        $$("#form [data-schemapath]").forEach(() => {});
+        const unseen = fields.filter(issue => !$(`[data-schemapath="${CSS.escape(pathOf(issue.pointer))}"]`, pane));
+        trouble(unseen.length ? unseen.map(issue => issue.message).join(" ") : `${fields.length === 1 ? "One field needs" : `${fields.length} fields need`} another value.`);
+        focus(pathOf(fields[0].pointer));
+      } else trouble((problem.issues || []).map(issue => issue.message).join(" ") || AF.why(problem));
+    }
+  }
+  function trouble(text) { const el = $("#trouble"); if (el) { el.hidden = !text; $("div", el).textContent = text; if (text) el.scrollIntoView({ block: "nearest" }); } }
+  function done() {
+    const row = $(`.item[data-id="${shownId()}"]`, rows);
+    if (row) { row.classList.add("gone"); row.classList.remove("new"); $(".left", row).textContent = "Decided"; }
+    const next = items().find(el => !el.classList.contains("gone")), outcome = $("#outcome");
+    outcome?.insertAdjacentHTML("afterend", next ? `<p class="lead"><a class="b" href="${next.getAttribute("href")}" data-id="${next.dataset.id}">Next question</a></p>` : `<p class="lead">Nothing else waits for you.</p>`);
+    say($("b", outcome)?.textContent || "Saved"); $("#question")?.focus();
+  }
+
+  addEventListener("click", event => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
+    const link = event.target.closest("a[data-id]");
+    if (link) { event.preventDefault(); open(link.dataset.id); }
+    else if (event.target.closest(".back") && history.state?.id) { event.preventDefault(); history.back(); }
+  });
+
+  /* Keys */
+  const keysOn = $("#keys-on"), help = () => $("#keys").showModal();
+  keysOn.checked = localStorage.getItem("keys") !== "off";
+  keysOn.onchange = () => localStorage.setItem("keys", keysOn.checked ? "on" : "off");
+  $("#help")?.addEventListener("click", help);
+  addEventListener("keydown", event => {
+    if (AF.typing(event) || $("dialog[open]") || (!keysOn.checked && event.key !== "?")) return;
+    const all = items(), at = all.indexOf(current()), act = {
+      j: () => all[at + 1], k: () => all[Math.max(at - 1, 0)], a: () => $("#approve")?.focus() ?? $("[data-fix]")?.focus(), r: () => $("#reject") && refuse(true), c: () => $("#comment")?.focus(), "?": help, "/": () => (current() || all[0])?.focus(),
+    }[event.key.toLowerCase()];
+    if (!act) return;
+    event.preventDefault();
+    const to = act();
+    if (to?.dataset?.id && "jk".includes(event.key.toLowerCase())) { to.scrollIntoView({ block: "nearest" }); to.focus({ preventScroll: true }); wide.matches ? open(to.dataset.id, false) : mark(to.dataset.id); }
+  });
+
+  /* Live */
+  const strip = $("#off");
+  if (waitingTab) AF.live("/ws/approvals", {
+    message: data => data.type?.startsWith("approval_") && refresh(),
+    on: () => { strip.hidden = true; refresh(); },
+    off: ({ seen, wait }) => { strip.hidden = false; $("div", strip).innerHTML = `<b>Live updates are off.</b> You see ${AF.clock(seen)}. Trying again in ${wait} s. You can still decide.`; },
+  });
+  counts(); ready();
+})();
