@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
+from templates_app.fields import OrderedJSONField
 
 from .states import ApprovalStatus
 
@@ -42,8 +43,9 @@ class Approval(models.Model):
     kind = models.CharField(max_length=10, choices=ApprovalKind.choices)
     level = models.TextField(default=ANY_APPROVER)
     status = models.CharField(max_length=9, choices=ApprovalStatus.choices, default=ApprovalStatus.PENDING)
-    request = models.JSONField(default=dict)
-    input_schema = models.JSONField(default=dict)
+    # In the order they were written in: people read the facts, and fill in the form, in that order.
+    request = OrderedJSONField(default=dict)
+    input_schema = OrderedJSONField(default=dict)
     content_hash = models.CharField(max_length=64)
     requested_at = models.DateTimeField(db_default=Now())
     respond_by = models.DateTimeField()

@@ -1,5 +1,13 @@
 """Pages."""
 
-from typing import Any
+from django.urls import path
 
-urlpatterns: list[Any] = []
+from . import pages
+
+urlpatterns = [
+    path("inbox/", pages.inbox, name="inbox"),
+    path("inbox/decided/", pages.decided, name="inbox-decided"),
+    path("inbox/rows", pages.rows, name="inbox-rows"),
+    path("inbox/count", pages.count, name="inbox-count"),
+    path("inbox/<uuid:approval_id>/", pages.question, name="inbox-question"),
+]
