@@ -1,5 +1,13 @@
 """Pages."""
 
-from typing import Any
+from django.urls import path
 
-urlpatterns: list[Any] = []
+from . import pages
+
+urlpatterns = [
+    path("executions/", pages.execution_list, name="execution-list"),
+    path("executions/<uuid:execution_id>/", pages.execution_page, name="execution-page"),
+    path("executions/<uuid:execution_id>/graph", pages.execution_graph, name="execution-graph"),
+    path("executions/<uuid:execution_id>/state", pages.execution_state, name="execution-state"),
+    path("executions/<uuid:execution_id>/step", pages.execution_step, name="execution-step"),
+]
