@@ -213,7 +213,6 @@ class TemplateAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]  # as above
 class TemplateVersionAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]  # as above
     list_display = ("title", "shown_status", "label", "block_count", "created_by", "created_at")
     list_filter = (VersionWorkspaceFilter, "status")
-    list_select_related = ("template", "created_by")
     search_fields = ("template__name",)
     ordering = ("-id",)
     show_full_result_count = False
@@ -232,7 +231,7 @@ class TemplateVersionAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]  # as a
     actions = ("publish", "deprecate")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TemplateVersion]:
-        rows = TemplateVersion.objects.visible_to(request.user).select_related("template")
+        rows = TemplateVersion.objects.visible_to(request.user).select_related("template", "created_by")
         return rows.defer("definition", "calls", "template__search", "template__search_text")
 
     @display(description="Version")  # type: ignore[untyped-decorator]  # as above
