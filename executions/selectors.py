@@ -95,13 +95,13 @@ def matching(user: Principal, chosen: Filter) -> QuerySet[Execution]:
     if chosen.created_before:
         rows = rows.filter(created_at__lt=chosen.created_before)
     if chosen.search:
-        rows = rows.filter(_named(chosen.search))
+        rows = rows.filter(named(chosen.search))
     key = ORDERINGS[chosen.ordering.removeprefix("-")]
     first = key.desc(nulls_last=True) if chosen.ordering.startswith("-") else key.asc(nulls_last=True)
     return rows.order_by(first, "-created_at", "pk")
 
 
-def _named(text: str) -> Q:
+def named(text: str) -> Q:
     """By a part of the template's name or the beginning of the id."""
     found = Q(template_version__template__name__icontains=text)
     digits = text.strip().replace("-", "").lower()

@@ -203,6 +203,10 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
     "ENUM_NAME_OVERRIDES": {
         "WorkspaceRole": "agentflow.governance.roles.ROLE_CHOICES",
+        "ExecutionStatus": "executions.states.ExecutionStatus",
+        "BlockStatus": "executions.states.BlockStatus",
+        "ApprovalStatus": "approvals.states.ApprovalStatus",
+        "ApprovalKind": "approvals.models.ApprovalKind",
         "VersionStatus": ["draft", "published", "deprecated"],
         "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted
     },
@@ -213,9 +217,38 @@ UNFOLD: dict[str, Any] = {
     "SITE_HEADER": "agentflow",
     "SITE_SUBHEADER": "Governs and operates",
     "SITE_URL": "/inbox/",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "/static/agentflow/favicon.svg"}],
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "6px",
+    "COLORS": {
+        "base": {
+            "50": "#f8f9fb",
+            "100": "#f0f2f5",
+            "200": "#e1e4e9",
+            "300": "#c3c9d2",
+            "400": "#9ea8b6",
+            "500": "#606a78",
+            "600": "#5a6472",
+            "700": "#2a3039",
+            "800": "#1e232b",
+            "900": "#14181f",
+            "950": "#0e1115",
+        },
+        "primary": {
+            "50": "#f5f6ff",
+            "100": "#eceffd",
+            "200": "#d5dbfb",
+            "300": "#b9c4ff",
+            "400": "#9fb0ff",
+            "500": "#6375ea",
+            "600": "#3346d3",
+            "700": "#2b3bb5",
+            "800": "#252f8c",
+            "900": "#222a4d",
+            "950": "#171c38",
+        },
+    },
 }
 
 # Hints, not state: a lost message costs seconds, never work (docs/decisions).
@@ -226,6 +259,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 5,
     "socket_connect_timeout": 1,
     "socket_keepalive": True,
+    "max_retries": 0,  # a publish that cannot connect gives up: kombu would wait 2 s and try again
     "health_check_interval": 10,
     "visibility_timeout": 6 * 3600,
 }
