@@ -32,7 +32,7 @@ def _stamped(kind: type[Token], user: AbstractBaseUser) -> str:
     return str(token)
 
 
-class Bearer(JWTAuthentication):  # type: ignore[misc]  # simplejwt ships no types
+class Bearer(JWTAuthentication):
     """`Authorization: Bearer <access token>`.
 
     Signature, algorithm, audience, issuer, expiry and kind are simplejwt's; here the account must

@@ -98,7 +98,7 @@ def purge(limit: int = 1000) -> int:
             " WHERE expires_at <= statement_timestamp() LIMIT %s FOR UPDATE SKIP LOCKED)",
             [limit],
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _route(request: Request) -> str:
@@ -176,8 +176,9 @@ def _keep(response: Response, request: Request, route: str, key: str, fingerprin
         return
     renderer: Any = request.accepted_renderer
     content = renderer.render(response.data, renderer.media_type, {}) if response.data is not None else b""
+    person: Any = request.user  # signed in, or the view's permissions would have refused
     IdempotencyRecord.objects.create(
-        user_id=request.user.pk,
+        user=person,
         route=route,
         key=key,
         request_hash=fingerprint,

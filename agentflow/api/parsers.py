@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 from django.utils.http import parse_header_parameters
 from rest_framework.exceptions import APIException, UnsupportedMediaType
@@ -239,7 +239,7 @@ class StrictJSONParser(BaseParser):
     value is welcome.  An empty body is an empty object.
     """
 
-    media_type: ClassVar[str] = "application/json"
+    media_type = "application/json"
 
     def parse(
         self,

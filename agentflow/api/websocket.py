@@ -193,9 +193,11 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
     async def _identify(self) -> AbstractBaseUser | None:
         ticket = _ticket(self.scope)
         if ticket is not None:
-            return await database_sync_to_async(tickets.redeem)(ticket)
+            bearer: AbstractBaseUser | None = await database_sync_to_async(tickets.redeem)(ticket)
+            return bearer
         self._session_key = self.scope["session"].session_key or ""
-        return await database_sync_to_async(_active)(self.scope["user"].pk)
+        person: AbstractBaseUser | None = await database_sync_to_async(_active)(self.scope["user"].pk)
+        return person
 
     async def _keep_watch(self) -> None:
         while not self._closed:
@@ -233,7 +235,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
         )
 
 
-def _active(pk: int | None) -> AbstractBaseUser | None:
+def _active(pk: Any) -> AbstractBaseUser | None:
     return get_user_model()._default_manager.filter(pk=pk, is_active=True).first()
 
 

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
 from agentflow.api.serializers import StrictSerializer
@@ -169,6 +169,7 @@ class HumanInteractionSerializer(StrictSerializer):
     approver = serializers.CharField(allow_null=True)
 
 
+@extend_schema_serializer(component_name="ExecutionBlock")  # `Block` is the definition's
 class BlockSerializer(StrictSerializer):
     block_execution_id = serializers.IntegerField()
     block_id = serializers.CharField()
@@ -213,6 +214,7 @@ class LateResultSerializer(StrictSerializer):
     output = AnyJSONField()
 
 
+@extend_schema_serializer(component_name="ExecutionBlockDetail")  # else it inherits the name above
 class BlockDetailSerializer(BlockSerializer):
     input_source = serializers.ChoiceField(choices=["mapping", "dependencies"])
     crashes = serializers.IntegerField()

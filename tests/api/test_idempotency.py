@@ -30,7 +30,7 @@ def user() -> Iterator[User]:
 
 
 def make(user: User, key: str | None, slug: str, then: str = "", path: str = "/api/make") -> Any:
-    client = client_of(user)
+    client: Any = client_of(user)
     client.raise_request_exception = False
     headers = {} if key is None else {"HTTP_IDEMPOTENCY_KEY": key}
     return client.post(path, {"slug": slug, "then": then}, **headers)

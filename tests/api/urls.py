@@ -91,10 +91,11 @@ class Make(APIView):
 
     @idempotent
     def post(self, request: Request, **kwargs: Any) -> Response:
-        slug = request.data["slug"]
+        body: Any = request.data
+        slug = body["slug"]
         made = Workspace.objects.create(slug=slug, name="made")
         transaction.on_commit(lambda: self.hooks.append(slug), robust=True)
-        match request.data.get("then"):
+        match body.get("then"):
             case "hold":
                 self.entered.set()
                 assert self.go_on.wait(10)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import factory
+from factory import Sequence
+from factory.django import DjangoModelFactory, Password
 from rest_framework.test import APIClient
 
 from agentflow.api.authentication import access_token
@@ -13,23 +14,23 @@ from agentflow.governance.services.workspaces import create_workspace, grant
 PASSWORD = "correct horse battery staple"
 
 
-class UserFactory(factory.django.DjangoModelFactory[User]):
+class UserFactory(DjangoModelFactory[User]):
     class Meta:
         model = User
         skip_postgeneration_save = True
 
-    username = factory.Sequence("user{}".format)
-    password = factory.django.Password(PASSWORD)
+    username = Sequence("user{}".format)
+    password = Password(PASSWORD)
 
 
-class WorkspaceFactory(factory.django.DjangoModelFactory[Workspace]):
+class WorkspaceFactory(DjangoModelFactory[Workspace]):
     """A workspace with its role groups, made as the product makes it."""
 
     class Meta:
         model = Workspace
 
-    slug = factory.Sequence("workspace-{}".format)
-    name = factory.Sequence("Workspace {}".format)
+    slug = Sequence("workspace-{}".format)
+    name = Sequence("Workspace {}".format)
 
     @classmethod
     def _create(cls, model_class: type[Workspace], *args: Any, **fields: Any) -> Workspace:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 
 from ...api.serializers import StrictSerializer
@@ -48,7 +50,7 @@ class AgentShown(StrictSerializer):
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
-    def get_configuration(self, agent: Agent) -> dict[str, object]:
+    def get_configuration(self, agent: Agent) -> dict[str, Any]:
         return configurations.hidden(agent.configuration)
 
 

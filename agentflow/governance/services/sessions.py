@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from django.contrib.auth import authenticate
 from django.db.models.functions import Now
@@ -43,7 +44,8 @@ def refresh(*, token: str) -> Tokens:
     """
     refused = AuthenticationFailed("This refresh token is not valid.", code="token_not_valid")
     try:
-        claims = RefreshToken(token.encode(errors="replace"))
+        encoded: Any = token.encode(errors="replace")
+        claims = RefreshToken(encoded)
     except TokenError as error:
         raise refused from error
     user = User.objects.filter(pk=claims["user_id"], is_active=True).first()
