@@ -176,6 +176,8 @@ def translated(error: Exception, watch: Watch) -> EgressError:
             return cause
     if watch.cancelled:
         return CallCancelled(sent=watch.sent)
+    # The OpenAI library wraps what the transport said.
+    error = next((cause for cause in _causes(error) if isinstance(cause, httpx2.HTTPError)), error)
     said = str(error)[:300] or type(error).__name__
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
         return TlsFailed(said)

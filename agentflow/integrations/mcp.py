@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 600.0  # a session unused for so long is closed
 FRESH_S = 1.0  # one used less long ago is taken to be alive
-PING_S = 5.0
+LIST_S = 5.0
 CLOSE_S = 6.0
 SESSIONS = 64
 META_KEY = "agentflow/idempotencyKey"
@@ -288,7 +288,7 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
         )
         # Celery's stand-in for sys.stderr has no file behind it.
         transport = stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr)
-        async with mcp.Client(transport) as client:
+        async with mcp.Client(transport, cache=None) as client:
             yield client
         return
     async with httpx2.AsyncClient(
@@ -298,7 +298,7 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
         timeout=httpx2.Timeout(http.CONNECT_TIMEOUT_S, read=None),
     ) as connection:
         transport = streamable_http_client(server.url, http_client=connection)
-        async with mcp.Client(transport) as client:
+        async with mcp.Client(transport, cache=None) as client:
             yield client
 
 
@@ -307,12 +307,12 @@ async def _answers(client: mcp.Client) -> bool:
     from mcp_types import CONNECTION_CLOSED
 
     try:
-        async with asyncio.timeout(PING_S):
-            await client.send_ping()
+        async with asyncio.timeout(LIST_S):
+            await client.list_tools()  # newer protocols have no ping
     except MCPError as error:
         return error.code != CONNECTION_CLOSED  # a refusal is an answer too
     except Exception as error:  # noqa: BLE001 - whatever it is, this session is of no more use
-        log.debug("MCP ping failed: %s", error)
+        log.debug("MCP server does not answer: %s", error)
         return False
     return True
 

@@ -1,0 +1,74 @@
+"""A real MCP server with the tools that the tests need: `python mcp_server.py [--http PORT]`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from mcp.server.mcpserver import Context, MCPServer
+
+server = MCPServer("tests")
+
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    """The sum."""
+    return a + b
+
+
+@server.tool()
+def policy(country: str) -> dict[str, str]:
+    """A structured answer."""
+    return {"country": country, "days": "30"}
+
+
+@server.tool(structured_output=False)
+def greet(name: str) -> str:
+    """A plain text."""
+    return f"Hello, {name}."
+
+
+@server.tool()
+def fail() -> str:
+    """Fails."""
+    raise ValueError("no such order")
+
+
+@server.tool()
+async def hang() -> str:
+    """Never answers."""
+    await asyncio.Event().wait()
+    return "never"
+
+
+@server.tool()
+def die() -> str:
+    """Takes the server down in the middle of a call."""
+    os._exit(1)
+
+
+@server.tool()
+def pid() -> int:
+    """Which process answers."""
+    return os.getpid()
+
+
+@server.tool()
+def environment() -> list[str]:
+    """What the process was given."""
+    return sorted(os.environ)
+
+
+@server.tool()
+def key(ctx: Context) -> str:  # type: ignore[type-arg]
+    """The idempotency key that came with the call."""
+    meta = ctx.request_context.meta or {}
+    return str(dict(meta).get("agentflow/idempotencyKey"))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--http"]:
+        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[2]))
+    else:
+        server.run("stdio")

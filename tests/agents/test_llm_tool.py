@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from agentflow.governance.models import Workspace
+from agentflow.types import JSONObject
+from tests.factories.agents import AgentFactory
+from tests.servers import Exchange, HttpServer
+
+from .conftest import Invoke, failure_of, output_of
+
+PATH = "/v1/chat/completions"
+
+
+def completion(text: str | None, **message: Any) -> JSONObject:
+    finish = message.pop("finish_reason", "stop")
+    return {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "small-1",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": finish,
+                "message": {"role": "assistant", "content": text, **message},
+            }
+        ],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+    }
+
+
+@pytest.fixture
+def model(server: HttpServer, settings: Settings) -> HttpServer:
+    """An OpenAI-compatible server that the installation is configured for."""
+    settings.AGENTFLOW_LLM_BASE_URL = server.url("/v1")
+    settings.AGENTFLOW_LLM_API_KEY = "installation-key"
+    settings.AGENTFLOW_LLM_MODEL = "small"
+    server.on(PATH, lambda exchange: exchange.json(completion("Dear Ada")))
+    return server
+
+
+def ask(call: Invoke, input: Any = None, **configuration: Any) -> Any:
+    return call(None, input, tool_type="LLM", configuration={"prompt": "Write.", **configuration})
+
+
+def test_a_question_and_its_answer(call: Invoke, model: HttpServer) -> None:
+    outcome = ask(
+        call,
+        {"name": "Ada {{secret}}", "secret": "s"},
+        system="Be kind.",
+        prompt="Greet {{name}}.",
+        temperature=0,
+        maxTokens=50,
+    )
+    assert output_of(outcome) == {
+        "text": "Dear Ada",
+        "model": "small-1",
+        "finishReason": "stop",
+        "usage": {"inputTokens": 5, "outputTokens": 2, "totalTokens": 7},
+    }
+    (seen,) = model.seen
+    assert json.loads(seen.body) == {
+        "model": "small",
+        "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "Greet Ada {{secret}}."},
+        ],
+        "temperature": 0,
+        "max_tokens": 50,
+    }
+    assert seen.headers["authorization"] == "Bearer installation-key"
+    assert seen.headers["idempotency-key"] == "key-1"
+
+
+def test_an_input_the_prompt_does_not_name_follows_it(call: Invoke, model: HttpServer) -> None:
+    ask(call, {"a": 1})
+    assert [message["content"] for message in json.loads(model.seen[0].body)["messages"]] == [
+        "Write.",
+        '{"a": 1}',
+    ]
+
+
+def test_the_installations_key_goes_nowhere_else(
+    call: Invoke, model: HttpServer, workspace: Workspace
+) -> None:
+    model.on("/other/chat/completions", lambda exchange: exchange.json(completion("x")))
+    output_of(ask(call, baseUrl=model.url("/other")))
+    assert "installation-key" not in str(model.seen[0].headers)
+    configuration = {"baseUrl": model.url("/other"), "apiKey": "agents-key"}
+    AgentFactory.create(workspace=workspace, agent_id="own", tool_type="LLM", configuration=configuration)
+    output_of(call("own", "hello", configuration={"baseUrl": "http://10.0.0.1/"}))
+    assert model.seen[1].headers["authorization"] == "Bearer agents-key"
+
+
+def test_an_address_of_a_template_is_checked(call: Invoke, model: HttpServer) -> None:
+    assert failure_of(ask(call, baseUrl="http://169.254.169.254/v1")).code == "egress_refused"
+    assert failure_of(ask(call, baseUrl="file:///etc/passwd")).code == "egress_refused"
+
+
+def test_an_answer_to_a_schema_is_data(call: Invoke, model: HttpServer) -> None:
+    schema = {"type": "object", "required": ["risk"], "properties": {"risk": {"type": "number"}}}
+    model.on(PATH, lambda exchange: exchange.json(completion('{"risk": 0.5}')))
+    assert output_of(ask(call, responseSchema=schema))["data"] == {"risk": 0.5}
+    asked = json.loads(model.seen[0].body)["response_format"]
+    assert asked["json_schema"]["schema"] == schema
+    for text in ('{"risk": "high"}', "{}", "not json", "[" * 100_000, None):
+        model.on(PATH, lambda exchange, text=text: exchange.json(completion(text)))  # type: ignore[misc]
+        assert failure_of(ask(call, responseSchema=schema)).code == "llm_invalid_output"
+    model.on(PATH, lambda exchange: exchange.json(completion('{"ri', finish_reason="length")))
+    assert failure_of(ask(call, responseSchema=schema)).code == "llm_truncated"
+
+
+def error(code: str, message: str = "No.") -> JSONObject:
+    return {"error": {"message": message, "type": "invalid_request_error", "code": code}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code"),
+    [
+        (429, error("rate_limit_exceeded"), "transient", "http_429"),
+        (429, error("insufficient_quota"), "configuration", "llm_quota_exhausted"),
+        (400, error("context_length_exceeded"), "configuration", "llm_context_too_long"),
+        (400, error("", "maximum context length is 4096"), "configuration", "llm_context_too_long"),
+        (400, error("content_filter"), "agent", "llm_refused"),
+        (400, error("invalid"), "configuration", "http_400"),
+        (401, error("invalid_api_key"), "configuration", "http_401"),
+        (404, error("model_not_found"), "configuration", "http_404"),
+        (500, {"error": "oops"}, "transient", "http_500"),
+        (503, [], "transient", "http_503"),
+        (200, completion(None, refusal="I cannot."), "agent", "llm_refused"),
+        (200, completion("", finish_reason="content_filter"), "agent", "llm_refused"),
+        (200, {}, "agent", "llm_bad_response"),
+        (200, {"choices": []}, "agent", "llm_bad_response"),
+        (200, {"choices": [{"message": {"content": 3}}]}, "agent", "llm_bad_response"),
+        (200, {"choices": [None]}, "agent", "llm_bad_response"),
+        (200, [1], "agent", "llm_bad_response"),
+        (200, "text", "agent", "llm_bad_response"),
+    ],
+)
+def test_how_a_model_fails(
+    call: Invoke, model: HttpServer, status: int, body: Any, kind: str, code: str
+) -> None:
+    model.on(PATH, lambda exchange: exchange.json(body, status, retry_after="3"))
+    failure = failure_of(ask(call))
+    assert (failure.kind, failure.code) == (kind, code)
+    assert len(model.seen) == 1  # repeating is not the library's business
+    if code in {"http_429", "http_500", "http_503"}:
+        assert failure.retry_after_s == 3
+
+
+def test_garbage_drops_and_silence(call: Invoke, model: HttpServer) -> None:
+    model.on(PATH, lambda exchange: exchange.reply(b"<html>", content_type="text/html"))
+    assert failure_of(ask(call)).code == "llm_bad_response"
+    model.on(PATH, Exchange.drop)
+    assert failure_of(ask(call)).code == "connection_lost"
+    model.on(PATH, lambda exchange: model.stopping.wait(30) and None)
+    silent = call(None, "x", tool_type="LLM", configuration={}, timeout_s=0.3)
+    assert failure_of(silent).code == "timeout"
+
+
+def test_what_is_not_configured_is_said(call: Invoke, settings: Settings) -> None:
+    settings.AGENTFLOW_LLM_BASE_URL = ""
+    assert failure_of(ask(call)).code == "llm_not_configured"
+
+
+@pytest.mark.parametrize(
+    "configuration", [{"prompt": 3}, {"model": 3}, {"responseSchema": "x"}, {"prompt": ""}]
+)
+def test_what_asks_nothing(call: Invoke, model: HttpServer, configuration: JSONObject) -> None:
+    failure = failure_of(ask(call, **configuration))
+    assert (failure.code, model.seen) == ("bad_configuration", [])

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pytest_django import DjangoAssertNumQueries
+from rest_framework.test import APIClient
+
+from agentflow.agents.models import Agent, Script
+from agentflow.governance.models import AuditEntry, Workspace
+from agentflow.governance.roles import Role
+from tests.factories.agents import AgentFactory, ScriptFactory
+from tests.factories.governance import WorkspaceFactory, client_of, member
+
+pytestmark = pytest.mark.django_db
+AGENTS, SCRIPTS = "/api/v1/agents", "/api/v1/scripts"
+HIDDEN = "********"
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {
+        "agentId": "orders",
+        "name": "Orders",
+        "toolType": "API",
+        "configuration": {"url": "https://api.example/orders/{id}"},
+        **fields,
+    }
+
+
+@pytest.fixture
+def home() -> Workspace:
+    return WorkspaceFactory.create()
+
+
+@pytest.fixture
+def operator(home: Workspace) -> APIClient:
+    return client_of(member(home, Role.OPERATOR))
+
+
+def pointers(response: Any) -> set[str]:
+    return {issue["pointer"] for issue in response.json()["issues"]}
+
+
+def test_a_registered_agent_is_answered_in_full_listed_and_found(
+    operator: APIClient, home: Workspace
+) -> None:
+    sent = body(capabilities=["orders.read"], effect="pure", inputSchema={"type": "object"})
+    made = operator.post(AGENTS, sent, format="json")
+    assert made.status_code == 201, made.content
+    answer = made.json()
+    assert {name: answer[name] for name in sent} == sent
+    assert (answer["workspaceId"], answer["enabled"], answer["outputSchema"]) == (str(home.pk), True, None)
+    assert operator.get(made["Location"]).json() == answer
+    assert operator.get(AGENTS).json() == {"agents": [answer], "total": 1}
+    entry = AuditEntry.objects.get(action="agent.register")
+    assert entry.target_id == answer["id"]
+
+
+def test_a_repeated_post_makes_one_agent(operator: APIClient) -> None:
+    headers = {"Idempotency-Key": "k1"}
+    first = operator.post(AGENTS, body(), format="json", headers=headers)
+    second = operator.post(AGENTS, body(), format="json", headers=headers)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json() == second.json()
+    third = operator.post(AGENTS, body(), format="json")
+    assert (third.status_code, third.json()["code"]) == (409, "agent_exists")
+    assert Agent.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "pointer"),
+    [
+        ({"agentId": ""}, "/agentId"),
+        ({"agentId": "x" * 201}, "/agentId"),
+        ({"agentId": "builtin.mine"}, "/agentId"),
+        ({"toolType": "Fax"}, "/toolType"),
+        ({"effect": "sometimes"}, "/effect"),
+        ({"capabilities": [1]}, "/capabilities/0"),
+        ({"enabled": "yes"}, "/enabled"),
+        ({"configuration": []}, "/configuration"),
+        ({"configuration": {}}, "/configuration/url"),
+        ({"configuration": {"url": "ftp://x"}}, "/configuration/url"),
+        ({"configuration": {"url": "http://[::1"}}, "/configuration/url"),
+        ({"configuration": {"url": "https://u:p@x.example"}}, "/configuration/url"),
+        ({"configuration": {"url": "https://x", "headers": {"a": 1}}}, "/configuration/headers"),
+        ({"configuration": {"url": "https://x", "headers": {"a": HIDDEN}}}, "/configuration/headers/a"),
+        ({"toolType": "Script", "configuration": {}}, "/configuration/script"),
+        ({"toolType": "Script", "configuration": {"script": "none"}}, "/configuration/script"),
+        ({"toolType": "UseCase", "configuration": {"templateId": "x"}}, "/configuration/templateId"),
+        ({"toolType": "MCP", "configuration": {"tool": "t"}}, "/configuration"),
+        ({"toolType": "MCP", "configuration": {"server": "none", "tool": "t"}}, "/configuration/server"),
+        ({"toolType": "MCP", "configuration": {"url": "https://x"}}, "/configuration/tool"),
+        ({"toolType": "LLM", "configuration": {"apiKey": "k"}}, "/configuration/apiKey"),
+        ({"inputSchema": {"type": "thing"}}, "/inputSchema"),
+        ({"outputSchema": {"required": 1}}, "/outputSchema"),
+        ({"createdBy": 1}, "/createdBy"),
+        ({"id": str(uuid4())}, "/id"),
+    ],
+)
+def test_what_cannot_be_registered_is_pointed_at(
+    operator: APIClient, sent: dict[str, Any], pointer: str
+) -> None:
+    response = operator.post(AGENTS, body(**sent), format="json")
+    assert response.status_code in {400, 422}, response.content
+    assert pointer in pointers(response)
+    assert not Agent.objects.exists()
+
+
+def test_all_problems_are_told_at_once(operator: APIClient) -> None:
+    sent = body(agentId="builtin.x", configuration={}, inputSchema={"type": "thing"})
+    assert pointers(operator.post(AGENTS, sent, format="json")) == {
+        "/agentId",
+        "/configuration/url",
+        "/inputSchema",
+    }
+
+
+def test_secrets_are_written_and_never_read(operator: APIClient) -> None:
+    headers = {"Authorization": "Bearer canary", "Accept": "text/plain"}
+    secret = {"url": "https://api.example/", "headers": headers}
+    made = operator.post(AGENTS, body(configuration=secret), format="json")
+    assert made.json()["configuration"]["headers"] == {"Authorization": HIDDEN, "Accept": "text/plain"}
+    url = made["Location"]
+    for response in (made, operator.get(url), operator.get(AGENTS)):
+        assert b"canary" not in response.content
+    assert "canary" not in str(list(AuditEntry.objects.values()))
+
+    put = operator.put(
+        url, body(name="New", configuration=operator.get(url).json()["configuration"]), format="json"
+    )
+    assert put.status_code == 200, put.content
+    assert Agent.objects.get().configuration == secret
+    assert Agent.objects.get().name == "New"
+
+
+def test_a_hidden_secret_does_not_move_to_another_address(operator: APIClient) -> None:
+    secret = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+    url = operator.post(AGENTS, body(configuration=secret), format="json")["Location"]
+    moved = {"url": "https://thief.example/", "headers": {"Authorization": HIDDEN}}
+    refused = operator.put(url, body(configuration=moved), format="json")
+    assert refused.status_code in {400, 422}
+    assert pointers(refused) == {"/configuration/headers/Authorization"}
+    assert Agent.objects.get().configuration == secret
+
+
+def test_put_replaces_and_delete_removes(operator: APIClient) -> None:
+    url = operator.post(AGENTS, body(effect="keyed", description="Old"), format="json")["Location"]
+    changed = operator.put(url, body(enabled=False), format="json").json()
+    assert (changed["effect"], changed["description"], changed["enabled"]) == (None, "", False)
+    assert operator.delete(url).json() == {"success": True}
+    assert operator.get(url).status_code == 404
+    assert operator.delete(url).status_code == 404
+    actions = AuditEntry.objects.filter(target_type="agent").order_by("pk").values_list("action", flat=True)
+    assert list(actions) == ["agent.register", "agent.update", "agent.delete"]
+
+
+def test_lists_are_searched_filtered_and_paged(operator: APIClient, home: Workspace) -> None:
+    for number in range(3):
+        AgentFactory.create(workspace=home, agent_id=f"risk-{number}", capabilities=["score"])
+    AgentFactory.create(workspace=home, agent_id="writer", tool_type="LLM", description="Writes 100% letters")
+    AgentFactory.create(workspace=home, agent_id="off", enabled=False)
+    AgentFactory.create(agent_id="foreign")
+
+    def names(query: str) -> list[str]:
+        return [agent["agentId"] for agent in operator.get(f"{AGENTS}?{query}").json()["agents"]]
+
+    assert names("") == ["off", "risk-0", "risk-1", "risk-2", "writer"]
+    assert names("search=LETTERS") == names("search=100%25") == names("toolType=LLM") == ["writer"]
+    assert names("search=_") == []
+    assert names("capability=score") == ["risk-0", "risk-1", "risk-2"]
+    assert names("enabled=false") == ["off"]
+    assert names("limit=2&offset=1") == ["risk-0", "risk-1"]
+    assert names(f"workspaceId={uuid4()}") == []
+    assert operator.get(f"{AGENTS}?limit=2").json()["total"] == 5
+    for bad in ("limit=0", "limit=x", "toolType=Fax", "enabled=1", "workspaceId=x"):
+        assert operator.get(f"{AGENTS}?{bad}").status_code == 400
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_list_costs_the_same_however_long(
+    operator: APIClient, home: Workspace, count: int, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    AgentFactory.create_batch(count, workspace=home)
+    with django_assert_max_num_queries(4):
+        operator.get(AGENTS)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_who_may_read_and_who_may_manage(home: Workspace, role: Role) -> None:
+    client = client_of(member(home, role))
+    manages = role in {Role.OPERATOR, Role.ADMIN}
+    agent = AgentFactory.create(workspace=home)
+    assert client.get(f"{AGENTS}/{agent.pk}").status_code == 200
+    assert client.post(AGENTS, body(), format="json").status_code == (201 if manages else 403)
+    assert client.put(f"{AGENTS}/{agent.pk}", body(agentId="x"), format="json").status_code == (
+        200 if manages else 403
+    )
+    assert client.delete(f"{AGENTS}/{agent.pk}").status_code == (200 if manages else 403)
+    script = {"name": "s", "source": "print(1)"}
+    assert client.post(SCRIPTS, script, format="json").status_code == (201 if manages else 403)
+
+
+def test_strangers_find_nothing_and_nobody_gets_in_without_a_login(home: Workspace) -> None:
+    agent, script = AgentFactory.create(workspace=home), ScriptFactory.create(workspace=home)
+    stranger = client_of(member(WorkspaceFactory.create(), Role.ADMIN))
+    nobody = client_of(None)
+    sent = body(workspaceId=str(home.pk))
+    for url in (f"{AGENTS}/{agent.pk}", f"{SCRIPTS}/{script.pk}"):
+        assert stranger.get(url).json()["code"] == stranger.get(f"{AGENTS}/{uuid4()}").json()["code"]
+        assert (stranger.get(url).status_code, stranger.delete(url).status_code) == (404, 404)
+        assert (nobody.get(url).status_code, nobody.delete(url).status_code) == (401, 401)
+    assert stranger.put(f"{AGENTS}/{agent.pk}", body(), format="json").status_code == 404
+    assert stranger.post(AGENTS, sent, format="json").status_code == 404
+    assert stranger.get(AGENTS).json()["total"] == stranger.get(SCRIPTS).json()["total"] == 0
+    assert nobody.post(AGENTS, sent, format="json").status_code == 401
+
+
+def test_a_member_of_several_workspaces_names_one(home: Workspace) -> None:
+    user = member(home, Role.OPERATOR)
+    from agentflow.governance.services.workspaces import grant
+
+    other = WorkspaceFactory.create()
+    grant(user=user, role=Role.OPERATOR, workspace=other)
+    client = client_of(user)
+    assert pointers(client.post(AGENTS, body(), format="json")) == {"/workspaceId"}
+    made = client.post(AGENTS, body(workspaceId=str(other.pk)), format="json")
+    assert made.json()["workspaceId"] == str(other.pk)
+
+
+def test_scripts_are_registered_read_and_kept_while_used(operator: APIClient, home: Workspace) -> None:
+    sent = {"name": "score", "source": "  \nprint(1)\n", "timeoutSeconds": 5}
+    made = operator.post(SCRIPTS, sent, format="json")
+    assert made.status_code == 201, made.content
+    answer = made.json()
+    assert (answer["timeoutSeconds"], len(answer["sha256"])) == (5, 64)
+    assert operator.get(made["Location"]).json()["source"] == sent["source"]
+    assert [row["name"] for row in operator.get(f"{SCRIPTS}?search=sco").json()["scripts"]] == ["score"]
+    assert operator.post(SCRIPTS, sent, format="json").json()["code"] == "script_exists"
+    agent = body(toolType="Script", configuration={"script": "score"})
+    agent_url = operator.post(AGENTS, agent, format="json")["Location"]
+    assert operator.delete(made["Location"]).json()["code"] == "script_in_use"
+    operator.delete(agent_url)
+    assert operator.delete(made["Location"]).status_code == 200
+    assert not Script.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("sent", "pointer"),
+    [
+        ({"source": "def ("}, "/source"),
+        ({"source": ""}, "/source"),
+        ({"source": "x" * 70_000}, "/source"),
+        ({"name": ""}, "/name"),
+        ({"timeoutSeconds": 0}, "/timeoutSeconds"),
+        ({"timeoutSeconds": 1e9}, "/timeoutSeconds"),
+        ({"sha256": "0"}, "/sha256"),
+    ],
+)
+def test_what_is_no_script(operator: APIClient, sent: dict[str, Any], pointer: str) -> None:
+    response = operator.post(SCRIPTS, {"name": "s", "source": "print(1)", **sent}, format="json")
+    assert response.status_code in {400, 422}
+    assert pointer in pointers(response)
