@@ -202,10 +202,11 @@ VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)
 LATE = """
 INSERT INTO executions_lateresult (block_id, attempt, output, failure, at)
 SELECT x.id, x.attempt, x.output::jsonb, x.failure::jsonb, statement_timestamp()
-FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(outputs)s::text[], %(failures)s::text[])
-  AS x(id, attempt, output, failure)
+FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(outputs)s::text[], %(failures)s::text[],
+            %(endings)s::text[])
+  AS x(id, attempt, output, failure, ended)
 WHERE NOT EXISTS (SELECT 1 FROM executions_blockattempt a
-                  WHERE a.block_id = x.id AND a.attempt = x.attempt AND a.outcome IN ('ok', 'error'))
+                  WHERE a.block_id = x.id AND a.attempt = x.attempt AND a.outcome = x.ended)
 RETURNING block_id, attempt
 """
 

@@ -143,6 +143,7 @@ def _keep_late(run: Run, changes: list[Change]) -> None:
         attempts=[c.attempt for c in changes],
         outputs=[as_text(c.output) for c in changes],
         failures=[as_text(c.error) for c in changes],
+        endings=[str(c.ended or "") for c in changes],
     ).fetchall()
     late = {pk for pk, _ in rows}
     for change in changes:

@@ -160,12 +160,15 @@ class Watch:
         while True:
             self._awake.wait()
             time.sleep(CANCEL_CHECK_S)
-            flights = [f for f in self._in_flight() if not f.abandoned]
             now = time.monotonic()
+            flights = [f for f in self._in_flight() if not f.abandoned]
+            calls = [f for f in flights if f.started and now - f.started > CANCEL_CHECK_S / 2]
+            if not calls:
+                connection.close()  # an idle process keeps no connection for this thread
+                self._last_beat = now
+                continue
             try:
-                self._stop_cancelled(
-                    [f for f in flights if f.started and now - f.started > CANCEL_CHECK_S / 2]
-                )
+                self._stop_cancelled(calls)
                 if now - beat >= LIMITS.heartbeat_s:
                     self._extend(flights)
                     beat = now

@@ -155,7 +155,8 @@ def _plan_next_look(run: Run) -> None:
     seconds = max(SOON_S / 2, min([moment for moment in moments if moment is not None], default=REST_S))
     run.execute(
         "INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)"
-        " VALUES ('check', %(timer)s, %(execution)s, statement_timestamp() + %(seconds)s * interval '1 second', %(tries)s, %(progress)s)"
+        " VALUES ('check', %(timer)s, %(execution)s, statement_timestamp() + %(seconds)s * interval '1 second',"
+        " %(tries)s, %(progress)s)"
         " ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at, tries = excluded.tries,"
         " progress = excluded.progress",
         timer=check_timer(run.facts.execution_id),

@@ -1,0 +1,47 @@
+"""Agents of the tests: plain functions, registered by the tests that call them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from agentflow.agents.builtin import BuiltinFailure
+from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.failures import Failure, FailureKind
+
+calls: list[Any] = []
+gate = threading.Event()  # `hold` waits for it
+arrived = threading.Semaphore(0)  # `hold` says that it was called
+
+
+def record(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """Remembers that it was called."""
+    calls.append(configuration.get("name"))
+    return {"calls": len(calls)}
+
+
+def hold(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """Answers when the test opens the gate."""
+    arrived.release()
+    if not gate.wait(30):
+        raise TimeoutError("the test never opened the gate")
+    return {"held": True}
+
+
+def unsure(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """Does its work, and then nobody hears of it."""
+    calls.append("unsure")
+    failure = Failure(FailureKind.TRANSIENT, "connection_lost", "No answer came.", outcome_unknown=True)
+    raise BuiltinFailure(failure)
+
+
+def crash(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    raise RuntimeError("a bug in the agent")
+
+
+AGENTS = {
+    "test.record": {"function": "tests.builtins.record", "effect": "pure"},
+    "test.hold": {"function": "tests.builtins.hold", "effect": "pure"},
+    "test.unsure": {"function": "tests.builtins.unsure", "effect": "keyed"},
+    "test.crash": {"function": "tests.builtins.crash", "effect": "pure"},
+}

@@ -1,0 +1,91 @@
+"""UseCase blocks: a child execution, and a parent that waits as a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agentflow.governance.models import User
+from agentflow.types import JSONObject
+from executions.models import Execution
+from executions.services import control
+from templates_app.models import TemplateVersion
+from tests.factories.executions import statuses
+
+from .conftest import Start, answer, block, drain, row, template
+
+VersionOf = Callable[[JSONObject], TemplateVersion]
+
+
+def calling(version: TemplateVersion, **fields: Any) -> JSONObject:
+    return {
+        "blockId": "sub",
+        "toolType": "UseCase",
+        "configuration": {"templateId": str(version.template_id)},
+        **fields,
+    }
+
+
+def test_a_sub_workflow_gives_the_outputs_of_its_last_blocks(run: Start, version_of: VersionOf) -> None:
+    child = version_of(template(block("x"), block("y", "x"), block("z", "x")))
+    execution = run(
+        template(block("a"), calling(child, dependencies=["a"]), block("b", "sub")), input={"n": 1}
+    )
+    assert execution.status == "completed"
+    assert row(execution, "sub").output == {"y": {"x": {"a": {"n": 1}}}, "z": {"x": {"a": {"n": 1}}}}
+    assert row(execution, "sub").attempts.get().outcome == "ok"
+    assert row(execution, "sub").children.get().depth == 1
+
+
+def test_a_parent_waits_for_the_person_its_child_waits_for(
+    run: Start, author: User, version_of: VersionOf
+) -> None:
+    child = version_of(template(block("x", humanInLoop={"type": "approval"})))
+    execution = run(template(calling(child)))
+    assert statuses(execution) == {"sub": "waiting_external"}
+    answer(row(execution, "sub").children.get(), "x", author)
+    drain(execution)
+    assert execution.status == "completed"
+
+
+def test_a_failed_child_fails_the_block_and_says_why(run: Start, author: User, version_of: VersionOf) -> None:
+    child = version_of(template(block("x", humanInLoop={"type": "approval"})))
+    execution = run(template(calling(child)))
+    answer(row(execution, "sub").children.get(), "x", author, approved=False)
+    drain(execution)
+    assert execution.status == "failed"
+    assert row(execution, "sub").error["code"] == "child_failed"  # type: ignore[index]
+
+
+def test_cancelling_a_parent_cancels_its_children(run: Start, author: User, version_of: VersionOf) -> None:
+    child = version_of(template(block("x", humanInLoop={"type": "approval"})))
+    execution = run(template(calling(child)))
+    started = row(execution, "sub").children.get()
+    control.cancel(execution_id=execution.pk, by=author)
+    drain_children_of(started)
+    assert started.status == "cancelled"
+    execution.refresh_from_db()
+    assert execution.status == "cancelled"
+
+
+def test_a_template_that_is_not_there_asks_a_person(run: Start, version_of: VersionOf) -> None:
+    missing = {"templateId": "00000000-0000-4000-8000-000000000000"}
+    execution = run(template({"blockId": "sub", "toolType": "UseCase", "configuration": missing}))
+    assert statuses(execution) == {"sub": "waiting_human"}
+    assert row(execution, "sub").error["code"] == "unknown_template"  # type: ignore[index]
+
+
+def test_a_simulated_run_starts_no_children(run: Start, version_of: VersionOf) -> None:
+    child = version_of(template(block("x")))
+    execution = run(template(calling(child)), simulation={"outputs": {"sub": {"said": 1}}})
+    assert execution.status == "completed"
+    assert row(execution, "sub").output == {"said": 1}
+    assert not Execution.objects.filter(parent_block__execution=execution).exists()
+
+
+def drain_children_of(started: Execution) -> None:
+    """What the clock does once the parent brought the child's next look forward."""
+    from executions.services import ticking
+
+    ticking.tick()
+    started.refresh_from_db()
