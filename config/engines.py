@@ -250,10 +250,11 @@ class Engines:
             raise
 
     @classmethod
-    def attach(cls, data: Path) -> Engines | None:
+    def attach(cls, data: Path, *, postgres: bool = True, valkey: bool = True) -> Engines | None:
         """The engines another process runs on `data`, or None if silent.  `stop` leaves them be."""
         engines = cls(data)
-        return engines if engines.ready("postgres") and engines.ready("valkey") else None
+        wanted = [name for name, asked in (("postgres", postgres), ("valkey", valkey)) if asked]
+        return engines if all(engines.ready(name) for name in wanted) else None
 
     def ready(self, engine: str) -> bool:
         return self._postgres_answers() if engine == "postgres" else self._valkey_answers()

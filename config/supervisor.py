@@ -7,6 +7,7 @@ Stops in the reverse order within 15 s.  Django is imported by the children only
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -71,8 +72,23 @@ def _number(name: str, default: int, low: int, high: int) -> int:
     return int(text)
 
 
+def given(name: str) -> bool:
+    """Whether the shell sets a variable, by itself or by the name of a file (`config.env.text`)."""
+    return name in os.environ or f"{name}_FILE" in os.environ
+
+
+def embedded() -> dict[str, bool]:
+    """Which engines are ours: those whose address the shell does not name."""
+    return {"postgres": not given("AGENTFLOW_DATABASE_URL"), "valkey": not given("AGENTFLOW_REDIS_URL")}
+
+
+def tell(text: str = "") -> None:
+    with contextlib.suppress(OSError):  # a terminal that is gone must not disturb the order of stopping
+        print(text, flush=True)
+
+
 def say(name: str, text: str) -> None:
-    print(f"  {name:<10} {text}", flush=True)
+    tell(f"  {name:<10} {text}")
 
 
 class Supervisor:
@@ -130,7 +146,7 @@ class Supervisor:
             (home / folder).mkdir(mode=0o700, exist_ok=True)
         stop_orphans(home)
         self._check_port()
-        print(f"agentflow is starting; its data and logs are in {_short(home)}", flush=True)
+        tell(f"agentflow is starting; its data and logs are in {_short(home)}")
 
     def _check_port(self) -> None:
         host, port = self.options.host, self.options.port
@@ -154,11 +170,8 @@ class Supervisor:
             ) from None
 
     def _start_engines(self) -> None:
-        own = {
-            "postgres": "AGENTFLOW_DATABASE_URL" not in os.environ,
-            "valkey": "AGENTFLOW_REDIS_URL" not in os.environ,
-        }
-        self.engines.start(postgres=own["postgres"], valkey=own["valkey"])
+        own = embedded()
+        self.engines.start(**own)
         self.environment = local_environment(self.options, self.engines)
         self.environment["AGENTFLOW_DEMO_PORT"] = str(self._demo_port())
         say("postgres", "ready" if own["postgres"] else "external, as AGENTFLOW_DATABASE_URL says")
@@ -273,7 +286,7 @@ class Supervisor:
             if not self._announced and time.monotonic() - began > READY_WITHIN_S:
                 self._announce()
                 late = ", ".join(child.name for child in self.children if not child.ready)
-                print(f"  Not ready yet: {late}. See the logs.", flush=True)
+                tell(f"  Not ready yet: {late}. See the logs.")
             time.sleep(TICK_S)
 
     def _look_after(self, child: Child) -> None:
@@ -286,7 +299,7 @@ class Supervisor:
             say(child.name, child.ended())
             if child.failures in (1, 4):  # often enough to see why, not to fill the screen
                 for line in child.last_words:
-                    print(f"             | {line}", flush=True)
+                    tell(f"             | {line}")
 
     def _revive(self, engine: str) -> None:
         """Bring an engine back at once; after five failures in a row there is nothing left to stand on."""
@@ -304,22 +317,22 @@ class Supervisor:
     def _announce(self) -> None:
         self._announced = True
         base = self.options.base_url
-        print(f"\n  Inbox      {base}/inbox/\n  Executions {base}/executions/\n  Admin      {base}/admin/")
-        print(f"  API        {base}/api/v1/\n  Logs       {_short(self.options.home / 'logs')}/")
+        tell(f"\n  Inbox      {base}/inbox/\n  Executions {base}/executions/\n  Admin      {base}/admin/")
+        tell(f"  API        {base}/api/v1/\n  Logs       {_short(self.options.home / 'logs')}/")
         demo = self.options.home / "demo.json"
         if demo.exists():
             users = json.loads(demo.read_text())["users"]
-            print(f"\n  Demo users (kept in {_short(demo)})")
+            tell(f"\n  Demo users (kept in {_short(demo)})")
             for role, user in users.items():
-                print(f"    {role:<10} {user['username']:<12} {user['password']}")
-        print("\n  Ctrl-C stops it all.", flush=True)
+                tell(f"    {role:<10} {user['username']:<12} {user['password']}")
+        tell("\n  Ctrl-C stops it all.")
 
     # Stop
 
     def _stop(self) -> None:
         """Web first, so that nothing new comes in; the engines last, for all others need them."""
         if self.children:
-            print("\nStopping; Ctrl-C again forces.", flush=True)
+            tell("\nStopping; Ctrl-C again forces.")
         groups: dict[str, list[Child]] = {}
         for child in self.children:
             groups.setdefault(child.name.partition("-")[0], []).append(child)
@@ -327,7 +340,7 @@ class Supervisor:
             self._stop_group(groups.get(name, []))
         self.engines.stop(0.5 if self._forced else ENGINE_STOP_S)
         if self.children:
-            print("Stopped.", flush=True)
+            tell("Stopped.")
 
     def _stop_group(self, group: list[Child]) -> None:
         for child in group:
@@ -351,7 +364,7 @@ def local_environment(options: Options, engines: Engines) -> dict[str, str]:
         ),
         "PYTHONUNBUFFERED": "1",
     }
-    if "AGENTFLOW_SECRET_KEY" not in os.environ:
+    if not given("AGENTFLOW_SECRET_KEY"):
         local["AGENTFLOW_SECRET_KEY_FILE"] = str(secret_key(options.home))
     return {**local, **os.environ, "AGENTFLOW_HOME": str(options.home)}
 
@@ -366,8 +379,7 @@ def secret_key(home: Path) -> Path:
 
 def manage(options: Options, arguments: list[str]) -> NoReturn:
     """Become `manage.py ARGUMENTS` on the engines of the running `make run`."""
-    external = {"AGENTFLOW_DATABASE_URL", "AGENTFLOW_REDIS_URL"} <= os.environ.keys()
-    engines = Engines(options.home) if external else Engines.attach(options.home)
+    engines = Engines.attach(options.home, **embedded())
     if engines is None:
         raise CannotStart(f"nothing runs on {options.home}: `make run` first, in another terminal.")
     os.chdir(ROOT)

@@ -166,7 +166,7 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT: Path | None = BASE_DIR / "staticfiles"
 
 REST_FRAMEWORK: dict[str, Any] = {
     # The token comes first: its challenge makes an anonymous request a 401.

@@ -91,10 +91,15 @@ def test_engines_end_with_an_owner_that_was_killed(home: Path) -> None:
 def test_an_orphan_still_running_is_stopped_before_the_start(home: Path) -> None:
     with Engines(home):
         pass
-    binary = [module.valkey_binary(), "--port", "0", "--dir", home / "valkey", "--set-proc-title", "no"]
+    left = Engines(home)
+    left.run_dir.mkdir(mode=0o700)
+    binary = [
+        *(module.valkey_binary(), "--port", "0", "--unixsocket", left.valkey_socket),
+        *("--dir", home / "valkey", "--set-proc-title", "no"),
+    ]
     orphan = subprocess.Popen([str(part) for part in binary], stdout=subprocess.DEVNULL)
     (home / "valkey" / "valkey.pid").write_text(f"{orphan.pid}\n")
-    until(lambda: "valkey-server" in command_of(orphan.pid))
+    until(lambda: left.ready("valkey"))
     with Engines(home) as engines:
         assert orphan.wait(5) is not None
         assert engines.ready("valkey")

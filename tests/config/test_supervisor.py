@@ -28,7 +28,7 @@ Start = Callable[..., "Run"]
 class Run:
     """One supervisor as a child process, with what it printed so far."""
 
-    def __init__(self, home: Path, port: int, **more: str) -> None:
+    def __init__(self, home: Path, port: int, *arguments: str, **more: str) -> None:
         passed = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTFLOW_", "DJANGO_"))}
         environment: Mapping[str, str] = {
             **passed,
@@ -39,7 +39,7 @@ class Run:
         }
         self.home = home
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "config.supervisor"],
+            [sys.executable, "-m", "config.supervisor", *arguments],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -85,8 +85,8 @@ def home() -> Iterator[Path]:
 def run(home: Path) -> Iterator[Start]:
     started: list[Run] = []
 
-    def _run(port: int, **more: str) -> Run:
-        started.append(Run(home, port, **more))
+    def _run(port: int, *arguments: str, **more: str) -> Run:
+        started.append(Run(home, port, *arguments, **more))
         return started[-1]
 
     yield _run
@@ -122,6 +122,12 @@ def test_a_bad_setting_is_named(run: Start, variable: str, value: str, said: str
     assert "Traceback" not in refused.text
 
 
+def test_a_command_beside_nothing_says_so(run: Start) -> None:
+    alone = run(free_port(), "check")
+    assert alone.ends() == 1
+    assert "`make run` first" in alone.text
+
+
 @pytest.mark.slow
 def test_it_runs_heals_and_stops_in_order(run: Start, home: Path) -> None:
     first = run(free_port())
@@ -134,6 +140,10 @@ def test_it_runs_heals_and_stops_in_order(run: Start, home: Path) -> None:
     assert second.ends() == 1
     assert "already runs on" in second.text
     assert f"process {first.process.pid}" in second.text
+
+    beside = run(free_port(), "check", "--database", "default")
+    assert beside.ends() == 0, beside.text
+    assert "no issues" in beside.text
 
     os.kill(first.pids()["worker-1"], signal.SIGKILL)
     first.wait_for("worker-1   was killed by signal 9; starts again in 1 s")
@@ -158,8 +168,12 @@ def test_after_kill_9_the_next_start_goes_on(run: Start, home: Path) -> None:
     again = run(port)
     again.wait_for(UP)
     assert (home / "secret_key").read_text() == key
-    again.process.terminate()
-    assert again.ends(15.0) == 0
+
+    os.kill(again.pids()["worker-1"], signal.SIGSTOP)  # cannot be asked to stop
+    again.process.send_signal(signal.SIGINT)
+    again.wait_for("Ctrl-C again forces")
+    again.process.send_signal(signal.SIGINT)
+    assert again.ends(4.0) == 0
 
 
 @pytest.mark.slow
