@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -117,13 +116,18 @@ class EventFeed(AuthenticatedConsumer):
                 self._poked.clear()
                 unsettled = await self._send_new()
                 pause_s = min(2 * pause_s, self.late_s) if unsettled else self.soon_s
-                await self._wait(pause_s if unsettled else self.net_s)
+                if not await self._poked_within(pause_s if unsettled else self.net_s):
+                    # The layer forgets groups when it is wiped, and by itself after a day.
+                    await self._join_again()
         except Exception as error:  # noqa: BLE001  # the client gets a close code and comes back
             await self._broke(error)
 
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
+    async def _poked_within(self, seconds: float) -> bool:
+        try:
             await asyncio.wait_for(self._poked.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
 
     async def _send_new(self) -> bool:
         """Send all there is; True: committed events wait for an older transaction to end."""
@@ -131,6 +135,8 @@ class EventFeed(AuthenticatedConsumer):
             if self._resume is not None:
                 await self._send_earlier(self._resume)
             look: Look = await database_sync_to_async(self._look)(self._sent)
+            if not look.groups and not await self._still_welcome():
+                break  # closed, with a code
             for event in look.page.events:
                 await self.push(as_message(event))
                 self._sent = Cursor.of(event)
@@ -170,6 +176,10 @@ class EventFeed(AuthenticatedConsumer):
     def _person(self) -> AbstractBaseUser | None:
         """The person as they are now: `self.user` is as old as the connection."""
         return get_user_model()._default_manager.filter(pk=self.user.pk, is_active=True).first()
+
+    async def _join_again(self) -> None:
+        for group in self._joined:
+            await self.channel_layer.group_add(group, self.channel_name)
 
     async def _join(self, groups: frozenset[str]) -> None:
         for group in self._joined - groups:

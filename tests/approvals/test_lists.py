@@ -232,7 +232,7 @@ def test_the_hash_stands_for_everything_that_is_seen() -> None:
     }
     same = content_hash(**base | {"request": {"b": 2, "a": 1}})
     assert content_hash(**base) == same
-    others = [
+    others: list[dict[str, Any]] = [
         {"request": {"a": 1, "b": 3}},
         {"input_schema": {"type": "object"}},
         {"version_hash": "w"},

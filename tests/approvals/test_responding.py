@@ -58,7 +58,9 @@ def test_a_refusal_fails_the_block_by_default(office: Office) -> None:
     approval.refresh_from_db()
     assert approval.status == "rejected"
     assert statuses(approval.execution)["ask"] == "failed"
-    assert approval.block_execution.error["code"] == "rejected"
+    error = approval.block_execution.error
+    assert error is not None
+    assert error["code"] == "rejected"
 
 
 def test_the_answer_to_an_input_is_the_blocks_output(office: Office) -> None:

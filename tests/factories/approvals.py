@@ -109,7 +109,7 @@ class ApprovalLevelFactory(factory.django.DjangoModelFactory[ApprovalLevel]):
         lambda rung: Group.objects.create(name=f"{rung.name} of {rung.workspace.pk}")
     )
 
-    @factory.post_generation
+    @factory.post_generation  # type: ignore[untyped-decorator]  # factory_boy ships no types
     def members(self: ApprovalLevel, create: bool, extracted: Any, **kwargs: Any) -> None:
         for user in extracted or ():
             user.groups.add(self.group)

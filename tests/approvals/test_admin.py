@@ -1,0 +1,90 @@
+"""The admin shows approvals and lets administrators build the ladder."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import Group
+from django.test import Client
+
+from agentflow.governance.models import AuditEntry, User
+from approvals.models import ApprovalLevel
+from tests.approvals.conftest import Office
+from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory
+
+LEVELS = "/admin/approvals/approvallevel/"
+
+
+def staff(user: User) -> Client:
+    user.is_staff = True
+    user.save()
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_staff_see_the_questions_of_their_workspaces_and_change_none(office: Office) -> None:
+    own = ApprovalFactory.create(workspace=office.workspace, request={"title": "Ours <b>?"})
+    foreign = ApprovalFactory.create(request={"title": "Theirs?"})
+    client = staff(office.viewer)
+    page = client.get("/admin/approvals/approval/", {"status__exact": "pending", "age": ""})
+    assert page.status_code == 200
+    assert b"Ours &lt;b&gt;?" in page.content
+    assert b"Theirs?" not in page.content
+    change = client.get(f"/admin/approvals/approval/{own.pk}/change/")
+    assert change.status_code == 200
+    assert f"/inbox/{own.pk}/".encode() in change.content
+    assert client.get(f"/admin/approvals/approval/{foreign.pk}/change/").status_code == 302
+    assert client.post(f"/admin/approvals/approval/{own.pk}/change/", {}).status_code == 403
+    assert client.get("/admin/approvals/approval/add/").status_code == 403
+
+
+@pytest.mark.parametrize("age", ["1h", "1d", "1w"])
+def test_questions_are_found_by_age(office: Office, age: str) -> None:
+    ApprovalFactory.create(workspace=office.workspace, request={"title": "Fresh question"})
+    page = staff(office.viewer).get("/admin/approvals/approval/", {"age": age})
+    assert page.status_code == 200
+    assert b"Fresh question" not in page.content
+
+
+def test_an_administrator_builds_the_ladder(office: Office) -> None:
+    client = staff(office.admin)
+    group = Group.objects.create(name="Finance people")
+    form = {"workspace": str(office.workspace.pk), "name": "finance", "position": "1", "group": group.pk}
+    reply = client.post(LEVELS + "add/", form)
+    assert reply.status_code == 302, reply.content
+    level = ApprovalLevel.objects.get()
+    client.post(f"{LEVELS}{level.pk}/change/", {"name": "renamed", "position": "2", "group": group.pk})
+    level.refresh_from_db()
+    assert (level.name, level.position) == ("finance", 2)
+    assert client.post(f"{LEVELS}{level.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not ApprovalLevel.objects.exists()
+    actions = AuditEntry.objects.filter(target_type="approval_level").order_by("id")
+    assert list(actions.values_list("action", flat=True)) == [
+        "approval_level.add",
+        "approval_level.change",
+        "approval_level.remove",
+    ]
+
+
+@pytest.mark.parametrize("name", ["user", "two words", "x/y", ""])
+def test_a_level_needs_a_name_that_templates_can_use(office: Office, name: str) -> None:
+    group = Group.objects.create(name="Finance people")
+    form = {"workspace": str(office.workspace.pk), "name": name, "position": "1", "group": group.pk}
+    assert staff(office.admin).post(LEVELS + "add/", form).status_code == 200
+    assert not ApprovalLevel.objects.exists()
+
+
+def test_a_level_somebody_is_asked_at_cannot_go(office: Office) -> None:
+    level = ApprovalLevelFactory.create(workspace=office.workspace)
+    ApprovalFactory.create(workspace=office.workspace, level="finance")
+    assert staff(office.admin).post(f"{LEVELS}{level.pk}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_ladders_of_other_workspaces_are_neither_seen_nor_made(office: Office) -> None:
+    foreign = ApprovalLevelFactory.create(workspace=ApprovalFactory.create().workspace)
+    client = staff(office.admin)
+    assert client.get(f"{LEVELS}{foreign.pk}/change/").status_code == 302
+    form = {"workspace": str(foreign.workspace_id), "name": "x", "position": "5", "group": foreign.group_id}
+    assert client.post(LEVELS + "add/", form).status_code == 200
+    assert ApprovalLevel.objects.count() == 1
+    assert staff(office.approver).get(LEVELS).status_code == 403
