@@ -126,7 +126,7 @@ def test_a_wrong_parameter_is_refused(team: Team, execution: Execution, params: 
     assert response["Content-Type"] == "application/problem+json"
 
 
-PAYLOADS = [None, {}, {"status": None}, {"status": []}, {"error": "x"}, {"level": 7}]
+PAYLOADS: list[Any] = [None, {}, {"status": None}, {"status": []}, {"error": "x"}, {"level": 7}]
 TYPES = [
     "execution_changed",
     "block_changed",
