@@ -286,7 +286,7 @@ def _weigh(found: Any) -> tuple[int, int, int]:
                 size += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
             elif kind is dict:
                 size += 2 + 4 * len(value) + sum(map(len, value))
-                units += len(value)
+                units += 2 * len(value)  # an entry costs twice what an item of a list does
                 longest = max(longest, len(value))
                 todo.append(iter(value.values()))
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from .definition import Block, Definition
@@ -34,67 +33,21 @@ class Graph:
     def cycles(self) -> list[list[int]]:
         """One short cycle for each knot of blocks that wait for each other; each starts with the
         block whose edge, in the order they are listed, leads back."""
+        import networkx as nx  # takes longer to import than most definitions take to check
+
+        knots: nx.DiGraph[int] = nx.DiGraph()
+        knots.add_edges_from(
+            (node, successor)
+            for node in sorted(set(range(len(self.blocks))) - set(self.order))
+            for successor in self.successors[node]
+        )
         found = []
-        for knot in self._knots():
-            inside = set(knot)
-            edges = [(a, b) for a in knot for b in self.successors[a] if b in inside]
-            source, target = min(edges, key=lambda edge: (edge[0] <= edge[1], edge[1], edge[0]))
-            found.append(self._path(target, source, inside))
+        for knot in nx.strongly_connected_components(knots):
+            if len(knot) > 1:
+                edges = knots.subgraph(knot).edges
+                source, target = min(edges, key=lambda edge: (edge[0] <= edge[1], edge[1], edge[0]))
+                found.append(list(nx.shortest_path(knots.subgraph(knot), target, source)))
         return found
-
-    def _path(self, start: int, goal: int, inside: set[int]) -> list[int]:
-        came: dict[int, int] = {start: start}
-        todo = deque([start])
-        while todo and goal not in came:
-            node = todo.popleft()
-            for successor in self.successors[node]:
-                if successor in inside and successor not in came:
-                    came[successor] = node
-                    todo.append(successor)
-        path = [goal]
-        while path[-1] != start:
-            path.append(came[path[-1]])
-        return path[::-1]
-
-    def _knots(self) -> list[list[int]]:
-        """Strongly connected components of more than one block (Tarjan's algorithm, without recursion)."""
-        rest = set(range(len(self.blocks))) - set(self.order)
-        number: dict[int, int] = {}
-        low: dict[int, int] = {}
-        stack: list[int] = []
-        on_stack: set[int] = set()
-        knots = []
-        for root in sorted(rest):
-            if root in number:
-                continue
-            work = [(root, iter(self.successors[root]))]
-            number[root] = low[root] = len(number)
-            stack.append(root)
-            on_stack.add(root)
-            while work:
-                node, successors = work[-1]
-                for successor in successors:
-                    if successor not in number:
-                        number[successor] = low[successor] = len(number)
-                        stack.append(successor)
-                        on_stack.add(successor)
-                        work.append((successor, iter(self.successors[successor])))
-                        break
-                    if successor in on_stack:
-                        low[node] = min(low[node], number[successor])
-                else:
-                    work.pop()
-                    if work:
-                        parent = work[-1][0]
-                        low[parent] = min(low[parent], low[node])
-                    if low[node] == number[node]:
-                        knot: list[int] = []
-                        while not knot or knot[-1] != node:
-                            knot.append(stack.pop())
-                            on_stack.discard(knot[-1])
-                        if len(knot) > 1:
-                            knots.append(sorted(knot))
-        return knots
 
 
 def build(definition: Definition) -> Graph:
