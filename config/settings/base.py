@@ -134,7 +134,9 @@ CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
         "CONFIG": {
-            "hosts": [redis_url(REDIS_DATABASES["channels"])],
+            # A socket that waits for news blocks for 5 s at a time; redis-py gives up reading after 5 s too,
+            # and an idle WebSocket would die of whichever comes first.
+            "hosts": [{"address": redis_url(REDIS_DATABASES["channels"]), "socket_timeout": 15}],
             "prefix": REDIS_PREFIX + "agentflow",
             "capacity": 1000,
         },

@@ -301,7 +301,7 @@ async def test_the_channel_layer_may_be_wiped(office: Office, monkeypatch: pytes
 
 
 def channel_database() -> redis.Redis:
-    return redis.Redis.from_url(CHANNELS["hosts"][0])
+    return redis.Redis.from_url(CHANNELS["hosts"][0]["address"])
 
 
 def wipe_channel_layer() -> None:
