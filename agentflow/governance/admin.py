@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, cast
+
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.db import transaction
+from django.db.models import Count, OuterRef, Prefetch, QuerySet, Subquery
+from django.db.models.functions import Now
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from . import access, selectors
+from .admin_base import AuditedAdmin, WorkspaceFilter, is_staff
+from .forms import GroupForm, WorkspaceForm
+from .models import AuditEntry, User, Workspace, WorkspaceRole
+from .roles import Permission, Role
+from .services import workspaces as service
+
+admin.site.unregister(Group)
+CHIP = "inline-block rounded-default bg-base-100 px-2 py-0.5 text-xs font-semibold dark:bg-base-800"
+
+
+class SuperuserEdits:
+    """Accounts reach across workspaces: only superusers edit them, and nobody deletes one."""
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return is_staff(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return is_staff(request)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return is_staff(request) and bool(getattr(request.user, "is_superuser", False))
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_add_permission(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(User)
+class UserAdmin(SuperuserEdits, DjangoUserAdmin, AuditedAdmin):  # type: ignore[misc,type-arg]
+    """Accounts.  Roles are given on the workspace's page; an account is closed, not deleted."""
+
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+    list_display = ("username", "full_name", "roles", "is_active", "is_staff", "is_superuser", "last_login")
+    list_filter = ("is_active", "is_staff", "is_superuser")
+    search_fields = ("username", "first_name", "last_name", "email")
+    filter_horizontal = ()
+    readonly_fields = ("roles", "last_login", "date_joined")
+    fieldsets = (
+        (None, {"fields": ("username", "password", "roles")}),
+        ("Person", {"fields": ("first_name", "last_name", "email")}),
+        ("Account", {"fields": ("is_active", "is_staff", "is_superuser", "last_login", "date_joined")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        rows = cast("QuerySet[User]", super().get_queryset(request))
+        seen = WorkspaceRole.objects.filter(workspace__in=access.workspaces(request.user))
+        if not getattr(request.user, "is_superuser", False):
+            administered = access.workspaces(request.user, Permission.ADMINISTER)
+            members = User.objects.filter(groups__workspace_role__workspace__in=administered)
+            rows = rows.filter(pk__in=members.values("pk"))
+        groups = Group.objects.filter(workspace_role__in=seen).select_related("workspace_role__workspace")
+        return rows.prefetch_related(Prefetch("groups", queryset=groups, to_attr="role_groups"))
+
+    @display(description="Name")
+    def full_name(self, user: User) -> str:
+        return user.get_full_name()
+
+    @display(description="Roles")
+    def roles(self, user: User) -> SafeString | str:
+        held = sorted(
+            (group.workspace_role.workspace.name, group.workspace_role.role)
+            for group in getattr(user, "role_groups", [])
+        )
+        return (
+            format_html_join(" ", '<span class="{}">{}: {}</span>', ((CHIP, *each) for each in held)) or "-"
+        )
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        with transaction.atomic():  # the audit entry goes with the change
+            return cast(HttpResponse, super().user_change_password(request, id, form_url))
+
+
+@admin.register(Group)
+class GroupAdmin(SuperuserEdits, AuditedAdmin):
+    """Groups that an approval ladder may name; those of roles are kept by their workspaces."""
+
+    form = GroupForm
+    list_display = ("name", "size")
+    search_fields = ("name",)
+    fields = ("name", "members")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Group]:
+        rows: QuerySet[Group] = super().get_queryset(request).filter(workspace_role=None)
+        return rows.annotate(size=Count("user"))
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_add_permission(request)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_add_permission(request)
+
+    @display(description="Members", ordering="size")
+    def size(self, group: Any) -> int:
+        return int(group.size)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        form.instance.user_set.set(form.cleaned_data["members"])
+
+
+@admin.register(Workspace)
+class WorkspaceAdmin(AuditedAdmin):
+    """Workspaces, their members by role, and which hosts their API agents may call."""
+
+    form = WorkspaceForm
+    list_display = ("name", "slug", "environment", "member_count")
+    list_filter = ("environment",)
+    search_fields = ("name", "slug")
+    fieldsets = (
+        (None, {"fields": ("name", "slug", "environment")}),
+        ("Members", {"fields": tuple(role.value for role in Role)}),
+        ("Egress", {"fields": ("egress_allow",)}),
+    )
+
+    def workspace_id_of(self, row: Any) -> Any:
+        return row.pk
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Workspace]:
+        rows = access.workspaces(request.user)
+        return rows.annotate(member_count=Count("roles__group__user", distinct=True))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return ("slug",) if obj is not None else ()  # it stands in addresses and configuration
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return is_staff(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # The form lists members: for administrators; the list of one's workspaces is for all staff.
+        return is_staff(request) if obj is None else self.has_change_permission(request, obj)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        if not is_staff(request):
+            return False
+        if obj is None:
+            return access.workspaces(request.user, Permission.ADMINISTER).exists()
+        return access.can(request.user, Permission.ADMINISTER, obj.pk)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return is_staff(request) and bool(getattr(request.user, "is_superuser", False))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # its executions and their record stay
+
+    @display(description="Members", ordering="member_count")
+    def member_count(self, workspace: Any) -> int:
+        return int(workspace.member_count)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        workspace = form.instance
+        service.open_roles(workspace=workspace)
+        by = cast(User, request.user)
+        for role in Role:
+            if role.value not in form.cleaned_data:
+                continue
+            wanted = set(form.cleaned_data[role.value])
+            present = set(
+                User.objects.filter(
+                    groups__workspace_role__workspace=workspace, groups__workspace_role__role=role.value
+                )
+            )
+            for user in wanted - present:
+                service.grant(user=user, role=role, workspace=workspace, by=by)
+            for user in present - wanted:
+                service.revoke(user=user, role=role, workspace=workspace, by=by)
+
+
+class AgeFilter(admin.SimpleListFilter):
+    title = "when"
+    parameter_name = "when"
+    hours = {"1d": 24, "7d": 7 * 24, "30d": 30 * 24}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("1d", "Last day"), ("7d", "Last 7 days"), ("30d", "Last 30 days")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
+        hours = self.hours.get(self.value() or "")
+        return None if hours is None else queryset.filter(at__gte=Now() - timedelta(hours=hours))
+
+
+class ChannelFilter(admin.SimpleListFilter):
+    title = "channel"
+    parameter_name = "channel"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        names = ("api", "page", "admin", "websocket", "worker", "clock", "cli", "system")
+        return [(name, name) for name in names]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
+        return queryset.filter(channel=self.value()) if self.value() else None
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(AuditedAdmin):
+    """Who did what.  Nothing here can be changed; the database refuses it too."""
+
+    list_display = ("at", "actor_name", "action", "workspace", "target", "channel")
+    list_filter = (AgeFilter, ChannelFilter, WorkspaceFilter)
+    search_fields = ("actor_name", "action", "target_type", "target_id", "request_id")
+    show_full_result_count = False  # the table only grows
+    fields = readonly_fields = (
+        "at",
+        "actor_name",
+        "actor_id",
+        "action",
+        "workspace",
+        "target",
+        "detail",
+        "request_id",
+        "channel",
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
+        name = Workspace.objects.filter(pk=OuterRef("workspace_id")).values("name")
+        rows = selectors.audit_visible_to(request.user).annotate(workspace_name=Subquery(name))
+        return rows.order_by("-id")
+
+    @display(description="Workspace")
+    def workspace(self, entry: Any) -> str:
+        return entry.workspace_name or (str(entry.workspace_id) if entry.workspace_id else "-")
+
+    @display(description="Target")
+    def target(self, entry: AuditEntry) -> str:
+        return f"{entry.target_type} {entry.target_id}"
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return is_staff(request) and access.workspaces(request.user, Permission.ADMINISTER).exists()
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

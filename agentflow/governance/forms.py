@@ -1,0 +1,91 @@
+"""Forms of the admin that write lists as lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.models import Group
+from django.core.exceptions import ValidationError
+from unfold.widgets import UnfoldAdminTextareaWidget
+
+from .egress import validate_allow_list
+from .models import User, Workspace
+from .roles import Role
+
+MEMBERS_MAX = 5000
+
+
+class LinesField(forms.Field):
+    """A list of texts, one a line."""
+
+    def __init__(self, *, rows: int = 4, **options: Any) -> None:
+        widget = UnfoldAdminTextareaWidget(attrs={"rows": rows})
+        super().__init__(required=False, widget=widget, **options)
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> list[str]:
+        lines = (line.strip() for line in (value or "").splitlines())
+        return list(dict.fromkeys(line for line in lines if line))
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return sorted(initial or []) != sorted(self.to_python(data))
+
+
+class MembersField(LinesField):
+    """Usernames, one a line; gives users.  Nobody's list of all users is shown."""
+
+    def clean(self, value: Any) -> list[User]:
+        names = self.to_python(value)
+        if len(names) > MEMBERS_MAX:
+            raise ValidationError(f"At most {MEMBERS_MAX} members.")
+        found = {user.username: user for user in User.objects.filter(username__in=names)}
+        unknown = [name for name in names if name not in found]
+        if unknown:
+            raise ValidationError(f"There is no user named {', '.join(unknown[:10])}.")
+        return [found[name] for name in names]
+
+
+class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    egress_allow = LinesField(
+        label="Hosts API agents may call",
+        help_text="One a line: api.example.com, *.example.com, host:port.  None listed, none allowed.",
+        validators=[validate_allow_list],
+    )
+    viewer = MembersField(label="Viewers", help_text="Usernames, one a line.")
+    author = MembersField(label="Authors")
+    operator = MembersField(label="Operators")
+    approver = MembersField(label="Approvers")
+    admin = MembersField(label="Admins")
+
+    class Meta:
+        model = Workspace
+        fields = ("slug", "name", "environment", "egress_allow")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.instance._state.adding:
+            for role in Role:
+                members = User.objects.filter(
+                    groups__workspace_role__workspace=self.instance,
+                    groups__workspace_role__role=role.value,
+                )
+                self.initial[role.value] = list(
+                    members.order_by("username").values_list("username", flat=True)
+                )
+
+
+class GroupForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
+    members = MembersField(help_text="Usernames, one a line.")
+
+    class Meta:
+        model = Group
+        fields = ("name",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            names = User.objects.filter(groups=self.instance).order_by("username")
+            self.initial["members"] = list(names.values_list("username", flat=True))
