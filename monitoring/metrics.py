@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from django.db import DatabaseError
-from django.db.models import Count
-from django.db.models.functions import Now
+from django.db import DatabaseError, connection, transaction
+from django.db.models import Count, F, Max, Min, Q
+from django.db.models.functions import Greatest, Now
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
+    Counter,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
@@ -23,10 +25,13 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from approvals.models import Approval
+from approvals.states import ApprovalStatus
 from executions.models import BlockExecution, Execution
 from executions.states import BlockStatus, ExecutionStatus
 
 FRESH_S = 5.0  # scrapes are public: at most one count of the tables in this time, per process
+COUNT_TIMEOUT_MS = 2000  # a count that takes longer is given up; the rest of the page is still told
 _OPEN = [
     ExecutionStatus.PENDING,
     ExecutionStatus.RUNNING,
@@ -63,7 +68,9 @@ class WorkCollector(Collector):
     def _count(self) -> list[GaugeMetricFamily]:
         up = GaugeMetricFamily("agentflow_database_up", "1 when the database answers.")
         try:
-            families = [_executions(), _blocks(), _overdue()]
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}")
+                families = [_executions(), _blocks(), _oldest_ready(), _overdue(), _approvals()]
         except DatabaseError:
             up.add_metric([], 0)
             return [up]
@@ -94,6 +101,41 @@ def _blocks() -> GaugeMetricFamily:
     return family
 
 
+def _oldest_ready() -> GaugeMetricFamily:
+    """Grows while hints get lost or workers are too few; a ready row itself keeps no time."""
+    family = GaugeMetricFamily(
+        "agentflow_oldest_ready_seconds",
+        "Of the runs that have ready blocks, the longest time since one last started, settled or came due.",
+    )
+    due = Q(blocks__status=BlockStatus.READY) & (
+        Q(blocks__available_at=None) | Q(blocks__available_at__lte=Now())
+    )
+    found = (
+        Execution.objects.filter(
+            status__in=[ExecutionStatus.PENDING, ExecutionStatus.RUNNING], blocks__epoch=F("epoch")
+        )
+        .annotate(
+            ready=Count("blocks", filter=due),
+            moved_at=Greatest(
+                "created_at",
+                Max("blocks__started_at"),
+                Max("blocks__completed_at"),
+                Max("blocks__available_at", filter=due),
+            ),
+        )
+        .filter(ready__gt=0)
+        .aggregate(waits=Now() - Min("moved_at"))
+    )
+    family.add_metric([], found["waits"].total_seconds() if found["waits"] else 0.0)
+    return family
+
+
+def _approvals() -> GaugeMetricFamily:
+    family = GaugeMetricFamily("agentflow_approvals_pending", "Questions that wait for a person.")
+    family.add_metric([], Approval.objects.filter(status=ApprovalStatus.PENDING).count())
+    return family
+
+
 def _overdue() -> GaugeMetricFamily:
     """Blocks whose worker went silent and which the clock has not moved on yet."""
     family = GaugeMetricFamily("agentflow_blocks_lease_expired", "Running blocks past their lease.")
@@ -109,6 +151,17 @@ ProcessCollector(registry=registry)
 PlatformCollector(registry=registry)
 GCCollector(registry=registry)
 registry.register(WorkCollector())
+
+# Labelled by route, never by path: what clients send must not make new series.
+http_requests = Counter(
+    "agentflow_http_requests", "HTTP requests answered.", ["method", "route", "status"], registry=registry
+)
+http_seconds = Histogram(
+    "agentflow_http_request_seconds",
+    "Time to answer an HTTP request.",
+    ["method", "route"],
+    registry=registry,
+)
 
 
 @require_safe
