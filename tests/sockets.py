@@ -26,7 +26,7 @@ class Socket(ApplicationCommunicator):
             "headers": headers or [],
             "subprotocols": [],
         }
-        super().__init__(application, scope)
+        super().__init__(application, scope)  # type: ignore[no-untyped-call]  # asgiref's is untyped
 
     async def connect(self) -> bool:
         """Whether the server accepted."""

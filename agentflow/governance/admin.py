@@ -12,7 +12,6 @@ from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from . import access, selectors
@@ -73,11 +72,11 @@ class UserAdmin(SuperuserEdits, DjangoUserAdmin, AuditedAdmin):  # type: ignore[
         groups = Group.objects.filter(workspace_role__in=seen).select_related("workspace_role__workspace")
         return rows.prefetch_related(Prefetch("groups", queryset=groups, to_attr="role_groups"))
 
-    @display(description="Name")
+    @admin.display(description="Name")
     def full_name(self, user: User) -> str:
         return user.get_full_name()
 
-    @display(description="Roles")
+    @admin.display(description="Roles")
     def roles(self, user: User) -> SafeString | str:
         held = sorted(
             (group.workspace_role.workspace.name, group.workspace_role.role)
@@ -89,7 +88,7 @@ class UserAdmin(SuperuserEdits, DjangoUserAdmin, AuditedAdmin):  # type: ignore[
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         with transaction.atomic():  # the audit entry goes with the change
-            return cast(HttpResponse, super().user_change_password(request, id, form_url))
+            return super().user_change_password(request, id, form_url)
 
 
 @admin.register(Group)
@@ -111,7 +110,7 @@ class GroupAdmin(SuperuserEdits, AuditedAdmin):
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_add_permission(request)
 
-    @display(description="Members", ordering="size")
+    @admin.display(description="Members", ordering="size")
     def size(self, group: Any) -> int:
         return int(group.size)
 
@@ -164,7 +163,7 @@ class WorkspaceAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # its executions and their record stay
 
-    @display(description="Members", ordering="member_count")
+    @admin.display(description="Members", ordering="member_count")
     def member_count(self, workspace: Any) -> int:
         return int(workspace.member_count)
 
@@ -238,11 +237,11 @@ class AuditEntryAdmin(AuditedAdmin):
         rows = selectors.audit_visible_to(request.user).annotate(workspace_name=Subquery(name))
         return rows.order_by("-id")
 
-    @display(description="Workspace")
+    @admin.display(description="Workspace")
     def workspace(self, entry: Any) -> str:
         return entry.workspace_name or (str(entry.workspace_id) if entry.workspace_id else "-")
 
-    @display(description="Target")
+    @admin.display(description="Target")
     def target(self, entry: AuditEntry) -> str:
         return f"{entry.target_type} {entry.target_id}"
 

@@ -9,7 +9,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from channels.layers import get_channel_layer
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser
 from django.db import connections
 from django.test import Client
 from django.urls import path
@@ -75,7 +74,7 @@ def user(workspace: Workspace) -> User:
     return member(workspace, Role.VIEWER)
 
 
-def signed_in(user: AbstractBaseUser) -> tuple[Client, list[tuple[bytes, bytes]]]:
+def signed_in(user: User) -> tuple[Client, list[tuple[bytes, bytes]]]:
     client = Client()
     client.force_login(user)
     cookie = f"{settings.SESSION_COOKIE_NAME}={client.cookies[settings.SESSION_COOKIE_NAME].value}"
