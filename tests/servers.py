@@ -69,6 +69,10 @@ class HttpServer:
         """As an entry of an allow-list."""
         return f"{self.host}:{self.port}"
 
+    def hold(self, exchange: Exchange) -> None:
+        """Never answer."""
+        self.stopping.wait(60)
+
     def on(self, path: str, respond: Respond) -> None:
         self.routes[path] = respond
 

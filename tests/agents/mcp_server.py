@@ -61,7 +61,7 @@ def environment() -> list[str]:
 
 
 @server.tool()
-def key(ctx: Context) -> str:  # type: ignore[type-arg]
+def key(ctx: Context) -> str:
     """The idempotency key that came with the call."""
     meta = ctx.request_context.meta or {}
     return str(dict(meta).get("agentflow/idempotencyKey"))

@@ -158,7 +158,7 @@ def test_garbage_drops_and_silence(call: Invoke, model: HttpServer) -> None:
     assert failure_of(ask(call)).code == "llm_bad_response"
     model.on(PATH, Exchange.drop)
     assert failure_of(ask(call)).code == "connection_lost"
-    model.on(PATH, lambda exchange: model.stopping.wait(30) and None)
+    model.on(PATH, model.hold)
     silent = call(None, "x", tool_type="LLM", configuration={}, timeout_s=0.3)
     assert failure_of(silent).code == "timeout"
 

@@ -143,7 +143,12 @@ def test_a_cancel_ends_a_script(mode: Mode, script: Callable[..., Call]) -> None
     call = script("import sys, time; print('here', file=sys.stderr, flush=True); time.sleep(600)", limit_s=60)
     running = threading.Event()
     object.__setattr__(call, "log", lambda level, line: running.set())
-    threading.Thread(target=lambda: running.wait(20) and call.cancel.cancel("user"), daemon=True).start()
+
+    def stop() -> None:
+        running.wait(20)
+        call.cancel.cancel("user")
+
+    threading.Thread(target=stop, daemon=True).start()
     assert failure_of(invoke(call)).code == "cancelled"
 
 

@@ -157,7 +157,7 @@ def test_an_answer_that_breaks_off_in_the_middle_leaves_the_outcome_unknown(
 
 
 def test_a_server_that_never_answers_is_given_up(server: HttpServer, client: HttpClient) -> None:
-    server.on("/", lambda exchange: server.stopping.wait(30) and None)
+    server.on("/", server.hold)
     failure = failure_of(client, server.url(), "POST", timeout_s=0.3).failure
     assert (failure.code, failure.outcome_unknown) == ("timeout", True)
 

@@ -72,7 +72,7 @@ def register_agent(*, by: Principal, workspace_id: UUID, fields: AgentFields) ->
         AgentExists: its agentId is taken.
     """
     access.require(by, Permission.MANAGE_AGENTS, workspace_id)
-    _check(workspace_id, fields)
+    check(workspace_id, fields)
     author = by if isinstance(by, User) else None
     agent = Agent(workspace_id=workspace_id, created_by=author, **asdict(fields))
     _save(agent)
@@ -92,12 +92,25 @@ def update_agent(*, by: Principal, pk: UUID, workspace_id: UUID, fields: AgentFi
         raise NoSuchAgent
     values = asdict(fields)
     values["configuration"] = configurations.restored(fields.configuration, agent.configuration)
-    _check(workspace_id, AgentFields(**values))
+    check(workspace_id, AgentFields(**values))
     for name, value in values.items():
         setattr(agent, name, value)
     _save(agent)
     _told(agent, by=by, action="agent.update")
     return agent
+
+
+@transaction.atomic
+def switch_agent(*, by: Principal, pk: UUID, workspace_id: UUID, enabled: bool) -> None:
+    """Let an agent be called, or not; safe to repeat."""
+    access.require(by, Permission.MANAGE_AGENTS, workspace_id)
+    agent = Agent.objects.select_for_update().filter(pk=pk, workspace_id=workspace_id).first()
+    if agent is None:
+        raise NoSuchAgent
+    if agent.enabled != enabled:
+        agent.enabled = enabled
+        agent.save(update_fields=["enabled", "updated_at"])
+        _told(agent, by=by, action="agent.switch")
 
 
 @transaction.atomic
@@ -123,13 +136,7 @@ def register_script(
         ScriptExists: the name is taken.
     """
     access.require(by, Permission.MANAGE_AGENTS, workspace_id)
-    try:
-        compile(source, name, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        issue = {"pointer": "/source", "code": "syntax_error", "message": f"{line}{said}"[:300], "remedy": ""}
-        raise InvalidInput("The source is no Python.", issues=[issue]) from None
+    check_source(source)
     author = by if isinstance(by, User) else None
     script = Script(
         workspace_id=workspace_id,
@@ -154,6 +161,20 @@ def register_script(
     )
     transaction.on_commit(registry.forget)
     return script
+
+
+def check_source(source: str) -> None:
+    """
+    Raises:
+        InvalidInput: it is no Python.
+    """
+    try:
+        compile(source, "script", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        issue = {"pointer": "/source", "code": "syntax_error", "message": f"{line}{said}"[:300], "remedy": ""}
+        raise InvalidInput("The source is no Python.", issues=[issue]) from None
 
 
 @transaction.atomic
@@ -183,7 +204,12 @@ def delete_script(*, by: Principal, pk: UUID, workspace_id: UUID) -> None:
     transaction.on_commit(registry.forget)
 
 
-def _check(workspace_id: UUID, fields: AgentFields) -> None:
+def check(workspace_id: UUID, fields: AgentFields) -> None:
+    """Hold what a manager wrote against every rule.
+
+    Raises:
+        BadAgent: with every issue.
+    """
     issues = [
         *configurations.issues(fields.tool_type, fields.configuration),
         *configurations.still_hidden(fields.configuration),

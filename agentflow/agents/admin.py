@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminTextareaWidget
+
+from ..api import parsers
+from ..errors import AgentflowError, InvalidInput
+from ..governance import access
+from ..governance.models import User
+from ..governance.roles import Permission
+from ..types import JSONValue
+from . import configuration as configurations
+from .models import Agent, Script
+from .services import registration
+from .services.registration import AgentFields
+
+if TYPE_CHECKING:
+    _AgentModelForm = forms.ModelForm[Agent]
+    _ScriptModelForm = forms.ModelForm[Script]
+else:  # Django's own class takes no parameter
+    _AgentModelForm = _ScriptModelForm = forms.ModelForm
+
+# Where an issue of the REST body belongs on the form.
+_FORM_FIELDS = {"agentId": "agent_id", "inputSchema": "input_schema", "outputSchema": "output_schema"}
+
+
+class StrictJSONField(forms.JSONField):
+    """JSON as the REST API takes it: no NaN, no NUL, no repeated keys, not too deep."""
+
+    widget = UnfoldAdminTextareaWidget
+
+    def to_python(self, value: Any) -> JSONValue:
+        if value in self.empty_values or isinstance(value, dict | list):
+            return None if value in self.empty_values else value
+        try:
+            return parsers.loads(str(value).encode())
+        except InvalidInput as error:
+            said = [issue["message"] for issue in error.issues] or [error.message]
+            raise ValidationError(said, code="invalid") from error
+
+
+class AgentForm(_AgentModelForm):
+    """Checked by the same rules as a POST to /api/v1/agents."""
+
+    configuration = StrictJSONField(required=False, help_text="Secrets read as ******** and stay if left so.")
+    capabilities = StrictJSONField(required=False, help_text='A list of texts, such as ["orders.read"].')
+    input_schema = StrictJSONField(required=False)
+    output_schema = StrictJSONField(required=False)
+
+    class Meta:
+        model = Agent
+        fields = [
+            "workspace",
+            "agent_id",
+            "name",
+            "description",
+            "tool_type",
+            "configuration",
+            "capabilities",
+            "effect",
+            "input_schema",
+            "output_schema",
+            "enabled",
+        ]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stored = dict(self.instance.configuration or {})
+        self.initial["configuration"] = configurations.hidden(self.stored)
+
+    def clean_configuration(self) -> JSONValue:
+        return self._object("configuration") or {}
+
+    def clean_input_schema(self) -> JSONValue:
+        return self._object("input_schema")
+
+    def clean_output_schema(self) -> JSONValue:
+        return self._object("output_schema")
+
+    def clean_capabilities(self) -> JSONValue:
+        given = self.cleaned_data["capabilities"] or []
+        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+            raise ValidationError("Capabilities are a list of texts.")
+        return given
+
+    def _object(self, name: str) -> JSONValue:
+        given = self.cleaned_data[name]
+        if given is not None and not isinstance(given, dict):
+            raise ValidationError("This must be a JSON object.")
+        return given
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        workspace_id = self.workspace_id
+        if self.errors or workspace_id is None:
+            return cleaned
+        taken = Agent.objects.filter(workspace_id=workspace_id, agent_id=cleaned["agent_id"])
+        if taken.exclude(pk=self.instance.pk).exists():
+            self.add_error("agent_id", "The workspace already has an agent of that name.")
+            return cleaned
+        fields = self.fields_of(cleaned, configurations.restored(cleaned["configuration"], self.stored))
+        try:
+            registration.check(workspace_id, fields)
+        except registration.BadAgent as error:
+            for issue in error.issues:
+                name = issue["pointer"].split("/")[1]
+                self.add_error(_FORM_FIELDS.get(name, name), f"{issue['pointer']}: {issue['message']}")
+        return cleaned
+
+    @property
+    def workspace_id(self) -> UUID | None:
+        chosen = self.cleaned_data.get("workspace")
+        return chosen.pk if chosen else self.instance.workspace_id
+
+    @staticmethod
+    def fields_of(cleaned: dict[str, Any], configuration: JSONValue) -> AgentFields:
+        return AgentFields(
+            agent_id=cleaned["agent_id"],
+            name=cleaned["name"],
+            tool_type=cleaned["tool_type"],
+            description=cleaned["description"],
+            configuration=configuration,
+            capabilities=cleaned["capabilities"],
+            effect=cleaned["effect"] or None,
+            input_schema=cleaned["input_schema"],
+            output_schema=cleaned["output_schema"],
+            enabled=cleaned["enabled"],
+        )
+
+
+class _Managed(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
+    """Shows what the user's workspaces hold; changes go through the services, which check and audit."""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = self.model.objects.visible_to(request.user)
+        return rows.select_related("workspace")
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_active and request.user.is_staff)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_module_permission(request)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.has_manage_permission(request)
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        return access.workspaces(request.user, Permission.MANAGE_AGENTS).exists()
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._manages(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._manages(request, obj)
+
+    def _manages(self, request: HttpRequest, obj: Any) -> bool:
+        if obj is None:
+            return self.has_manage_permission(request)
+        return access.can(request.user, Permission.MANAGE_AGENTS, obj.workspace_id)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "workspace":
+            kwargs["queryset"] = access.workspaces(request.user, Permission.MANAGE_AGENTS)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        for obj in queryset:
+            self.delete_model(request, obj)
+
+
+@admin.register(Agent)
+class AgentAdmin(_Managed):
+    form = AgentForm
+    list_display = ("agent_id", "name", "workspace", "tool_type", "effect", "state")
+    list_filter = ("tool_type", "enabled")
+    search_fields = ("agent_id", "name", "description")
+    list_select_related = ("workspace",)
+    actions = ("switch_on", "switch_off")
+
+    @display(description="State", label={"on": "success", "off": "danger"})  # type: ignore[untyped-decorator]
+    def state(self, agent: Agent) -> str:
+        return "on" if agent.enabled else "off"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> tuple[str, ...]:
+        return ("workspace",) if obj else ()
+
+    def get_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
+        # Who may only look gets no form, and so none of the form's care for secrets.
+        shown = list(AgentForm.Meta.fields)
+        if not self.has_change_permission(request, obj):
+            shown.remove("configuration")
+        return shown
+
+    def save_model(self, request: HttpRequest, obj: Agent, form: AgentForm, change: bool) -> None:
+        fields = form.fields_of(form.cleaned_data, form.cleaned_data["configuration"])
+        by = cast(User, request.user)
+        if change:
+            registration.update_agent(by=by, pk=obj.pk, workspace_id=obj.workspace_id, fields=fields)
+        else:
+            agent = registration.register_agent(by=by, workspace_id=obj.workspace_id, fields=fields)
+            obj.pk = agent.pk
+
+    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        agent = cast(Agent, obj)
+        registration.delete_agent(by=request.user, pk=agent.pk, workspace_id=agent.workspace_id)
+
+    @action(description="Switch on", permissions=["manage"])  # type: ignore[untyped-decorator]
+    def switch_on(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        self._switch(request, queryset, enabled=True)
+
+    @action(description="Switch off", permissions=["manage"])  # type: ignore[untyped-decorator]
+    def switch_off(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        self._switch(request, queryset, enabled=False)
+
+    def _switch(self, request: HttpRequest, queryset: QuerySet[Agent], *, enabled: bool) -> None:
+        done = 0
+        for agent in queryset:
+            try:
+                registration.switch_agent(
+                    by=request.user, pk=agent.pk, workspace_id=agent.workspace_id, enabled=enabled
+                )
+            except AgentflowError as error:
+                messages.error(request, f"{agent}: {error.message}")
+            else:
+                done += 1
+        if done:
+            messages.success(request, f"Switched {'on' if enabled else 'off'}: {done}.")
+
+
+class ScriptForm(_ScriptModelForm):
+    """Checked as a POST to /api/v1/scripts."""
+
+    source = forms.CharField(widget=UnfoldAdminTextareaWidget, strip=False)
+
+    class Meta:
+        model = Script
+        fields = ["workspace", "name", "description", "source", "timeout_s"]
+
+    def clean_source(self) -> str:
+        source = str(self.cleaned_data["source"]).replace("\r\n", "\n")
+        try:
+            registration.check_source(source)
+        except InvalidInput as error:
+            raise ValidationError([issue["message"] for issue in error.issues]) from error
+        return source
+
+
+@admin.register(Script)
+class ScriptAdmin(_Managed):
+    """A registered script does not change; it is deleted when no agent runs it."""
+
+    form = ScriptForm
+    list_display = ("name", "workspace", "short_hash", "timeout_s", "created_at")
+    search_fields = ("name", "description")
+    list_select_related = ("workspace",)
+
+    @display(description="SHA-256")  # type: ignore[untyped-decorator]
+    def short_hash(self, script: Script) -> str:
+        return script.sha256[:12]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Script, form: ScriptForm, change: bool) -> None:
+        given = {name: form.cleaned_data[name] for name in ("name", "description", "source", "timeout_s")}
+        script = registration.register_script(
+            by=cast(User, request.user), workspace_id=obj.workspace_id, **given
+        )
+        obj.pk = script.pk
+
+    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        script = cast(Script, obj)
+        try:
+            registration.delete_script(by=request.user, pk=script.pk, workspace_id=script.workspace_id)
+        except registration.ScriptInUse as error:
+            messages.error(request, error.message)

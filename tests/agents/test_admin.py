@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from agentflow.agents.models import Agent, Script
+from agentflow.governance.models import AuditEntry, Workspace
+from agentflow.governance.roles import Role
+from tests.factories.agents import AgentFactory, ScriptFactory
+from tests.factories.governance import WorkspaceFactory, member
+
+pytestmark = pytest.mark.django_db
+AGENTS, SCRIPTS = "/admin/agents/agent/", "/admin/agents/script/"
+SECRET = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+
+
+@pytest.fixture
+def home() -> Workspace:
+    return WorkspaceFactory.create()
+
+
+def staff(workspace: Workspace, role: Role) -> Client:
+    client = Client()
+    client.force_login(member(workspace, role, is_staff=True))
+    return client
+
+
+def form(workspace: Workspace, **fields: Any) -> dict[str, Any]:
+    return {
+        "workspace": str(workspace.pk),
+        "agent_id": "orders",
+        "name": "Orders",
+        "description": "",
+        "tool_type": "API",
+        "configuration": json.dumps({"url": "https://api.example/"}),
+        "capabilities": '["orders.read"]',
+        "effect": "",
+        "input_schema": "",
+        "output_schema": "",
+        "enabled": "on",
+        **fields,
+    }
+
+
+def test_an_agent_is_added_and_changed_by_the_services(home: Workspace) -> None:
+    client = staff(home, Role.OPERATOR)
+    made = client.post(f"{AGENTS}add/", form(home))
+    assert made.status_code == 302, made.context["adminform"].form.errors
+    agent = Agent.objects.get()
+    assert (agent.configuration, agent.capabilities) == ({"url": "https://api.example/"}, ["orders.read"])
+    assert agent.effect is None
+    assert client.post(f"{AGENTS}{agent.pk}/change/", form(home, name="New")).status_code == 302
+    agent.refresh_from_db()
+    assert agent.name == "New"
+    actions = AuditEntry.objects.filter(target_type="agent").order_by("pk").values_list("action", flat=True)
+    assert list(actions) == ["agent.register", "agent.update"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        ({"configuration": "{"}, "configuration"),
+        ({"configuration": "[1]"}, "configuration"),
+        ({"configuration": "{}"}, "configuration"),
+        ({"configuration": '{"url": "https://x", "n": NaN}'}, "configuration"),
+        ({"configuration": '{"url": "https://x", "n": "\\u0000"}'}, "configuration"),
+        ({"capabilities": '{"a": 1}'}, "capabilities"),
+        ({"input_schema": '{"type": "thing"}'}, "input_schema"),
+        ({"agent_id": "builtin.x"}, "agent_id"),
+        ({"agent_id": "taken"}, "agent_id"),
+        ({"tool_type": "Fax"}, "tool_type"),
+    ],
+)
+def test_a_form_is_held_to_the_rules_of_the_api(home: Workspace, sent: dict[str, str], field: str) -> None:
+    AgentFactory.create(workspace=home, agent_id="taken")
+    response = staff(home, Role.OPERATOR).post(f"{AGENTS}add/", form(home, **sent))
+    assert response.status_code == 200
+    assert field in response.context["adminform"].form.errors
+    assert Agent.objects.count() == 1
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_secret_shows_to_nobody_and_survives_a_change(home: Workspace, role: Role) -> None:
+    agent = AgentFactory.create(workspace=home, configuration=SECRET)
+    client = staff(home, role)
+    for page in (AGENTS, f"{AGENTS}{agent.pk}/change/", f"{AGENTS}?q=agent"):
+        response = client.get(page)
+        assert response.status_code == 200
+        assert b"canary" not in response.content
+    shown = {"url": SECRET["url"], "headers": {"Authorization": "********"}}
+    sent = form(home, agent_id=agent.agent_id, configuration=json.dumps(shown))
+    manages = role in {Role.OPERATOR, Role.ADMIN}
+    assert client.post(f"{AGENTS}{agent.pk}/change/", sent).status_code == (302 if manages else 403)
+    agent.refresh_from_db()
+    assert agent.configuration == SECRET
+
+
+def test_agents_are_switched_off_where_one_may(home: Workspace) -> None:
+    agent = AgentFactory.create(workspace=home)
+    sent = {"action": "switch_off", "_selected_action": [str(agent.pk)]}
+    for role, enabled in ((Role.VIEWER, True), (Role.OPERATOR, False)):
+        staff(home, role).post(AGENTS, sent)
+        agent.refresh_from_db()
+        assert agent.enabled is enabled
+
+
+def test_foreign_rows_are_not_there(home: Workspace) -> None:
+    agent, script = AgentFactory.create(), ScriptFactory.create()
+    client = staff(home, Role.ADMIN)
+    for page, row in ((AGENTS, agent), (SCRIPTS, script)):
+        assert row.pk.hex not in client.get(page).content.decode().replace("-", "")
+        assert client.get(f"{page}{row.pk}/change/").status_code == 302
+        client.post(f"{page}{row.pk}/delete/", {"post": "yes"})
+    assert client.post(f"{AGENTS}add/", form(agent.workspace)).status_code == 200
+    assert (Agent.objects.count(), Script.objects.count()) == (1, 1)
+
+
+def test_a_script_is_added_and_stays_while_it_is_used(home: Workspace) -> None:
+    client = staff(home, Role.OPERATOR)
+    sent = {
+        "workspace": str(home.pk),
+        "name": "s",
+        "description": "",
+        "source": "print(1)\r\n",
+        "timeout_s": "5",
+    }
+    assert client.post(f"{SCRIPTS}add/", {**sent, "source": "def ("}).status_code == 200
+    assert client.post(f"{SCRIPTS}add/", sent).status_code == 302
+    script = Script.objects.get()
+    assert script.source == "print(1)\n"
+    assert client.get(f"{SCRIPTS}{script.pk}/change/").status_code == 200
+    AgentFactory.create(workspace=home, tool_type="Script", configuration={"script": "s"})
+    client.post(f"{SCRIPTS}{script.pk}/delete/", {"post": "yes"})
+    assert Script.objects.exists()
+    Agent.objects.all().delete()
+    client.post(f"{SCRIPTS}{script.pk}/delete/", {"post": "yes"})
+    assert not Script.objects.exists()
