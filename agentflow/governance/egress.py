@@ -1,4 +1,4 @@
-"""The form of a workspace's egress allow list: which hosts its API agents may call."""
+"""The form of a workspace's egress allow list: which hosts that are not public its agents may call."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Workspace(models.Model):
         default=list,
         blank=True,
         validators=[validate_allow_list],
-        help_text="Hosts that API agents of this workspace may call; none listed, none allowed.",
+        help_text="Hosts inside that agents of this workspace may call; public addresses need no entry.",
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(auto_now=True)

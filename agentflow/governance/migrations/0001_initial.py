@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
                 ('slug', models.SlugField(max_length=63, unique=True)),
                 ('name', models.CharField(max_length=200)),
                 ('environment', models.CharField(choices=[('development', 'Development'), ('staging', 'Staging'), ('production', 'Production')], default='development', max_length=20)),
-                ('egress_allow', models.JSONField(blank=True, default=list, help_text='Hosts that API agents of this workspace may call; none listed, none allowed.', validators=[agentflow.governance.egress.validate_allow_list])),
+                ('egress_allow', models.JSONField(blank=True, default=list, help_text='Hosts inside that agents of this workspace may call; public addresses need no entry.', validators=[agentflow.governance.egress.validate_allow_list])),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
             ],
