@@ -35,6 +35,7 @@ def _orders(names: dict[str, str]) -> list[str]:
 
 class PendingApprovalsView(APIView):
     @extend_schema(
+        operation_id="approvals_pending",
         parameters=[*FILTERS, OpenApiParameter("ordering", str, enum=_orders(selectors.ORDERINGS))],
         responses={200: serializers.PendingApprovals},
     )
@@ -47,6 +48,7 @@ class PendingApprovalsView(APIView):
 
 class ApprovalsView(APIView):
     @extend_schema(
+        operation_id="approvals_list",
         parameters=[
             *FILTERS,
             OpenApiParameter("status", str, many=True, explode=False, enum=ApprovalStatus.values),
@@ -62,7 +64,7 @@ class ApprovalsView(APIView):
 
 
 class ApprovalView(APIView):
-    @extend_schema(responses={200: serializers.ApprovalDetail})
+    @extend_schema(operation_id="approvals_get", responses={200: serializers.ApprovalDetail})
     def get(self, request: Request, approval_id: UUID) -> Response:
         """One question, also a decided one, with what follows each answer."""
         approval = selectors.find(request.user, approval_id)
@@ -76,7 +78,9 @@ class ApprovalView(APIView):
 
 
 class RespondView(APIView):
-    @extend_schema(request=serializers.Answer, responses={200: serializers.Done})
+    @extend_schema(
+        operation_id="approvals_respond", request=serializers.Answer, responses={200: serializers.Done}
+    )
     @idempotent
     def post(self, request: Request, approval_id: UUID) -> Response:
         """Answer a question.  The same answer again changes nothing; a different one is a conflict."""
