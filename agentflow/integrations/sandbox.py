@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -307,20 +308,27 @@ class _Conversation:
     _line: bytearray = field(default_factory=bytearray)
     _lines: int = 0
     _stderr_bytes: int = 0
+    _reaped: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def cancel(self) -> None:
-        self.cancelled = True
-        self._kill()
+        """End the script from another thread.  Once it has been reaped its number may be another's."""
+        with self._lock:
+            if not self._reaped:
+                self.cancelled = True
+                self._kill()
 
     def hold(self) -> ScriptRun:
         ended = Ended.EXITED
         try:
             ended = self._listen(time.monotonic() + self.timeout_s)
         finally:
-            self._kill()
             for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
                 _close(pipe)
-            self.process.wait()
+            with self._lock:
+                self._kill()
+                self.process.wait()
+                self._reaped = True
         self._say(bytes(self._line))
         return ScriptRun(
             Ended.CANCELLED if self.cancelled else ended,
@@ -350,20 +358,25 @@ class _Conversation:
                     key.fileobj for key in selector.get_map().values()
                 }
                 if not reading:
-                    try:
-                        process.wait(left)
-                    except subprocess.TimeoutExpired:
-                        return Ended.TIMEOUT
-                    return Ended.EXITED
+                    if self._exited():
+                        return Ended.EXITED
+                    time.sleep(min(left, 0.02))
+                    continue
                 # Not for longer: a grandchild may hold the pipes open when the script itself has ended.
                 ready = selector.select(min(left, 0.05))
-                if not ready and process.poll() is not None:
+                if not ready and self._exited():
                     return Ended.EXITED
                 for key, _ in ready:
                     if key.fileobj is process.stdin:
                         unsent = self._feed(selector, unsent)
                     elif not self._hear(selector, key.fileobj):
                         return Ended.OUTPUT
+
+    def _exited(self) -> bool:
+        """Whether the script itself has ended; it is left unreaped, so that its group can still be killed."""
+        if not hasattr(os, "waitid"):
+            return self.process.poll() is not None
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _feed(self, selector: selectors.BaseSelector, unsent: memoryview) -> memoryview:
         pipe = self.process.stdin

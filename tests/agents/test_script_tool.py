@@ -152,6 +152,17 @@ def test_a_cancel_ends_a_script(mode: Mode, script: Callable[..., Call]) -> None
     assert failure_of(invoke(call)).code == "cancelled"
 
 
+def test_a_cancel_that_comes_too_late_kills_nobody(
+    mode: Mode, script: Callable[..., Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = script("print(1)")
+    assert output_of(invoke(call)) == 1
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, number: killed.append(pid))
+    call.cancel.cancel("user")
+    assert killed == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give each run a user of its own")
 def test_nothing_survives_the_script(mode: Mode, script: Callable[..., Call]) -> None:
     """Children in sessions of their own, with the pipes closed, outlive a process group's end."""
