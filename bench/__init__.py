@@ -1,0 +1,1 @@
+"""Benchmarks: the engine beside raw Celery canvas, on the same machine, broker and run."""
