@@ -1,0 +1,102 @@
+"""The page of one execution, in Chromium against the running product."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentflow.types import JSONObject
+from tests.service import Service
+
+from .conftest import Team, Visit
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def step(block_id: str, *dependencies: str, **more: object) -> JSONObject:
+    return {
+        "blockId": block_id,
+        "name": block_id.capitalize(),
+        "agentId": "worker",
+        "dependencies": list(dependencies),
+        **more,
+    }
+
+
+def test_the_graph_turns_green_live(service: Service, team: Team, visit: Visit) -> None:
+    gate = step("gate", "fetch", humanInLoop={"type": "approval", "title": "Go on?"})
+    execution = team.start(step("fetch"), gate, step("notify", "gate"))
+    (asked,) = service.until(lambda: team.api(team.approver).get("/approvals/pending").json()["approvals"])
+    page = visit(team.approver, f"/executions/{execution}/")
+    page.locator('.node[data-st="human"]', has_text="Gate").wait_for()
+    page.locator('.node[data-st="pending"]', has_text="Notify").wait_for()
+    page.locator(".why", has_text="Gate waits for an approval").wait_for()
+    page.locator("#live:not(.off)").wait_for()
+    assert page.get_by_role("link", name="Open the question").get_attribute("href") == (
+        f"/inbox/{asked['approvalId']}/"
+    )
+
+    reply = team.api(team.approver).post(f"/approvals/{asked['approvalId']}/respond", json={"approved": True})
+    assert reply.status_code == 200, reply.text
+    page.locator(".head .st", has_text="Completed").wait_for()
+    assert page.locator('.node[data-st="completed"]').count() == 3
+    assert page.locator(".why").count() == 0
+    page.locator("#log", has_text="The execution completed.").wait_for()
+
+
+def test_a_failure_is_said_first_and_its_step_is_chosen(service: Service, team: Team, visit: Visit) -> None:
+    broken = step("charge", "fetch", retryPolicy={"maxRetries": 1, "onExhausted": "fail", "initialDelay": 1})
+    execution = team.start(
+        step("fetch"),
+        broken,
+        step("ship", "charge"),
+        failures={"charge": [{"kind": "transient", "times": 5}]},
+    )
+    page = visit(team.approver, f"/executions/{execution}/")
+    page.locator(".why", has_text="Charge failed").wait_for()
+    page.locator('#dag .node[data-st="failed"][aria-pressed="true"]').wait_for()
+    page.get_by_role("tab", name="Attempts 2").click()
+    assert page.locator(".tries li").count() == 2
+    page.locator('.node[data-st="skipped"]', has_text="Ship").wait_for()
+
+
+def test_an_operator_pauses_resumes_and_cancels(service: Service, team: Team, visit: Visit) -> None:
+    execution = team.start(step("gate", humanInLoop={"type": "approval"}), step("end", "gate"))
+    page = visit(team.author, f"/executions/{execution}/")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Pause").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Confirm: cancel").click()
+    page.locator(".head .st", has_text="Cancelled").wait_for()
+    assert page.locator(".acts").count() == 0
+
+
+def test_an_approver_has_no_buttons_to_steer_with(team: Team, visit: Visit) -> None:
+    execution = team.start(step("gate", humanInLoop={"type": "approval"}))
+    page = visit(team.approver, f"/executions/{execution}/")
+    page.locator(".node").wait_for()
+    assert page.locator("[data-do]").count() == 0
+
+
+def test_another_workspace_s_run_is_not_there(service: Service, team: Team, visit: Visit) -> None:
+    from agentflow.governance.roles import Role
+    from tests.factories.governance import WorkspaceFactory, member
+
+    stranger = member(WorkspaceFactory.create(), Role.ADMIN)
+    execution = team.start(step("only"))
+    page = visit(stranger, "/executions/")
+    reply = page.goto(f"/executions/{execution}/")
+    assert reply.status == 404
+    assert page.goto(f"/executions/{execution}/state").status == 404
+
+
+def test_two_thousand_steps_are_drawn_and_chosen(service: Service, team: Team, visit: Visit) -> None:
+    wide = [step(f"part{n}", "split") for n in range(1998)]
+    execution = team.start(step("split"), *wide, step("join", "part0", "part1997"))
+    page = visit(team.approver, f"/executions/{execution}/")
+    page.locator("#settled", has_text="of 2000 settled").wait_for()
+    assert page.locator(".node").count() == 0  # boxes on the canvas instead
+    block_id = page.locator("button.g-row").nth(3).get_attribute("data-id")
+    page.locator(f'button.g-row[data-id="{block_id}"]').click()
+    page.locator("#step-name", has_text=str(block_id).capitalize()).wait_for()
+    page.locator(".head .st", has_text="Completed").wait_for(timeout=60_000)

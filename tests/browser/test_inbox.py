@@ -1,0 +1,193 @@
+"""The inbox as approvers use it, in Chromium against the running product."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentflow.types import JSONObject
+from tests.service import Service
+
+from .conftest import PHONE, Team, Visit
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def approval(title: str) -> JSONObject:
+    return {"blockId": "pay", "name": "Pay refund", "humanInLoop": {"type": "approval", "title": title}}
+
+
+TAX_FORM: JSONObject = {
+    "blockId": "tax",
+    "name": "Tax details",
+    "humanInLoop": {
+        "type": "input",
+        "title": "Add the tax number of supplier 3381",
+        "inputSchema": {
+            "type": "object",
+            "required": ["taxNumber"],
+            "properties": {
+                "taxNumber": {"type": "string", "title": "Tax number", "pattern": "^[A-Z]{2}[0-9]{8}$"},
+                # The form generator does not know this word, so the server is the one to object.
+                "tags": {"type": "array", "title": "Tags", "contains": {"const": "supplier"}},
+            },
+        },
+    },
+}
+
+
+def status(team: Team, execution: str) -> str:
+    reply = team.api(team.author).get(f"/executions/{execution}", params={"fields": "status"})
+    return str(reply.json()["status"])
+
+
+def test_a_question_arrives_live_and_is_approved_on_a_phone(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    page = visit(team.approver, "/inbox/", screen=PHONE)
+    page.get_by_text("Nothing waits for you").wait_for()
+    page.locator("#live:not(.off)").wait_for()
+
+    execution = team.start(approval("Pay back €640.00 for order 48213?"))
+    page.get_by_role("link", name="Pay back €640.00 for order 48213?").click()
+    page.get_by_role("heading", name="Pay back €640.00 for order 48213?").wait_for()
+    assert page.locator(".tabbar").is_hidden()
+    page.get_by_role("button", name="Approve").click()
+
+    page.get_by_text("Noor Haddad approved this").first.wait_for()
+    service.until(lambda: status(team, execution) == "completed")
+
+
+def test_new_questions_wait_behind_a_button_and_nothing_jumps(team: Team, visit: Visit) -> None:
+    team.start(approval("First?"))
+    page = visit(team.approver, "/inbox/")
+    page.get_by_role("heading", name="First?").wait_for()
+    page.locator("#live:not(.off)").wait_for()
+    page.fill("#comment", "half a sentence")
+
+    team.start(approval("Second?"))
+    page.get_by_role("button", name="1 new").wait_for()
+    assert page.locator(".item").count() == 1
+    assert page.input_value("#comment") == "half a sentence"
+    page.get_by_role("button", name="1 new").click()
+    page.get_by_role("link", name="Second?").wait_for()
+    assert page.input_value("#comment") == "half a sentence"
+
+
+def test_a_refusal_takes_its_reason_in_place(service: Service, team: Team, visit: Visit) -> None:
+    execution = team.start(approval("Deploy to production?"))
+    service.until(lambda: pending(team))
+    page = visit(team.approver, "/inbox/")
+    page.get_by_role("heading", name="Deploy to production?").wait_for()
+    page.keyboard.press("r")
+    page.get_by_placeholder("Why?").fill("Tests are red")
+    page.keyboard.press("Enter")
+
+    page.get_by_text("Noor Haddad rejected this").first.wait_for()
+    page.get_by_text("Tests are red").wait_for()
+    service.until(lambda: status(team, execution) == "failed")
+
+
+def test_a_form_is_sent_once_it_is_right(service: Service, team: Team, visit: Visit) -> None:
+    execution = team.start(TAX_FORM)
+    service.until(lambda: pending(team))
+    page = visit(team.approver, "/inbox/")
+    tax_number = page.get_by_role("textbox", name="Tax number")
+    tax_number.fill("12")
+    page.get_by_role("button", name="Send answer").click()
+    page.locator("#form .invalid-feedback").first.wait_for()
+    page.get_by_role("button", name="Fill in 1 field").wait_for()
+
+    tax_number.fill("DE12345678")
+    tax_number.blur()
+    page.get_by_role("button", name="Send answer").click()
+    page.get_by_text("Noor Haddad answered this").first.wait_for()
+    service.until(lambda: status(team, execution) == "completed")
+    output = team.api(team.author).get(f"/executions/{execution}").json()["globalContext"]["tax"]
+    assert output["taxNumber"] == "DE12345678"
+
+
+def pending(team: Team) -> list[JSONObject]:
+    found: list[JSONObject] = team.api(team.approver).get("/approvals/pending").json()["approvals"]
+    return found
+
+
+def test_who_comes_second_is_told_who_decided(service: Service, team: Team, visit: Visit) -> None:
+    execution = team.start(approval("Extend the budget by €25.00?"))
+    (asked,) = service.until(lambda: pending(team))
+    page = visit(team.approver, f"/inbox/{asked['approvalId']}/")
+    page.get_by_role("button", name="Approve").wait_for()
+    # The live hint is held back, so that this page still shows an open question when the other decides.
+    page.evaluate(
+        """() => {
+            const fetched = AF.fragment;
+            AF.fragment = path => path === "/inbox/rows" ? new Promise(() => {}) : fetched(path);
+        }"""
+    )
+
+    body = {"approved": False, "comments": "Not this month"}
+    reply = team.api(team.second_approver).post(f"/approvals/{asked['approvalId']}/respond", json=body)
+    assert reply.status_code == 200, reply.text
+    page.get_by_role("button", name="Approve").click()
+
+    outcome = page.locator("#outcome")
+    outcome.get_by_text("Tom Berg rejected this").wait_for()
+    outcome.get_by_text("Your answer came later and was not saved.").wait_for()
+    assert page.get_by_role("button", name="Approve").count() == 0
+    service.until(lambda: status(team, execution) == "failed")
+
+
+def test_a_decision_elsewhere_closes_the_open_question_live(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    team.start(approval("Give audit read access?"))
+    (asked,) = service.until(lambda: pending(team))
+    page = visit(team.approver, "/inbox/")
+    page.get_by_role("button", name="Approve").wait_for()
+    page.locator("#live:not(.off)").wait_for()
+    team.api(team.second_approver).post(f"/approvals/{asked['approvalId']}/respond", json={"approved": True})
+    page.locator("#outcome").get_by_text("Tom Berg approved this").wait_for()
+
+
+def test_a_step_that_cannot_go_on_offers_four_ways(service: Service, team: Team, visit: Visit) -> None:
+    execution = team.start(
+        {
+            "blockId": "import",
+            "name": "Import invoices",
+            "agentId": "ledger",
+            "retryPolicy": {"maxRetries": 0},
+        },
+        {"blockId": "report", "name": "Report", "agentId": "ledger", "dependencies": ["import"]},
+        failures={"import": [{"kind": "transient", "times": 9}]},
+    )
+    service.until(lambda: pending(team))
+    page = visit(team.approver, "/inbox/")
+    for choice in ("Run again", "Done with this output", "Skip", "Fail"):
+        assert page.locator("[data-fix]", has_text=choice).count() == 1
+    page.locator("[data-fix=complete]").click()
+    page.locator("#fix-output textarea").fill("{not json")
+    page.locator("#apply").click()
+    page.get_by_text("This is not JSON").wait_for()
+    page.locator("#fix-output textarea").fill('{"imported": 46}')
+    page.locator("#apply").click()
+    page.get_by_text("Noor Haddad answered this").first.wait_for()
+    service.until(lambda: status(team, execution) == "completed")
+
+
+def test_a_reader_who_is_not_asked_sees_no_buttons(service: Service, team: Team, visit: Visit) -> None:
+    team.start(approval("Pay?"))
+    (asked,) = service.until(lambda: pending(team))
+    page = visit(team.author, f"/inbox/{asked['approvalId']}/")
+    page.get_by_text("it takes an approver of the workspace to decide").wait_for()
+    assert page.get_by_role("button", name="Approve").count() == 0
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1440])
+def test_no_page_scrolls_sideways(service: Service, team: Team, visit: Visit, width: int) -> None:
+    execution = team.start(approval("Pay back €640.00 for order 48213 and all that came after it?"))
+    (asked,) = service.until(lambda: pending(team))
+    page = visit(team.approver, "/inbox/", screen={"width": width, "height": 800})
+    question = f"/inbox/{asked['approvalId']}/"
+    for path in ("/inbox/", question, f"/executions/{execution}/", "/executions/", "/templates/"):
+        page.goto(path)
+        page.wait_for_load_state("load")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
