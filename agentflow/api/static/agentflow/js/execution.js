@@ -36,7 +36,7 @@
     const states = describe();
     graph.update(states);
     const shown = timeline.render(graph.order, state, chosen, now());
-    $("#rows-note").textContent = shown ? `${shown} of ${graph.steps.length} steps: failed, waiting and longest` : "";
+    $("#rows-note").textContent = shown ? `${shown} of ${graph.steps.length} steps, those that failed or wait among them` : "";
   }
   function summary() {
     const count = {};

@@ -32,7 +32,7 @@ AF.graph = (box, data, { pick }) => {
       { selector: 'edge[kind="taken"]', style: { "line-style": "solid", ...(big ? { opacity: 0.5 } : {}) } },
       { selector: 'edge[kind="dead"]', style: { "line-style": "dotted", opacity: big ? 0.1 : 0.55 } },
       { selector: 'edge[kind="bad"]', style: { "line-style": "dotted", "line-color": bad, ...(big ? {} : { "target-arrow-color": bad }) } },
-      { selector: "edge[label]", style: big ? {} : { label: "data(label)", "font-family": "Inter, sans-serif", "font-size": 11, "font-weight": 600, color: muted, "text-background-color": css("--sunken"), "text-background-opacity": 1, "text-background-padding": 3, "text-max-width": 110, "text-wrap": "ellipsis" } },
+      { selector: "edge[label]", style: big ? {} : { label: "data(label)", "font-family": "Inter, sans-serif", "font-size": 11, "font-weight": 600, color: muted, "text-background-color": css("--sunken"), "text-background-opacity": 1, "text-background-padding": 3, "text-max-width": 92, "text-wrap": "ellipsis" } },
       { selector: "edge.near", style: { "line-color": ink, "target-arrow-color": ink, opacity: 1 } },
     ];
   };
@@ -53,15 +53,16 @@ AF.graph = (box, data, { pick }) => {
     return place;
   }
 
+  const labelled = steps.length <= 40 && data.edges.some(edge => edge[3]);
   const place = big ? positions() : null;
   const cy = cytoscape({
     container: $(".cy", box), minZoom: 0.02, maxZoom: 1.5, boxSelectionEnabled: false, autoungrabify: true, autounselectify: true, userZoomingEnabled: false,
     hideEdgesOnViewport: big, textureOnViewport: false, pixelRatio: big ? 1 : "auto", style: style(),
     elements: [
       ...steps.map(step => ({ data: { id: step.key, name: step.name, look: "pending", index: step.index } })),
-      ...[...pairs.values()].map(pair => ({ data: { id: pair.key, source: pair.from.key, target: pair.to.key, kind: "todo", ...(pair.labels.length && steps.length <= 40 ? { label: [...new Set(pair.labels)].join(", ") } : {}) } })),
+      ...[...pairs.values()].map(pair => ({ data: { id: pair.key, source: pair.from.key, target: pair.to.key, kind: "todo", ...(labelled && pair.labels.length ? { label: [...new Set(pair.labels)].join(", ") } : {}) } })),
     ],
-    layout: big ? { name: "preset", positions: node => place.get(node.id()) } : { name: "dagre", rankDir: down ? "TB" : "LR", nodeSep: down ? 16 : 30, rankSep: down ? 40 : 52, animate: false, fit: false },
+    layout: big ? { name: "preset", positions: node => place.get(node.id()) } : { name: "dagre", rankDir: down ? "TB" : "LR", nodeSep: down ? 16 : 30, rankSep: down ? 40 : labelled ? 104 : 52, animate: false, fit: false },
   });
 
   if (!big) for (const step of steps) {

@@ -3,7 +3,14 @@
 "use strict";
 AF.timeline = (box, { pick }) => {
   const ROWS_MAX = 100, FOLD_PERCENT = 5, FOLDS_MAX = 6;
-  let folded = true;
+  let folded = true, shown = new Set();
+  box.innerHTML = '<div class="g-row axis"><span></span><div class="track"></div></div><div class="overlay"></div>';
+  const axisTrack = AF.$(".axis .track", box), overlayBox = AF.$(".overlay", box), made = new Map();
+  /* Rows stay the same elements while they change: a press, focus and scroll survive. */
+  function rowOf(step) {
+    if (!made.has(step.id)) made.set(step.id, Object.assign(document.createElement("button"), { type: "button", className: "g-row" })).get(step.id).dataset.id = step.id;
+    return made.get(step.id);
+  }
 
   function bars(step, state, now) {
     const [, status, , , started, ended] = step.raw, out = [];
@@ -13,8 +20,8 @@ AF.timeline = (box, { pick }) => {
     for (const [from, to, words] of tries) out.push({ from, to, kind: "try", text: words });
     /* Asked first, then run: what is left of the time after the last answer is work. */
     const begin = Math.max(started ?? Infinity, ...out.filter(bar => bar.kind === "wait").map(bar => bar.to));
-    const shown = tries.some(([from]) => from === started);
-    if (begin < end && !shown && !["blocked", "ready", "skipped", "waiting_human"].includes(status)) out.push({ from: begin, to: status === "waiting_external" ? now : end, kind: status === "running" ? "run" : status === "waiting_external" ? "other" : "done", text: "" });
+    const failed = tries.some(([from]) => from === started);
+    if (begin < end && !failed && !["blocked", "ready", "skipped", "waiting_human"].includes(status)) out.push({ from: begin, to: status === "waiting_external" ? now : end, kind: status === "running" ? "run" : status === "waiting_external" ? "other" : "done", text: "" });
     return out;
   }
 
@@ -44,10 +51,12 @@ AF.timeline = (box, { pick }) => {
     let rows = steps.map(step => ({ step, bars: bars(step, state, now) }));
     const total = rows.length;
     if (total > ROWS_MAX) {
-      const rank = { failed: 4, waiting_human: 3, waiting_external: 3, running: 2 };
-      const weight = row => (row.step.id === chosen ? 9 : rank[row.step.raw[1]] || 0) * 1e15 + row.bars.reduce((sum, bar) => sum + bar.to - bar.from, 0);
+      /* While it runs, rows that are shown stay: only what fails or waits takes a place. */
+      const rank = { failed: 4, waiting_human: 3 };
+      const weight = row => (row.step.id === chosen ? 9 : rank[row.step.raw[1]] || (state.ended === null && shown.has(row.step) ? 2 : 0)) * 1e15 + row.bars.reduce((sum, bar) => sum + bar.to - bar.from, 0);
       const kept = new Set(rows.map(row => [weight(row), row]).sort((a, b) => b[0] - a[0]).slice(0, ROWS_MAX).map(([, row]) => row));
       rows = rows.filter(row => kept.has(row));
+      shown = new Set(rows.map(row => row.step));
     }
     const end = state.ended ?? now, pieces = scale(rows, state.started, Math.max(end, state.started + 1));
     const last = pieces[pieces.length - 1];
@@ -67,7 +76,9 @@ AF.timeline = (box, { pick }) => {
       }
     }
     if (state.ended === null) { overlay += `<i class="nowl" style="left:${p(right)}"></i>`; axis += `<span class="last" style="left:${p(Math.min(right + 2, 100))};color:var(--accent);font-weight:700">now</span>`; }
-    const html = rows.map(({ step, bars }) => {
+    axisTrack.innerHTML = axis;
+    if (overlayBox.innerHTML !== overlay) overlayBox.innerHTML = overlay;
+    rows.forEach(({ step, bars }, place) => {
       const s = step.now, first = bars[0], final = bars[bars.length - 1];
       const drawn = bars.map(bar => {
         const left = x(bar.from), width = Math.max(x(bar.to) - left, 0.2);
@@ -78,11 +89,14 @@ AF.timeline = (box, { pick }) => {
       const from = first ? x(first.from) : 0, to = final ? x(final.to) : 0, room = wide(s.sub.length * 7 + 14);
       const at = !first ? ["faint", 0] : to + room < 100 ? ["", to] : from > room ? ["before", from] : to - x(final.from) > room ? [final.kind === "wait" || final.kind === "other" ? "on" : "in", x(final.from)] : null;
       const text = at ? `<span class="lab opt ${at[0]}" style="left:${p(at[1])}">${AF.text(s.sub)}</span>` : "";
-      return `<button class="g-row" type="button" data-st="${s.look}" data-id="${AF.text(step.id)}"${step.id === chosen ? ' aria-current="true"' : ""} aria-label="${AF.text(`${step.name}, ${s.word}, ${s.sub}`)}"><span class="nm">${AF.icon(s.icon)}<span>${AF.text(step.name)}</span></span><span class="track">${drawn}${text}</span></button>`;
-    }).join("");
-    const focus = box.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
-    box.innerHTML = `<div class="g-row axis"><span></span><div class="track">${axis}</div></div><div class="overlay">${overlay}</div>${html}`;
-    if (focus !== undefined) AF.$$(".g-row", box).find(row => row.dataset.id === focus)?.focus({ preventScroll: true });
+      const row = rowOf(step), html = `<span class="nm">${AF.icon(s.icon)}<span>${AF.text(step.name)}</span></span><span class="track">${drawn}${text}</span>`;
+      row.dataset.st = s.look;
+      row.setAttribute("aria-label", `${step.name}, ${s.word}, ${s.sub}`);
+      step.id === chosen ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
+      if (row.drawn !== html) row.innerHTML = row.drawn = html;
+      if (box.children[place + 2] !== row) box.insertBefore(row, box.children[place + 2] || null);
+    });
+    while (box.childElementCount > rows.length + 2) box.lastElementChild.remove();
     return total > ROWS_MAX ? ROWS_MAX : 0;
   }
   const nice = ms => { for (const step of [10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 3e4, 6e4, 12e4, 3e5, 6e5, 18e5, 36e5, 72e5, 216e5, 864e5]) if (step >= ms) return step; return Math.ceil(ms / 864e5) * 864e5; };
