@@ -221,7 +221,8 @@ def _print(results: dict[str, Any]) -> None:
     machine = results["machine"]
     print(
         f"\n{machine['processors']} processors ({machine['architecture']}, {machine['system']}), Python"
-        f" {machine['python']}; PostgreSQL with fsync, median of {results['runs']} runs after one that warms up\n"
+        f" {machine['python']}; PostgreSQL with fsync,"
+        f" median of {results['runs']} runs after one that warms up\n"
     )
     print(f"{'workload':<12}{'blocks':>8}{'agentflow':>14}{'raw Celery':>14}{'ratio':>8}")
     for name, found in results["workloads"].items():

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import shared_task
+from celery.signals import worker_shutting_down
 
 log = structlog.get_logger(__name__)
+
+
+@worker_shutting_down.connect
+def _finish_and_take_nothing_more(**kwargs: Any) -> None:
+    from executions.engine.watch import watch
+
+    watch.leave()
 
 
 @shared_task(ignore_result=False)  # members of a chord are counted by their results

@@ -25,7 +25,7 @@ class Event(models.Model):
     xid = models.BigIntegerField()  # default pg_current_xact_id(), set in the migration
     workspace_id = models.UUIDField()
     execution_id = models.UUIDField(null=True)
-    block_id = models.TextField(null=True)  # the template's blockId  # noqa: DJ001
+    block_id = models.TextField(null=True)  # the template's blockId
     type = models.TextField()
     level = models.SmallIntegerField(choices=Level.choices, default=Level.INFO)
     payload = models.JSONField(null=True)

@@ -59,7 +59,7 @@ class Walker:
         until = time.monotonic() + SLICE_S
         changes: list[Change] = []
         while True:
-            over = time.monotonic() > until
+            over = watch.leaving or time.monotonic() > until
             turn = self._turn(changes, want=0 if over else self.batch)
             if over and turn.status is E.RUNNING and turn.ready_left:
                 dispatch.hint(self.facts.execution_id)
@@ -104,9 +104,8 @@ class Walker:
         helpers = min(turn.ready_left, self.facts.max_parallel - max(turn.walkers, 1))
         first = self.facts.plan[turn.claims[0].idx]
         expected_ms = self._expected_ms(first)
-        if SLOW_MS < expected_ms < float("inf"):
-            watch.fork(self.facts.execution_id, helpers)
-        elif helpers > 0:
+        known_slow = SLOW_MS < expected_ms < float("inf")
+        if helpers > 0 and not (known_slow and watch.fork(self.facts.execution_id, helpers)):
             flights[0].may_fork = helpers
         with watch.holding(flights):
             started = time.monotonic()

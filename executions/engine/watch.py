@@ -61,7 +61,7 @@ class Watch:
         self._awake = threading.Event()
         self._started_in: int | None = None  # pid: a forked process starts threads of its own
         self._last_beat = time.monotonic()
-        self._leaving = False
+        self.leaving = False
 
     # -- used by walkers ------------------------------------------------------
 
@@ -82,16 +82,21 @@ class Watch:
                 if not self._flights:
                     self._awake.clear()
 
-    def fork(self, execution_id: UUID, helpers: int) -> None:
-        """Call up to `helpers` others to a run, unless that was just done."""
+    def fork(self, execution_id: UUID, helpers: int) -> bool:
+        """Call up to `helpers` others to a run.  False: that was just done, and may be asked again."""
         now = time.monotonic()
         with self._lock:
-            if helpers <= 0 or now - self._forked.get(execution_id, 0.0) < FORK_PAUSE_S:
-                return
+            if now - self._forked.get(execution_id, 0.0) < FORK_PAUSE_S:
+                return False
             if len(self._forked) > 1000:
                 self._forked = {k: v for k, v in self._forked.items() if now - v < FORK_PAUSE_S}
             self._forked[execution_id] = now
         dispatch.hint(execution_id, helpers)
+        return True
+
+    def leave(self) -> None:
+        """The process is to end: its walkers finish what they hold and take nothing more."""
+        self.leaving = True
 
     # -- threads --------------------------------------------------------------
 
@@ -119,8 +124,8 @@ class Watch:
                     continue
                 age = now - flight.started
                 if flight.may_fork and age > MOMENT_S:
-                    helpers, flight.may_fork = flight.may_fork, 0
-                    self.fork(flight.execution_id, helpers)
+                    if self.fork(flight.execution_id, flight.may_fork):
+                        flight.may_fork = 0
                 if age > flight.timeout_s + GRACE_S:
                     self._give_up(flight)
                 elif age > flight.timeout_s + 1 and not flight.token.cancelled:
@@ -138,12 +143,12 @@ class Watch:
         finally:
             connection.close()
         stuck = sum(f.abandoned for f in self._in_flight())
-        if stuck >= STUCK_CALLS and not self._leaving:
-            self._leave()
+        if stuck >= STUCK_CALLS and not self.leaving:
+            self._be_replaced()
 
-    def _leave(self) -> None:
+    def _be_replaced(self) -> None:
         """Too many threads hang in calls that cannot be stopped: finish the others and be replaced."""
-        self._leaving = True
+        self.leave()
         log.error("worker_leaves", reason="calls past their deadline never came back")
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -11,6 +11,7 @@ from django.db import transaction
 from agentflow.agents import registry
 from agentflow.agents.calls import StartChild
 from agentflow.conf import LIMITS
+from agentflow.errors import NotFound
 from agentflow.governance import audit
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
@@ -35,6 +36,7 @@ def start(
     execution_id = uuid.uuid4()
     workspace_id = version.template.workspace_id
     with transaction.atomic():
+        _hold(version.pk)
         _insert(
             execution_id=execution_id,
             workspace_id=workspace_id,
@@ -63,6 +65,19 @@ def start(
         input=input,
         simulation=simulation,
     )
+
+
+def _hold(version_id: int) -> None:
+    """Keep the version from being deleted until this start commits.
+
+    Raises:
+        NotFound: it was deleted since the caller read it.
+    """
+    held = raw_cursor().execute(
+        "SELECT 1 FROM templates_app_templateversion WHERE id = %s FOR KEY SHARE", (version_id,)
+    )
+    if held.fetchone() is None:
+        raise NotFound()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,15 @@ a timer that is due again soon.
 from __future__ import annotations
 
 import threading
+import time
 from uuid import UUID
 
 import structlog
 from django.db import DatabaseError, connection
 
+from agentflow.api import idempotency
+from agentflow.api.context import origin
+from agentflow.governance.services import sessions
 from executions.engine.run import raw_cursor
 from executions.models import TimerKind
 from executions.ports import approval_timeout
@@ -24,6 +28,7 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.5
 TAKEN_AT_ONCE = 100
 PUT_OFF_S = 15
+TIDY_S = 600.0  # between two removals of what has run out: idempotency records, spent tokens
 
 _TAKE = """
 WITH due AS (
@@ -36,9 +41,19 @@ FROM due WHERE t.id = due.id RETURNING t.kind, t.execution_id, t.subject
 
 def run(stop: threading.Event) -> None:
     """Tick until told to stop.  A database that is away is waited for."""
+    with origin(channel="clock"):
+        _run(stop)
+
+
+def _run(stop: threading.Event) -> None:
+    tidy_at = time.monotonic()
     while not stop.is_set():
         try:
             busy = tick()
+            if time.monotonic() >= tidy_at:
+                idempotency.purge()
+                sessions.purge_spent()
+                tidy_at = time.monotonic() + TIDY_S
         except DatabaseError as error:
             log.warning("clock_waits_for_database", error=str(error))
             connection.close()
