@@ -19,6 +19,7 @@ class Limits:
     expression_bytes: int = 4 * KB
     expression_input_bytes: int = 256 * KB
     output_bytes: int = 256 * KB
+    question_bytes: int = 64 * KB  # what one question to a person may show
     inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON
     usecase_depth: int = 8
     page_size: int = 50

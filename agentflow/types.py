@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-JSONValue: TypeAlias = Any  # None | bool | int | float | str | list | dict; recursive aliases cost more than they tell
+# None | bool | int | float | str | list | dict; a recursive alias costs more than it tells.
+JSONValue: TypeAlias = Any
 JSONObject: TypeAlias = dict[str, Any]

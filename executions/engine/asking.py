@@ -7,7 +7,7 @@ from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.plan import PlanBlock
 from executions.ports import HumanAsk
 
-from .facts import Facts
+from .facts import Facts, as_text
 from .judging import FIX_SCHEMA, Change
 
 
@@ -29,7 +29,7 @@ def question(facts: Facts, planned: PlanBlock, pk: int, shown: JSONValue) -> Hum
         request={
             "title": title,
             "description": human.description or planned.block.description or "",
-            "facts": shown if isinstance(shown, dict) else {"value": shown},
+            "facts": _bounded(shown if isinstance(shown, dict) else {"value": shown}),
             "onReject": human.on_reject,
         },
     )
@@ -58,11 +58,27 @@ def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
         request={
             "title": f"{name} needs a decision: {error.get('message', 'it failed')}",
             "description": _situation(change),
-            "facts": {"attempt": change.attempt or 0, "effect": planned.block.effect or "", **evidence},
+            "facts": _bounded({"attempt": change.attempt or 0, **evidence}),
             "error": {key: value for key, value in error.items() if key != "evidence"},
             "options": options,
         },
     )
+
+
+def _bounded(facts: JSONObject) -> JSONObject:
+    """What is shown stays small: a value that is too large is named instead."""
+    left = LIMITS.question_bytes
+    shown: JSONObject = {}
+    for name, value in facts.items():
+        size = len(as_text(value) or "") + len(name)
+        if size > left:
+            value = f"Too large to show here ({size} characters): see the step that gave it."
+            size = len(name)
+        shown[name] = value
+        left -= size
+        if left <= 0:
+            break
+    return shown
 
 
 def _situation(change: Change) -> str:

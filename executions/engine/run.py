@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -21,17 +20,11 @@ from django.db import connection, transaction
 
 from agentflow.events import store
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.conditions import holds
-from agentflow.workflow.expressions import ExpressionError
-from agentflow.workflow.failures import Failure, FailureKind
-from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import (
     Closings,
-    Reason,
     close_completed,
     close_failed,
     close_skipped,
-    skip_reason,
 )
 from executions import dispatch
 from executions.ports import HumanAsk, human_gate
@@ -41,20 +34,9 @@ from executions.states import ExecutionStatus as E
 
 from . import asking, statements
 from .facts import Facts, as_text
-from .judging import Change, ask_fix, completed
+from .judging import Change
+from .opening import Answered, Decided, Opener, SettledBlocks
 from .rows import loads
-
-SettledBlocks = dict[int, JSONObject]  # idx -> {"output": ..., "status": ...}
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A block none of whose incoming edges is open."""
-
-    pk: int
-    idx: int
-    dead: int
-    failed: int
 
 
 def check_timer(execution_id: UUID) -> str:
@@ -74,6 +56,7 @@ class Run:
         self.ends_as: str = gate[4]
         self.known: SettledBlocks = {}
         self._asks: list[HumanAsk] = []
+        self._opener = Opener(facts, self.outputs, self._asks)
         self._sinks_closed = 0
         self._blocks_failed = 0
         self._children_to_check: list[UUID] = []
@@ -96,8 +79,13 @@ class Run:
                     self.known[idx] = {"output": loads(output), "status": status}
         return {idx: self.known[idx] for idx in wanted if idx in self.known}
 
-    def scope(self, block_ids: frozenset[str]) -> dict[str, JSONValue]:
-        return self.facts.scope(self.outputs(self.facts.plan.refs(block_ids)))
+    def answered(self, block: Answered, *, kind: str, approved: bool, response: JSONValue) -> Change:
+        """As `Opener.answered`."""
+        return self._opener.answered(block, kind=kind, approved=approved, response=response)
+
+    def complete(self, change: Change, output: JSONValue) -> Change:
+        """As `Opener.complete`."""
+        return self._opener.complete(self.facts.plan[change.idx], change, output)
 
     # -- moving blocks --------------------------------------------------------
 
@@ -121,8 +109,7 @@ class Run:
 
     def open(self, decided: list[Decided]) -> None:
         """Open, skip, ask about or settle blocks that are decided, in one go."""
-        self._prefetch(decided)
-        changes = [self._opening(block) for block in decided]
+        changes = self._opener.open(decided)
         if changes:
             self.settle(changes, leaving=B.BLOCKED)
 
@@ -136,8 +123,7 @@ class Run:
         decided = self._close(closings)
         if self.status is not E.RUNNING or not decided:
             return []
-        self._prefetch(decided)
-        openings = [self._opening(block) for block in decided]
+        openings = self._opener.open(decided)
         moved = self._move(openings, B.BLOCKED)
         return [change for change in openings if change.pk in moved]
 
@@ -207,126 +193,6 @@ class Run:
             key=lambda block: block.idx,
         )
 
-    # -- opening --------------------------------------------------------------
-
-    def _prefetch(self, decided: list[Decided]) -> None:
-        """One read for the outputs that all guards and questions of a round name."""
-        wanted: set[int] = set()
-        for block in decided:
-            planned = self.facts.plan[block.idx]
-            if planned.special:
-                wanted |= self._names(planned)
-        self.outputs(wanted)
-
-    def _names(self, planned: PlanBlock) -> set[int]:
-        refs: set[str] = set()
-        if planned.when is not None:
-            refs |= planned.when.block_refs
-        if planned.human is not None or planned.noop:
-            if planned.mapping is not None:
-                refs |= planned.mapping.block_refs
-            elif planned.human is not None:
-                return self.facts.plan.refs(frozenset(refs)) | set(planned.preds)
-        if planned.noop and planned.conditions is not None:
-            refs |= planned.conditions.block_refs - {planned.block_id}
-        return self.facts.plan.refs(frozenset(refs))
-
-    def _opening(self, block: Decided) -> Change:
-        """What becomes of a decided block."""
-        planned = self.facts.plan[block.idx]
-        change = Change(pk=block.pk, idx=block.idx, status=B.READY)
-        reason = skip_reason(planned, dead=block.dead, failed=block.failed)
-        if reason is not None:
-            return replace(change, status=B.SKIPPED, reason=str(reason))
-        if not planned.special:
-            return change
-        try:
-            if planned.when is not None and not holds(planned.when, self.scope(planned.when.block_refs)):
-                return replace(change, status=B.SKIPPED, reason=str(Reason.GUARD))
-            if planned.human is not None:
-                return self._ask(planned, change)
-            return self._noop(planned, change) if planned.noop else change
-        except ExpressionError as error:
-            failure = Failure(FailureKind.CONFIGURATION, error.code, str(error))
-            return ask_fix(change, failure)
-
-    def _noop(self, planned: PlanBlock, change: Change) -> Change:
-        """A block that calls nobody: its output is its mapped input."""
-        output: JSONValue = {}
-        if planned.mapping is not None:
-            output = planned.mapping.resolve(self.scope(planned.mapping.block_refs))
-        refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
-        return completed(planned, change, output, scope=lambda: self.scope(refs))
-
-    def _ask(self, planned: PlanBlock, change: Change) -> Change:
-        """Wait for a person, or take the answer that a simulation brings along."""
-        human = planned.human
-        assert human is not None
-        answer = ((self.facts.simulation or {}).get("answers") or {}).get(planned.block_id)
-        if answer is not None:
-            return self.answered(
-                planned, change, kind=human.type, approved=answer["approved"], response=answer.get("response")
-            )
-        if planned.mapping is not None:
-            shown = planned.mapping.resolve(self.scope(planned.mapping.block_refs))
-        else:
-            preds = self.outputs(planned.preds)
-            shown = {self.facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
-            shown = {key: value for key, value in shown.items() if value is not None} or self.facts.input
-        self._asks.append(asking.question(self.facts, planned, change.pk, shown))
-        return replace(change, status=B.WAITING_HUMAN, reason=human.type)
-
-    def answered(
-        self,
-        planned: PlanBlock,
-        change: Change,
-        *,
-        kind: str,
-        approved: bool,
-        response: JSONValue,
-        attempts: int = 0,
-    ) -> Change:
-        """What a person's decision makes of a block: approval, input or fix.
-
-        `attempts` tells a block that failed at work from one that could not be opened.
-        """
-        if kind == "fix":
-            return self._fixed(planned, change, approved=approved, response=response, attempts=attempts)
-        human = planned.human
-        assert human is not None
-        decision = {"approved": approved, "response": response}
-        if not approved:
-            if human.on_reject == "fail":
-                error = {"kind": "critical", "code": "rejected", "message": "A person refused this step."}
-                return replace(change, status=B.FAILED, reason="rejected", error=error)
-            if human.on_reject == "skip":
-                return replace(change, status=B.SKIPPED, reason=str(Reason.REJECTED))
-            return self._complete(planned, change, decision)
-        if kind == "input":
-            return self._complete(planned, change, response)
-        if planned.noop:
-            return self._complete(planned, change, decision)
-        return replace(change, status=B.READY, reason="approved")
-
-    def _fixed(
-        self, planned: PlanBlock, change: Change, *, approved: bool, response: JSONValue, attempts: int
-    ) -> Change:
-        action = response.get("action") if approved and isinstance(response, dict) else "fail"
-        if action == "retry":
-            if not attempts:
-                return self._opening(Decided(change.pk, change.idx, dead=0, failed=0))
-            return replace(change, status=B.READY, reason="run_again")
-        if action == "complete":
-            return self._complete(planned, change, response.get("output"))
-        if action == "skip":
-            return replace(change, status=B.SKIPPED, reason=str(Reason.BY_HAND))
-        error = {"kind": "critical", "code": "failed_by_hand", "message": "A person let this step fail."}
-        return replace(change, status=B.FAILED, reason="failed_by_hand", error=error)
-
-    def _complete(self, planned: PlanBlock, change: Change, output: JSONValue) -> Change:
-        refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
-        return completed(planned, change, output, scope=lambda: self.scope(refs))
-
     # -- ending ---------------------------------------------------------------
 
     def begin(self) -> None:
@@ -359,7 +225,6 @@ class Run:
         children = self._open_children()
         self.execute(statements.CANCEL_WAITING, reason=reason)
         human_gate().cancel(execution_id=self.facts.execution_id, block_pks=None, reason=reason)
-        self._asks.clear()
         self._children_to_check += children
         self.look_again(0)
 
@@ -374,7 +239,7 @@ class Run:
                 sinks=max(self.open_sinks, 0),
                 failed=self.failed_blocks,
             )
-        if self._asks:
+        if self._asks and self.status in (E.RUNNING, E.PAUSED):
             human_gate().open(self._asks)
         if self.status is E.RUNNING and self.open_sinks <= 0:
             self._finish(E.FAILED if self.failed_blocks else E.COMPLETED)

@@ -17,7 +17,8 @@ from executions.states import ExecutionStatus as E
 from . import statements
 from .facts import Facts, as_text
 from .judging import Change, Claim
-from .run import Decided, Run, lock_row, poke, raw_cursor
+from .opening import Decided
+from .run import Run, lock_row, poke, raw_cursor
 
 
 @dataclass(slots=True)

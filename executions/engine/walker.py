@@ -26,9 +26,10 @@ from executions.states import ExecutionStatus as E
 from . import statements
 from .facts import Facts, facts_of
 from .judging import Change, Claim, judge
+from .opening import SettledBlocks
 from .profile import FAST_MS, SLOW_MS, history, next_batch
 from .rows import loads
-from .run import SettledBlocks, raw_cursor
+from .run import raw_cursor
 from .turns import Turn, take_turn
 from .watch import Flight, watch
 

@@ -123,9 +123,9 @@ class Watch:
                 if not flight.started or flight.abandoned:
                     continue
                 age = now - flight.started
-                if flight.may_fork and age > MOMENT_S:
-                    if self.fork(flight.execution_id, flight.may_fork):
-                        flight.may_fork = 0
+                slow = flight.may_fork and age > MOMENT_S
+                if slow and self.fork(flight.execution_id, flight.may_fork):
+                    flight.may_fork = 0
                 if age > flight.timeout_s + GRACE_S:
                     self._give_up(flight)
                 elif age > flight.timeout_s + 1 and not flight.token.cancelled:

@@ -9,6 +9,7 @@ from agentflow.types import JSONValue
 from executions import dispatch
 from executions.engine.facts import facts_of
 from executions.engine.judging import Change
+from executions.engine.opening import Answered
 from executions.engine.run import locked
 from executions.models import BlockExecution, Execution
 from executions.states import BlockStatus as B
@@ -42,22 +43,14 @@ def answered(
     block = BlockExecution.objects.get(pk=block_pk, execution=execution)
     if block.status != B.WAITING_HUMAN:
         return
-    planned = facts.plan[block.idx]
     with locked(facts) as run:
-        change = Change(pk=block.pk, idx=block.idx, status=B.FAILED)
         if expired:
             change = Change(
                 pk=block.pk, idx=block.idx, status=B.FAILED, reason="approval_timeout", error=_EXPIRED
             )
         else:
-            change = run.answered(
-                planned,
-                change,
-                kind=kind,
-                approved=approved,
-                response=response,
-                attempts=block.attempt,
-            )
+            waited = Answered(pk=block.pk, idx=block.idx, attempts=block.attempt)
+            change = run.answered(waited, kind=kind, approved=approved, response=response)
         run.settle([change], leaving=B.WAITING_HUMAN)
         if run.status is E.RUNNING:
             run.look_again(2)

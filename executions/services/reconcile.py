@@ -110,9 +110,7 @@ def _child_ended(
     planned = run.facts.plan[idx]
     base = Change(pk=pk, idx=idx, attempt=attempt, status=B.FAILED, agent_id=planned.block.agent_id or "")
     if status == E.COMPLETED:
-        output = _outputs_of(run, child_id, epoch)
-        refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
-        return judging.completed(planned, base, output, scope=lambda: run.scope(refs))
+        return run.complete(base, _outputs_of(run, child_id, epoch))
     why = loads(error) or {}
     failure: JSONObject = {
         "kind": "critical",
@@ -155,8 +153,8 @@ def _plan_next_look(run: Run) -> None:
     seconds = max(SOON_S / 2, min([moment for moment in moments if moment is not None], default=REST_S))
     run.execute(
         "INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)"
-        " VALUES ('check', %(timer)s, %(execution)s, statement_timestamp() + %(seconds)s * interval '1 second',"
-        " %(tries)s, %(progress)s)"
+        " VALUES ('check', %(timer)s, %(execution)s,"
+        " statement_timestamp() + %(seconds)s * interval '1 second', %(tries)s, %(progress)s)"
         " ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at, tries = excluded.tries,"
         " progress = excluded.progress",
         timer=check_timer(run.facts.execution_id),

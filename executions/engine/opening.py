@@ -1,0 +1,172 @@
+"""What becomes of blocks that are decided, and of blocks that a person decided about.
+
+Pure but for reading outputs: the changes it gives are made by `Run`, and the questions it collects
+are asked when the run is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.conditions import holds
+from agentflow.workflow.expressions import ExpressionError
+from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.plan import PlanBlock
+from agentflow.workflow.settlement import Reason, skip_reason
+from executions.ports import HumanAsk
+from executions.states import BlockStatus as B
+
+from . import asking
+from .facts import Facts
+from .judging import Change, ask_fix, completed
+
+SettledBlocks = dict[int, JSONObject]  # idx -> {"output": ..., "status": ...}
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A block none of whose incoming edges is open."""
+
+    pk: int
+    idx: int
+    dead: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A block that waited for a person.  `attempts` tells one that failed at work from one never opened."""
+
+    pk: int
+    idx: int
+    attempts: int
+
+
+class Opener:
+    """`outputs` reads settled blocks; `asks` is where questions are collected."""
+
+    def __init__(
+        self, facts: Facts, outputs: Callable[[Iterable[int]], SettledBlocks], asks: list[HumanAsk]
+    ) -> None:
+        self._facts = facts
+        self._outputs = outputs
+        self._asks = asks
+
+    def open(self, decided: list[Decided]) -> list[Change]:
+        """Ready, skipped, waiting for a person, or settled at once: one change for each block."""
+        self._prefetch(decided)
+        return [self._opening(block) for block in decided]
+
+    def _scope(self, block_ids: frozenset[str]) -> dict[str, JSONValue]:
+        return self._facts.scope(self._outputs(self._facts.plan.refs(block_ids)))
+
+    def _prefetch(self, decided: list[Decided]) -> None:
+        """One read for the outputs that all guards and questions of a round name."""
+        wanted: set[int] = set()
+        for block in decided:
+            planned = self._facts.plan[block.idx]
+            if planned.special:
+                wanted |= self._names(planned)
+        self._outputs(wanted)
+
+    def _names(self, planned: PlanBlock) -> set[int]:
+        refs: set[str] = set()
+        if planned.when is not None:
+            refs |= planned.when.block_refs
+        if planned.human is not None or planned.noop:
+            if planned.mapping is not None:
+                refs |= planned.mapping.block_refs
+            elif planned.human is not None:
+                return self._facts.plan.refs(frozenset(refs)) | set(planned.preds)
+        if planned.noop and planned.conditions is not None:
+            refs |= planned.conditions.block_refs - {planned.block_id}
+        return self._facts.plan.refs(frozenset(refs))
+
+    def _opening(self, block: Decided) -> Change:
+        """What becomes of a decided block."""
+        planned = self._facts.plan[block.idx]
+        change = Change(pk=block.pk, idx=block.idx, status=B.READY)
+        reason = skip_reason(planned, dead=block.dead, failed=block.failed)
+        if reason is not None:
+            return replace(change, status=B.SKIPPED, reason=str(reason))
+        if not planned.special:
+            return change
+        try:
+            if planned.when is not None and not holds(planned.when, self._scope(planned.when.block_refs)):
+                return replace(change, status=B.SKIPPED, reason=str(Reason.GUARD))
+            if planned.human is not None:
+                return self._ask(planned, change)
+            return self._noop(planned, change) if planned.noop else change
+        except ExpressionError as error:
+            failure = Failure(FailureKind.CONFIGURATION, error.code, str(error))
+            return ask_fix(change, failure)
+
+    def _noop(self, planned: PlanBlock, change: Change) -> Change:
+        """A block that calls nobody: its output is its mapped input."""
+        output: JSONValue = {}
+        if planned.mapping is not None:
+            output = planned.mapping.resolve(self._scope(planned.mapping.block_refs))
+        return self.complete(planned, change, output)
+
+    def _ask(self, planned: PlanBlock, change: Change) -> Change:
+        """Wait for a person, or take the answer that a simulation brings along."""
+        human = planned.human
+        assert human is not None
+        answer = ((self._facts.simulation or {}).get("answers") or {}).get(planned.block_id)
+        if answer is not None:
+            return self._decided(
+                planned, change, approved=answer["approved"], response=answer.get("response")
+            )
+        if planned.mapping is not None:
+            shown = planned.mapping.resolve(self._scope(planned.mapping.block_refs))
+        else:
+            preds = self._outputs(planned.preds)
+            shown = {self._facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
+            shown = {key: value for key, value in shown.items() if value is not None} or self._facts.input
+        self._asks.append(asking.question(self._facts, planned, change.pk, shown))
+        return replace(change, status=B.WAITING_HUMAN, reason=human.type)
+
+    def answered(self, block: Answered, *, kind: str, approved: bool, response: JSONValue) -> Change:
+        """What a person's decision makes of a block: approval, input or fix."""
+        planned = self._facts.plan[block.idx]
+        change = Change(pk=block.pk, idx=block.idx, status=B.READY)
+        if kind == "fix":
+            return self._fixed(planned, change, block.attempts, response if approved else {"action": "fail"})
+        return self._decided(planned, change, approved=approved, response=response)
+
+    def _decided(self, planned: PlanBlock, change: Change, *, approved: bool, response: JSONValue) -> Change:
+        human = planned.human
+        assert human is not None
+        decision = {"approved": approved, "response": response}
+        if not approved:
+            if human.on_reject == "fail":
+                error = {"kind": "critical", "code": "rejected", "message": "A person refused this step."}
+                return replace(change, status=B.FAILED, reason="rejected", error=error)
+            if human.on_reject == "skip":
+                return replace(change, status=B.SKIPPED, reason=str(Reason.REJECTED))
+            return self.complete(planned, change, decision)
+        if planned.asks_input:
+            return self.complete(planned, change, response)
+        if planned.noop:
+            return self.complete(planned, change, decision)
+        return replace(change, reason="approved")
+
+    def _fixed(self, planned: PlanBlock, change: Change, attempts: int, response: JSONValue) -> Change:
+        match response.get("action") if isinstance(response, dict) else "fail":
+            case "retry" if not attempts:
+                return self._opening(Decided(change.pk, change.idx, dead=0, failed=0))
+            case "retry":
+                return replace(change, reason="run_again")
+            case "complete":
+                return self.complete(planned, change, response.get("output"))
+            case "skip":
+                return replace(change, status=B.SKIPPED, reason=str(Reason.BY_HAND))
+        error = {"kind": "critical", "code": "failed_by_hand", "message": "A person let this step fail."}
+        return replace(change, status=B.FAILED, reason="failed_by_hand", error=error)
+
+    def complete(self, planned: PlanBlock, change: Change, output: JSONValue) -> Change:
+        """Completed with this output, and the branches that its conditions choose."""
+        refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
+        return completed(planned, change, output, scope=lambda: self._scope(refs))
