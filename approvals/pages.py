@@ -35,7 +35,7 @@ ROWS_MAX = 200
 KINDS = {  # icon, what it is called, what the list says about it
     ApprovalKind.APPROVAL: ("user-check", "Approval", "approve or reject"),
     ApprovalKind.INPUT: ("forms", "Form", "fill in a form"),
-    ApprovalKind.FIX: ("bandage", "Fix", "pick a way on"),
+    ApprovalKind.FIX: ("bandage", "Stuck step", "pick a way on"),
 }
 FIXES = (
     ("retry", "refresh", "Run again", "The step is tried once more, from the start."),

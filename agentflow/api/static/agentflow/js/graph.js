@@ -17,6 +17,7 @@ AF.graph = (box, data, { pick }) => {
   const open = steps.map(step => step.before.length), order = steps.filter(step => !step.before.length);
   for (let i = 0; i < order.length; i++) for (const next of order[i].after) { next.level = Math.max(next.level, order[i].level + 1); if (!--open[next.index]) order.push(next); }
 
+  const short = text => { const bare = text.replace(/\binput\./g, ""), most = down ? 24 : 12; return bare.length > most ? `${bare.slice(0, most - 1)}…` : bare; };
   const probe = document.createElement("i"); probe.hidden = true; box.append(probe);
   const css = name => { probe.style.color = `var(${name})`; return getComputedStyle(probe).color; };
   const looks = ["pending", "ready", "running", "human", "other", "completed", "failed", "skipped", "cancelled", "healed"];
@@ -32,7 +33,7 @@ AF.graph = (box, data, { pick }) => {
       { selector: 'edge[kind="taken"]', style: { "line-style": "solid", ...(big ? { opacity: 0.5 } : {}) } },
       { selector: 'edge[kind="dead"]', style: { "line-style": "dotted", opacity: big ? 0.1 : 0.55 } },
       { selector: 'edge[kind="bad"]', style: { "line-style": "dotted", "line-color": bad, ...(big ? {} : { "target-arrow-color": bad }) } },
-      { selector: "edge[label]", style: big ? {} : { label: "data(label)", "font-family": "Inter, sans-serif", "font-size": 11, "font-weight": 600, color: muted, "text-background-color": css("--sunken"), "text-background-opacity": 1, "text-background-padding": 3, "text-max-width": 92, "text-wrap": "ellipsis" } },
+      { selector: "edge[label]", style: big ? {} : { [down ? "label" : "target-label"]: "data(label)", "target-text-offset": 36, "font-family": "Inter, sans-serif", "font-size": 10.5, "font-weight": 600, color: muted, "text-background-color": css("--sunken"), "text-background-opacity": 1, "text-background-padding": 2 } },
       { selector: "edge.near", style: { "line-color": ink, "target-arrow-color": ink, opacity: 1 } },
     ];
   };
@@ -60,9 +61,9 @@ AF.graph = (box, data, { pick }) => {
     hideEdgesOnViewport: big, textureOnViewport: false, pixelRatio: big ? 1 : "auto", style: style(),
     elements: [
       ...steps.map(step => ({ data: { id: step.key, name: step.name, look: "pending", index: step.index } })),
-      ...[...pairs.values()].map(pair => ({ data: { id: pair.key, source: pair.from.key, target: pair.to.key, kind: "todo", ...(labelled && pair.labels.length ? { label: [...new Set(pair.labels)].join(", ") } : {}) } })),
+      ...[...pairs.values()].map(pair => ({ data: { id: pair.key, source: pair.from.key, target: pair.to.key, kind: "todo", ...(labelled && pair.labels.length ? { label: short([...new Set(pair.labels)].join(", ")) } : {}) } })),
     ],
-    layout: big ? { name: "preset", positions: node => place.get(node.id()) } : { name: "dagre", rankDir: down ? "TB" : "LR", nodeSep: down ? 16 : 30, rankSep: down ? 40 : labelled ? 104 : 52, animate: false, fit: false },
+    layout: big ? { name: "preset", positions: node => place.get(node.id()) } : { name: "dagre", rankDir: down ? "TB" : "LR", nodeSep: down ? 16 : 30, rankSep: down ? 40 : labelled ? 84 : 52, animate: false, fit: false },
   });
 
   if (!big) for (const step of steps) {
@@ -117,7 +118,7 @@ AF.graph = (box, data, { pick }) => {
           step.el.dataset.mark = mark + now.sub; step.el.dataset.st = now.look;
           $(".dot", step.el).innerHTML = AF.icon(now.icon, now.look === "running" ? "spin" : "");
           $("small", step.el).textContent = now.sub;
-          step.el.setAttribute("aria-label", `${step.name}, ${now.word}${now.sub && now.sub !== now.word ? `, ${now.sub}` : ""}`);
+          step.el.setAttribute("aria-label", `${step.name} ${now.sub}${step.once ? " once" : ""}, ${now.word}`);
         }
       }
       for (const pair of pairs.values()) {

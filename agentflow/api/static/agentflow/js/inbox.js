@@ -3,7 +3,7 @@
 (() => {
   const { $, $$ } = AF, waitingTab = $("main").dataset.tab === "waiting", wide = matchMedia("(min-width:720px)");
   const rows = $("#rows"), pane = $("#pane"), say = text => ($("#say").textContent = text);
-  let ask = null, editor = null, draft = {}, sending = false, arriving = null;
+  let ask = null, editor = null, draft = {}, sending = false, tried = false, arriving = null;
 
   /* List */
   const items = () => $$(".item", rows), current = () => $('.item[aria-current="true"]', rows);
@@ -60,7 +60,7 @@
   const key = () => `draft:${ask.id}:${ask.contentHash}`;
   const keep = () => { draft = { value: editor?.getValue(), comment: $("#comment").value }; try { localStorage.setItem(key(), JSON.stringify(draft)); } catch { /* private mode: the draft lives in the page only */ } };
   function ready() {
-    editor?.destroy(); editor = null; ask = null;
+    editor?.destroy(); editor = null; ask = null; tried = false;
     AF.times(pane); mark(shownId());
     const data = $("#ask", pane);
     if (!data) return;
@@ -77,6 +77,8 @@
     $("#unrefuse").onclick = () => refuse(false);
     $("#refusal").onsubmit = event => { event.preventDefault(); send(false, null, $("#reason").value || $("#comment").value); };
   }
+  /* Fields report when they are left; leaving the page counts. */
+  addEventListener("pagehide", () => { if (!ask) return; if ($("#form")?.contains(document.activeElement)) document.activeElement.dispatchEvent(new Event("change", { bubbles: true })); keep(); });
   const hot = path => $$(".path", pane).forEach(el => el.classList.toggle("hot", el.dataset.path === path));
   function refuse(yes) { $("#actions").hidden = yes; $("#refusal").hidden = !yes; hot(yes ? "reject" : "approve"); yes ? ($("#reason").value ||= $("#comment").value, $("#reason").focus()) : $("#reject").focus(); }
 
@@ -84,26 +86,33 @@
   function form() {
     const place = $("#form"); place.hidden = false;
     editor = new JSONEditor(place, {
-      schema: ask.inputSchema, startval: draft.value ?? undefined, theme: "bootstrap5", object_layout: "grid", show_errors: "interaction",
+      schema: ask.inputSchema, theme: "bootstrap5", object_layout: /grid_columns/.test(JSON.stringify(ask.inputSchema)) ? "grid" : "normal", show_errors: "interaction",
       disable_collapse: true, disable_edit_json: true, disable_properties: true, no_additional_properties: false, prompt_before_delete: false, ajax: false, use_name_attributes: false,
     });
     editor.on("ready", () => {
+      fill(draft.value);
       $$("#form [data-schemapath] > .form-group, #form .form-group").forEach(group => { const input = $("input,select,textarea", group), label = $("label", group); if (input && label && !label.contains(input)) { input.id ||= `f-${Math.random().toString(36).slice(2)}`; label.htmlFor = input.id; } });
     });
-    editor.on("change", () => { keep(); label(); });
+    editor.on("change", () => { keep(); if (tried) showErrors(); label(); });
   }
-  const value = () => editor ? editor.getValue() : null;
-  const errors = () => editor ? editor.validate() : [];
+  /* Field by field: a whole value would take away the optional fields it does not name. */
+  const fill = values => Object.entries(values || {}).forEach(([name, one]) => editor.getEditor(`root.${name}`)?.setValue(one));
+  /* An optional field that was left empty was not answered. */
+  const empty = one => one === "" || (Array.isArray(one) && !one.length);
+  function value() {
+    if (!editor) return null;
+    const given = structuredClone(editor.getValue()), required = ask.inputSchema.required || [];
+    if (given && typeof given === "object" && !Array.isArray(given)) for (const name of Object.keys(given)) if (empty(given[name]) && !required.includes(name)) delete given[name];
+    return given;
+  }
+  const errors = () => editor ? editor.validate(value()) : [];
+  function showErrors(found = errors()) { Object.values(editor.editors).forEach(one => one && (one.is_dirty = true)); editor.root.showValidationErrors(found); }
   const invalid = () => errors()[0];
   function label() {
     const bad = new Set(errors().map(e => e.path)).size, text = $("#approve span");
-    if (text) text.textContent = bad && touched() ? `Fill in ${bad} ${bad === 1 ? "field" : "fields"}` : ask.approveWord;
+    if (text) text.textContent = bad && tried ? `Fill in ${bad} ${bad === 1 ? "field" : "fields"}` : ask.approveWord;
   }
-  const touched = () => $$("#form .is-invalid, #form .invalid-feedback").some(el => el.textContent || el.classList.contains("is-invalid"));
-  function toField(error) {
-    editor.root.showValidationErrors(errors()); Object.values(editor.editors).forEach(e => e && (e.is_dirty = true)); editor.setOption("show_errors", "always"); editor.root.showValidationErrors(errors());
-    label(); focus(error.path);
-  }
+  function toField(error) { tried = true; showErrors(); label(); focus(error.path); }
   function focus(path) { const place = $(`[data-schemapath="${CSS.escape(path)}"]`, pane); (place && $("input,select,textarea", place) || $("#form")).focus(); place?.scrollIntoView({ block: "center" }); }
   /* The server's pointers are /response/amount; the form calls that root.amount. */
   const pathOf = pointer => ["root", ...pointer.split("/").slice(2).map(part => part.replace(/~1/g, "/").replace(/~0/g, "~"))].join(".");
@@ -153,13 +162,12 @@
     } else if (problem.code === "content_changed") {
       const typed = { value: value(), comment: $("#comment").value };
       await open(id, false, true);
-      if (ask) { if (editor && typed.value) editor.setValue({ ...editor.getValue(), ...typed.value }); $("#comment").value = typed.comment; }
+      if (ask) { if (editor) editor.promise ? editor.promise.then(() => fill(typed.value)) : fill(typed.value); $("#comment").value = typed.comment; }
       trouble("This question changed while you were reading. Your text was kept; read it again, then decide.");
     } else {
       const fields = (problem.issues || []).filter(issue => issue.pointer?.startsWith("/response/"));
       if (editor && fields.length) {
-        editor.root.showValidationErrors(fields.map(issue => ({ path: pathOf(issue.pointer), property: issue.code, message: issue.message })));
-        $$("#form [data-schemapath]").forEach(() => {});
+        tried = true; showErrors(fields.map(issue => ({ path: pathOf(issue.pointer), property: issue.code, message: issue.message })));
         const unseen = fields.filter(issue => !$(`[data-schemapath="${CSS.escape(pathOf(issue.pointer))}"]`, pane));
         trouble(unseen.length ? unseen.map(issue => issue.message).join(" ") : `${fields.length === 1 ? "One field needs" : `${fields.length} fields need`} another value.`);
         focus(pathOf(fields[0].pointer));

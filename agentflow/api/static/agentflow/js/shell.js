@@ -36,7 +36,7 @@ const SHOWN_AS = {
   clock: at => AF.clock(at), minute: at => AF.clock(at, false),
   ago: at => { const ms = Date.now() - at; return ms < 5000 ? "just now" : `${AF.span(ms, 1)} ago`; },
   since: at => AF.span(Date.now() - at),
-  left: at => { const ms = at - Date.now(); return ms >= 0 ? AF.span(Math.max(ms, 1000), ms < 36e5 || ms > 864e5 ? 1 : 2) : `${AF.span(-ms, 1)} over`; },
+  left: at => { const ms = at - Date.now(); return ms >= 0 ? AF.span(Math.max(ms, 1000), ms < 36e5 || ms > 18e6 ? 1 : 2) : `${AF.span(-ms, 1)} over`; },
 };
 AF.times = (root = document) => AF.$$("time[data-as]", root).forEach(el => {
   const at = Date.parse(el.dateTime), text = SHOWN_AS[el.dataset.as](at);

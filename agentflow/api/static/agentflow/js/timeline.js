@@ -91,7 +91,7 @@ AF.timeline = (box, { pick }) => {
       const text = at ? `<span class="lab opt ${at[0]}" style="left:${p(at[1])}">${AF.text(s.sub)}</span>` : "";
       const row = rowOf(step), html = `<span class="nm">${AF.icon(s.icon)}<span>${AF.text(step.name)}</span></span><span class="track">${drawn}${text}</span>`;
       row.dataset.st = s.look;
-      row.setAttribute("aria-label", `${step.name}, ${s.word}, ${s.sub}`);
+      row.setAttribute("aria-label", `${step.name} ${s.sub}, ${s.word}`);
       step.id === chosen ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
       if (row.drawn !== html) row.innerHTML = row.drawn = html;
       if (box.children[place + 2] !== row) box.insertBefore(row, box.children[place + 2] || null);
