@@ -60,10 +60,14 @@ Visit = Callable[..., Any]
 def visit(chromium: Any, service: Service) -> Iterator[Visit]:
     """`visit(user, "/inbox/", screen=PHONE)`: a page of a browser of one's own, signed in by the form.
 
-    A script that throws, or a refused resource nobody expected, fails the test.
+    A script that throws, or a server that fails, fails the test.
     """
     contexts: list[Any] = []
     wrong: list[str] = []
+
+    def note_failure(reply: Any) -> None:
+        if reply.status >= 500:
+            wrong.append(f"{reply.status} {reply.url}")
 
     def open_page(user: User, path: str, screen: dict[str, int] = DESK) -> Any:
         context = chromium.new_context(viewport=screen, base_url=service.base_url)
@@ -71,7 +75,7 @@ def visit(chromium: Any, service: Service) -> Iterator[Visit]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("response", lambda reply: reply.status >= 500 and wrong.append(f"{reply.status} {reply.url}"))
+        page.on("response", note_failure)
         page.goto(f"/login/?next={path}")
         page.fill("[name=username]", user.username)
         page.fill("[name=password]", PASSWORD)
