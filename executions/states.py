@@ -22,7 +22,9 @@ class BlockStatus(TextChoices):
     READY = "ready"  # a worker may claim it, from `available_at` on
     RUNNING = "running"  # one worker holds it; if that dies, the clock moves it on after its lease
     WAITING_HUMAN = "waiting_human"  # only a decision, its timer or cancel moves it on
-    WAITING_EXTERNAL = "waiting_external"  # its child's end or cancel moves it on
+    WAITING_EXTERNAL = (
+        "waiting_external"  # its child's end, its moment (`available_at`) or cancel moves it on
+    )
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"
@@ -46,7 +48,16 @@ EXECUTION: Lifecycle[ExecutionStatus] = Lifecycle(
 )
 BLOCK: Lifecycle[BlockStatus] = Lifecycle(
     {
-        B.BLOCKED: {B.READY, B.RUNNING, B.WAITING_HUMAN, B.COMPLETED, B.FAILED, B.SKIPPED, B.CANCELLED},
+        B.BLOCKED: {
+            B.READY,
+            B.RUNNING,
+            B.WAITING_HUMAN,
+            B.WAITING_EXTERNAL,
+            B.COMPLETED,
+            B.FAILED,
+            B.SKIPPED,
+            B.CANCELLED,
+        },
         B.READY: {B.RUNNING, B.CANCELLED},
         B.RUNNING: {
             B.READY,

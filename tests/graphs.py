@@ -38,6 +38,12 @@ def samples(draw: st.DrawFn, max_blocks: int = 24) -> Sample:
         }
         if draw(st.integers(0, 6)):
             block["agentId"] = "sim.x"
+        if earlier and draw(st.integers(0, 5)) == 0:
+            block["runOn"] = draw(st.sampled_from(["failure", "always"]))
+        if draw(st.integers(0, 7)) == 0:
+            block["onError"] = "continue"
+        if draw(st.integers(0, 7)) == 0:
+            block["priority"] = draw(st.integers(-5, 5))
         blocks.append(block)
     for i in range(count - 1):
         if draw(st.integers(0, 3)) == 0:

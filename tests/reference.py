@@ -50,12 +50,13 @@ def interpret(
         return {"input": dict(run_input or {}), "context": {}, "workspace": {}, "blocks": known}
 
     def edge(source: str, target: str) -> str:
-        if status[source] == "failed":
+        if status[source] == "failed" and blocks[source].get("onError", "fail") == "fail":
             return "failed"
         if status[source] == "skipped":
             return "failed" if cause[source] == "failure" else "dead"
         named = {t for branch in branches(blocks[source]) for t in branch.get("nextBlocks", ())}
-        return "dead" if target in named and target not in taken[source] else "taken"
+        chosen = taken[source] if status[source] == "completed" else _default(blocks[source])
+        return "dead" if target in named and target not in chosen else "taken"
 
     def complete(name: str, output: Any) -> str:
         result[name] = output
@@ -70,10 +71,14 @@ def interpret(
     def decide(name: str) -> str:
         block = blocks[name]
         edges = [edge(source, name) for source in chooses[name]]
-        if "failed" in edges:
+        rule = block.get("runOn", "success")
+        if "failed" in edges and rule == "success":
             cause[name] = "failure"
             return "skipped"
-        if edges and ("taken" not in edges or ("dead" in edges and block.get("join") == "all")):
+        if rule == "failure" and "failed" not in edges:
+            cause[name] = "choice"
+            return "skipped"
+        if edges and (set(edges) == {"dead"} or ("dead" in edges and block.get("join") == "all")):
             cause[name] = "choice"
             return "skipped"
         if block.get("when") is not None and not compile_expression(block["when"]).evaluate(scope()):
@@ -108,6 +113,52 @@ def interpret(
                 status[name] = decide(name)
                 moved = True
     return {name: status.get(name, "blocked") for name in blocks}
+
+
+def fails(definition: Mapping[str, Any], status: Mapping[str, str]) -> bool:
+    """Whether a run whose blocks ended so has failed: some failure was not caught."""
+    blocks = {block["blockId"]: block for block in definition["blocks"]}
+    after: dict[str, set[str]] = {name: set() for name in blocks}
+    for name, block in blocks.items():
+        for source in block.get("dependencies") or ():
+            after[source].add(name)
+        for branch in branches(block):
+            after[name] |= set(branch.get("nextBlocks", ()))
+
+    def caught(name: str, causes: frozenset[str]) -> bool:
+        return any(
+            (status[succ] == "completed" and blocks[succ].get("runOn") == "failure")
+            or (succ in causes and caught(succ, causes))
+            for succ in after[name]
+        )
+
+    skipped_by_failure = frozenset(
+        name for name in blocks if status[name] == "skipped" and _behind_failure(name, blocks, after, status)
+    )
+    return any(
+        status[name] == "failed"
+        and blocks[name].get("onError", "fail") == "fail"
+        and not caught(name, skipped_by_failure)
+        for name in blocks
+    )
+
+
+def _behind_failure(
+    name: str, blocks: Mapping[str, Any], after: Mapping[str, set[str]], status: Mapping[str, str]
+) -> bool:
+    """A block with the plain rule is skipped for a failure when a source failed, or was so skipped."""
+    if blocks[name].get("runOn", "success") != "success":
+        return False
+    return any(
+        (status[source] == "failed" and blocks[source].get("onError", "fail") == "fail")
+        or (status[source] == "skipped" and _behind_failure(source, blocks, after, status))
+        for source in blocks
+        if name in after[source]
+    )
+
+
+def _default(block: Mapping[str, Any]) -> set[str]:
+    return {t for b in branches(block) if b["condition"] == "default" for t in b.get("nextBlocks", ())}
 
 
 def branches(block: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -12,8 +12,9 @@ import json
 from dataclasses import dataclass
 
 from .conditions import CompiledConditions, compile_conditions
-from .definition import Block, Definition, HumanInLoop, RetryPolicy
+from .definition import AtLeast, Block, Definition, HumanInLoop, RetryPolicy
 from .expressions import Expression, Mapping, compile_expression, compile_mapping
+from .moments import is_moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class PlanBlock:
     named: frozenset[int]  # successors that some branch names
     conditions: CompiledConditions | None
     when: Expression | None
+    until: Expression | None  # the moment that `wait.until` names
     mapping: Mapping | None
     human: HumanInLoop | None
     retry: RetryPolicy
@@ -43,6 +45,14 @@ class PlanBlock:
         return self.block.join == "all"
 
     @property
+    def needed(self) -> int | None:
+        """Of a partial join: how many taken edges are enough.  None: every edge is waited for."""
+        join = self.block.join
+        if isinstance(join, AtLeast):
+            return min(join.at_least, len(self.preds)) if self.preds else None
+        return 1 if join == "any" and self.preds else None
+
+    @property
     def noop(self) -> bool:
         """Nobody is called: the advancer settles it."""
         return self.block.agent_id is None and self.block.tool_type is None and not self.asks_input
@@ -53,8 +63,15 @@ class PlanBlock:
 
     @property
     def special(self) -> bool:
-        """Opening it takes more than a status: a guard, a person, or nobody to call."""
-        return self.when is not None or self.human is not None or self.noop
+        """Opening it takes more than a status: a guard, a wait, a person, nobody to call, its own rule."""
+        return (
+            self.when is not None
+            or self.block.wait is not None
+            or self.human is not None
+            or self.noop
+            or self.needed is not None
+            or self.block.run_on != "success"
+        )
 
     @property
     def routes(self) -> bool:
@@ -68,6 +85,8 @@ class Plan:
     index: dict[str, int]  # blockId -> idx
     sinks: tuple[int, ...]
     special: frozenset[int]
+    partial: frozenset[int]  # joins that may open before all their edges are closed
+    handles_failure: bool  # some block runs because another failed
     max_parallel: int
     timeout_ms: int | None
 
@@ -77,12 +96,20 @@ class Plan:
     def refs(self, block_ids: frozenset[str]) -> set[int]:
         return {self.index[block_id] for block_id in block_ids}
 
+    def rivals(self, join: int) -> set[int]:
+        """Blocks that work for this join alone: once it is open, nobody needs them any more."""
+        found: set[int] = {join}
+        for planned in reversed(self.blocks[:join]):
+            if planned.succs and found.issuperset(planned.succs):
+                found.add(planned.idx)
+        return found - {join}
+
 
 def compile_plan(definition: Definition) -> Plan:
     """Compile a definition that `validation.check` found no error in."""
     blocks = definition.blocks
     preds = _predecessors(definition)
-    order = _topological([block.block_id for block in blocks], preds)
+    order = _topological(blocks, preds)
     index = {block_id: idx for idx, block_id in enumerate(order)}
     by_id = {block.block_id: block for block in blocks}
     succs: dict[str, list[int]] = {block_id: [] for block_id in order}
@@ -105,6 +132,8 @@ def compile_plan(definition: Definition) -> Plan:
         index=index,
         sinks=tuple(p.idx for p in planned if not p.succs),
         special=frozenset(p.idx for p in planned if p.special),
+        partial=frozenset(p.idx for p in planned if p.needed is not None),
+        handles_failure=any(p.block.run_on == "failure" for p in planned),
         max_parallel=definition.global_settings.max_parallel_blocks,
         timeout_ms=definition.global_settings.timeout,
     )
@@ -120,24 +149,28 @@ def _predecessors(definition: Definition) -> dict[str, dict[str, None]]:
     return preds
 
 
-def _topological(names: list[str], preds: dict[str, dict[str, None]]) -> list[str]:
-    position = {name: i for i, name in enumerate(names)}
-    waiting = {name: len(preds[name]) for name in names}
-    succs: dict[str, list[str]] = {name: [] for name in names}
-    for name in names:
+def _topological(blocks: tuple[Block, ...], preds: dict[str, dict[str, None]]) -> list[str]:
+    """Among blocks that could come next, those of higher priority first, then the author's order.
+
+    Ready blocks are claimed in this order, so it is also what `priority` means.
+    """
+    rank = {block.block_id: (-block.priority, i) for i, block in enumerate(blocks)}
+    waiting = {name: len(preds[name]) for name in rank}
+    succs: dict[str, list[str]] = {name: [] for name in rank}
+    for name in rank:
         for pred in preds[name]:
             succs[pred].append(name)
-    ready = [position[name] for name in names if not waiting[name]]
+    ready = [(*rank[name], name) for name in rank if not waiting[name]]
     heapq.heapify(ready)
     order: list[str] = []
     while ready:
-        name = names[heapq.heappop(ready)]
+        *_, name = heapq.heappop(ready)
         order.append(name)
         for succ in succs[name]:
             waiting[succ] -= 1
             if not waiting[succ]:
-                heapq.heappush(ready, position[succ])
-    if len(order) != len(names):
+                heapq.heappush(ready, (*rank[succ], succ))
+    if len(order) != len(rank):
         raise ValueError("the graph has a cycle")
     return order
 
@@ -164,12 +197,21 @@ def _compile_block(
         named=frozenset().union(*branches),
         conditions=compile_conditions(block.conditions) if block.conditions else None,
         when=compile_expression(block.when) if block.when is not None else None,
+        until=_until(block),
         mapping=compile_mapping(block.input) if block.input is not None else None,
         human=definition.human_of(block),
         retry=definition.retry_policy_of(block),
         timeout_s=definition.timeout_of(block) / 1000,
         likeness=_likeness(block),
     )
+
+
+def _until(block: Block) -> Expression | None:
+    """`wait.until` is a time as it stands, or an expression that gives one."""
+    if block.wait is None or block.wait.until is None:
+        return None
+    text = block.wait.until
+    return compile_expression(json.dumps(text) if is_moment(text) else text)
 
 
 def _likeness(block: Block) -> str:

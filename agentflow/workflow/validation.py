@@ -13,9 +13,10 @@ from jsonschema.exceptions import SchemaError
 from agentflow.types import JSONObject, JSONValue
 
 from .conditions import DEFAULT
-from .definition import Block, Conditions, Definition, RetryPolicy, closest, pointer
+from .definition import AtLeast, Block, Conditions, Definition, RetryPolicy, closest, pointer
 from .expressions import NAMES, Expression, ExpressionError, compile_expression, compile_mapping, texts_of
 from .graph import Graph, build, unreachable
+from .moments import LONGEST_WAIT_S, is_moment
 
 Severity: TypeAlias = Literal["error", "warning", "start"]
 Path: TypeAlias = tuple[str | int, ...]
@@ -166,6 +167,7 @@ class _BlockCheck:
             yield from _schema_issues(block.human_in_loop.input_schema, path)
         if block.retry_policy is not None:
             yield from _retry_issues(block.retry_policy, (*self.path, "retryPolicy"))
+        yield from self._rules()
         yield from self._not_yet()
 
     def _dependencies(self) -> Iterator[Issue]:
@@ -274,6 +276,9 @@ class _BlockCheck:
             names -= {"item", "index"}
         if block.when is not None:
             yield from self._expression(block.when, (*self.path, "when"), names, own=False)
+        wait = block.wait
+        if wait is not None and wait.until is not None and not is_moment(wait.until):
+            yield from self._expression(wait.until, (*self.path, "wait", "until"), names, own=False)
         for path, text in texts_of(block.input):
             yield from self._mapped(text, (*self.path, "input", *path), names)
         conditions = block.conditions
@@ -354,6 +359,31 @@ class _BlockCheck:
                 "Add 'agentId'.",
             )
 
+    def _rules(self) -> Iterator[Issue]:
+        """Joins, waits and `runOn` that can never come true."""
+        block, predecessors = self.block, len(self.graph.predecessors[self.position])
+        if isinstance(block.join, AtLeast) and block.join.at_least > max(predecessors, 1):
+            yield _error(
+                "out_of_range",
+                (*self.path, "join", "atLeast"),
+                f"The block waits for {block.join.at_least} of {predecessors} blocks.",
+                f"Use {predecessors} at most, or add dependencies.",
+            )
+        if block.run_on == "failure" and not predecessors:
+            yield _error(
+                "unreachable_block",
+                (*self.path, "runOn"),
+                "The block runs after a failure, but follows no block that could fail.",
+                "Add dependencies, or remove runOn.",
+            )
+        if block.wait is not None and (block.wait.seconds or 0) > LONGEST_WAIT_S:
+            yield _error(
+                "out_of_range",
+                (*self.path, "wait", "seconds"),
+                "A block waits for a year at most.",
+                "Wait for less, or start a workflow then.",
+            )
+
     # fields whose time has not come
 
     def _not_yet(self) -> Iterator[Issue]:
@@ -380,15 +410,11 @@ class _BlockCheck:
     def _later_fields(self) -> list[tuple[tuple[str, ...], bool]]:
         block = self.block
         return [
-            (("join",), block.join not in ("merge", "all")),
-            (("runOn",), block.run_on != "success"),
             (("forEach",), block.for_each is not None),
             (("repeat",), block.repeat is not None),
-            (("wait",), block.wait is not None),
-            (("onError",), block.on_error != "fail"),
+            (("wait", "event"), block.wait is not None and block.wait.event is not None),
             (("compensation",), block.compensation is not None),
             (("checkpoint",), block.checkpoint),
-            (("priority",), block.priority != 0),
             (("capabilities",), bool(block.capabilities) and block.agent_id is None),
         ]
 

@@ -7,14 +7,17 @@ are asked when the run is left.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import holds
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.moments import as_moment
 from agentflow.workflow.plan import PlanBlock
-from agentflow.workflow.settlement import Reason, skip_reason
+from agentflow.workflow.settlement import Reason, Undecided, skip_reason
 from executions.ports import HumanAsk
 from executions.states import BlockStatus as B
 
@@ -27,17 +30,18 @@ SettledBlocks = dict[int, JSONObject]  # idx -> {"output": ..., "status": ...}
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A block none of whose incoming edges is open."""
+    """A block whose incoming edges may tell now whether it runs; `todo` of them are still open."""
 
     pk: int
     idx: int
+    todo: int
     dead: int
     failed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A block that waited for a person.  `attempts` tells one that failed at work from one never opened."""
+    """A block that waited for a person; `attempts` tells one that failed at work from one never opened."""
 
     pk: int
     idx: int
@@ -45,19 +49,29 @@ class Answered:
 
 
 class Opener:
-    """`outputs` reads settled blocks; `asks` is where questions are collected."""
+    """`outputs` reads settled blocks, `seconds_until` the database's clock; `asks` collects questions."""
 
     def __init__(
-        self, facts: Facts, outputs: Callable[[Iterable[int]], SettledBlocks], asks: list[HumanAsk]
+        self,
+        facts: Facts,
+        *,
+        outputs: Callable[[Iterable[int]], SettledBlocks],
+        seconds_until: Callable[[datetime], float],
+        asks: list[HumanAsk],
     ) -> None:
         self._facts = facts
         self._outputs = outputs
+        self._seconds_until = seconds_until
         self._asks = asks
 
     def open(self, decided: list[Decided]) -> list[Change]:
-        """Ready, skipped, waiting for a person, or settled at once: one change for each block."""
+        """Ready, skipped, waiting or settled at once: one change for each block that is decided."""
         self._prefetch(decided)
-        return [self._opening(block) for block in decided]
+        changes = []
+        for block in decided:
+            with suppress(Undecided):
+                changes.append(self._opening(block))
+        return changes
 
     def _scope(self, block_ids: frozenset[str]) -> dict[str, JSONValue]:
         return self._facts.scope(self._outputs(self._facts.plan.refs(block_ids)))
@@ -73,8 +87,9 @@ class Opener:
 
     def _names(self, planned: PlanBlock) -> set[int]:
         refs: set[str] = set()
-        if planned.when is not None:
-            refs |= planned.when.block_refs
+        for expression in (planned.when, planned.until):
+            if expression is not None:
+                refs |= expression.block_refs
         if planned.human is not None or planned.noop:
             if planned.mapping is not None:
                 refs |= planned.mapping.block_refs
@@ -85,23 +100,47 @@ class Opener:
         return self._facts.plan.refs(frozenset(refs))
 
     def _opening(self, block: Decided) -> Change:
-        """What becomes of a decided block."""
+        """What becomes of a decided block.
+
+        Raises:
+            Undecided: a partial join still waits.
+        """
         planned = self._facts.plan[block.idx]
         change = Change(pk=block.pk, idx=block.idx, status=B.READY)
-        reason = skip_reason(planned, dead=block.dead, failed=block.failed)
+        reason = skip_reason(planned, todo=block.todo, dead=block.dead, failed=block.failed)
         if reason is not None:
             return replace(change, status=B.SKIPPED, reason=str(reason))
-        if not planned.special:
-            return change
+        return self._run(planned, change) if planned.special else change
+
+    def after_wait(self, pk: int, idx: int) -> Change:
+        """The moment that a block waited for has come."""
+        return self._run(self._facts.plan[idx], Change(pk=pk, idx=idx, status=B.READY), waited=True)
+
+    def _run(self, planned: PlanBlock, change: Change, *, waited: bool = False) -> Change:
+        """A block that runs: past its guard, its wait and its person, in this order."""
         try:
-            if planned.when is not None and not holds(planned.when, self._scope(planned.when.block_refs)):
-                return replace(change, status=B.SKIPPED, reason=str(Reason.GUARD))
+            if not waited:
+                if planned.when is not None and not holds(planned.when, self._scope(planned.when.block_refs)):
+                    return replace(change, status=B.SKIPPED, reason=str(Reason.GUARD))
+                seconds = self._wait_s(planned)
+                if seconds > 0:
+                    return replace(change, status=B.WAITING_EXTERNAL, reason="timer", delay_s=seconds)
             if planned.human is not None:
                 return self._ask(planned, change)
             return self._noop(planned, change) if planned.noop else change
         except ExpressionError as error:
             failure = Failure(FailureKind.CONFIGURATION, error.code, str(error))
             return ask_fix(change, failure)
+
+    def _wait_s(self, planned: PlanBlock) -> float:
+        wait = planned.block.wait
+        if wait is None:
+            return 0.0
+        if planned.until is None:
+            scale = (self._facts.simulation or {}).get("scale", 1) or 0
+            return float(wait.seconds or 0) * scale
+        moment = planned.until.evaluate(self._scope(planned.until.block_refs))
+        return self._seconds_until(as_moment(moment))
 
     def _noop(self, planned: PlanBlock, change: Change) -> Change:
         """A block that calls nobody: its output is its mapped input."""
@@ -156,7 +195,7 @@ class Opener:
     def _fixed(self, planned: PlanBlock, change: Change, attempts: int, response: JSONValue) -> Change:
         match response.get("action") if isinstance(response, dict) else "fail":
             case "retry" if not attempts:
-                return self._opening(Decided(change.pk, change.idx, dead=0, failed=0))
+                return self._run(planned, change)
             case "retry":
                 return replace(change, reason="run_again")
             case "complete":

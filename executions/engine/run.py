@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -20,11 +21,14 @@ from django.db import connection, transaction
 
 from agentflow.events import store
 from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.moments import check_wait_s
 from agentflow.workflow.settlement import (
     Closings,
+    Reason,
     close_completed,
     close_failed,
     close_skipped,
+    uncaught,
 )
 from executions import dispatch
 from executions.ports import HumanAsk, human_gate
@@ -56,7 +60,7 @@ class Run:
         self.ends_as: str = gate[4]
         self.known: SettledBlocks = {}
         self._asks: list[HumanAsk] = []
-        self._opener = Opener(facts, self.outputs, self._asks)
+        self._opener = Opener(facts, outputs=self.outputs, seconds_until=self._seconds_until, asks=self._asks)
         self._sinks_closed = 0
         self._blocks_failed = 0
         self._children_to_check: list[UUID] = []
@@ -83,6 +87,10 @@ class Run:
         """As `Opener.answered`."""
         return self._opener.answered(block, kind=kind, approved=approved, response=response)
 
+    def after_wait(self, pk: int, idx: int) -> Change:
+        """As `Opener.after_wait`."""
+        return self._opener.after_wait(pk, idx)
+
     def complete(self, change: Change, output: JSONValue) -> Change:
         """As `Opener.complete`."""
         return self._opener.complete(self.facts.plan[change.idx], change, output)
@@ -104,7 +112,7 @@ class Run:
         """Decide the blocks that have no open edge and were not decided yet."""
         if self.status is not E.RUNNING:
             return
-        rows = self.execute(statements.UNDECIDED).fetchall()
+        rows = self.execute(statements.UNDECIDED, partial=list(self.facts.plan.partial)).fetchall()
         self.open([Decided(*row) for row in rows])
 
     def open(self, decided: list[Decided]) -> None:
@@ -112,6 +120,7 @@ class Run:
         changes = self._opener.open(decided)
         if changes:
             self.settle(changes, leaving=B.BLOCKED)
+            self._end_races(changes)
 
     def _follow(self, changes: list[Change]) -> list[Change]:
         """Close the edges behind settled blocks; the changes that this opens have been made."""
@@ -125,7 +134,23 @@ class Run:
             return []
         openings = self._opener.open(decided)
         moved = self._move(openings, B.BLOCKED)
+        self._end_races(openings)
         return [change for change in openings if change.pk in moved]
+
+    def _end_races(self, openings: list[Change]) -> None:
+        """Cancel what worked for partial joins that are open now."""
+        rivals: set[int] = set()
+        for change in openings:
+            if change.idx in self.facts.plan.partial and change.status is not B.SKIPPED:
+                rivals |= self.facts.plan.rivals(change.idx)
+        if rivals:
+            losers = self.execute(
+                statements.CANCEL_LOSERS, idxs=list(rivals), reason=str(Reason.LOST_RACE)
+            ).fetchall()
+            pks = [pk for pk, _ in losers]
+            human_gate().cancel(execution_id=self.facts.execution_id, block_pks=pks, reason="lost_race")
+            self._children_to_check += [child for _, child in losers if child is not None]
+            self._asks[:] = [ask for ask in self._asks if ask.block_pk not in pks]
 
     def _after(self, change: Change, closings: Closings) -> None:
         planned = self.facts.plan[change.idx]
@@ -133,13 +158,13 @@ class Run:
             self.known[change.idx] = {"output": change.output, "status": "completed"}
             close_completed(self.facts.plan, change.idx, change.choice, closings)
         elif change.status is B.FAILED:
-            self._blocks_failed += 1
+            self._blocks_failed += planned.block.on_error != "continue"
             close_failed(self.facts.plan, change.idx, closings)
         elif change.status is B.SKIPPED:
             close_skipped(self.facts.plan, change.idx, change.reason, closings)
         elif change.ask:
             self._asks.append(asking.fix(self.facts, planned, change))
-        elif change.delay_s is not None:
+        elif change.delay_s is not None:  # a backoff, or a wait
             self.execute(
                 statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=change.delay_s
             )
@@ -186,9 +211,9 @@ class Run:
         ).fetchall()
         return sorted(
             (
-                Decided(pk, idx, dead, failed)
+                Decided(pk, idx, todo, dead, failed)
                 for pk, idx, todo, dead, failed, status in rows
-                if todo == 0 and status == B.BLOCKED
+                if status == B.BLOCKED and (todo == 0 or idx in self.facts.plan.partial)
             ),
             key=lambda block: block.idx,
         )
@@ -242,7 +267,7 @@ class Run:
         if self._asks and self.status in (E.RUNNING, E.PAUSED):
             human_gate().open(self._asks)
         if self.status is E.RUNNING and self.open_sinks <= 0:
-            self._finish(E.FAILED if self.failed_blocks else E.COMPLETED)
+            self._finish(E.FAILED if self._failed_for_good() else E.COMPLETED)
         elif self.status is E.CANCELLING and not self._anything_running():
             self._finish(E(self.ends_as or E.CANCELLED))
         for child in self._children_to_check:
@@ -268,6 +293,23 @@ class Run:
             # The parent's lock is never taken under the child's: its own transaction takes the news.
             self.execute(statements.LOOK_AGAIN, timer=check_timer(parent), seconds=0)
             dispatch.on_commit_look_at(parent)
+
+    def _failed_for_good(self) -> bool:
+        if not self.failed_blocks or not self.facts.plan.handles_failure:
+            return bool(self.failed_blocks)
+        rows = self.execute(
+            "SELECT idx, status, reason FROM executions_blockexecution"
+            " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND iteration = 0"
+        )
+        return bool(uncaught(self.facts.plan, {idx: (status, reason) for idx, status, reason in rows}))
+
+    def _seconds_until(self, moment: datetime) -> float:
+        row = self.execute(
+            "SELECT extract(epoch FROM %(moment)s::timestamptz - statement_timestamp())::float8",
+            moment=moment,
+        ).fetchone()
+        assert row is not None
+        return check_wait_s(row[0])
 
     def _event(self, status: E) -> None:
         self.execute(statements.EXECUTION_EVENT, level=20, payload=as_text({"status": str(status)}))

@@ -14,8 +14,9 @@ FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
 
 # Settle blocks that completed plainly, close their edges, open what that decides and claim up to
 # `want` of it.  A CTE sees one snapshot and may touch a row once, so open and claim are one UPDATE.
-# Successors that need more than that (guards, people, no-ops, a dead or failed edge) come back as
-# 'decided'.  A block of `ids` that is not among 'done' was given to somebody else: its result is late.
+# Successors that need more than that (guards, people, no-ops, partial joins, a dead or failed edge)
+# come back as 'decided'.  A block of `ids` that is not among 'done' was given to somebody else: its
+# result is late.
 SETTLE_AND_CLAIM = """
 WITH x AS (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(outputs)s::text[], %(inputs)s::text[],
@@ -55,7 +56,7 @@ moved AS (
       started_at = CASE WHEN c.mine THEN statement_timestamp() END
   FROM chosen c WHERE b.id = c.id
   RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes, b.status,
-            b.dead, b.failed, c.over, c.opens),
+            b.todo, b.dead, b.failed, c.over, c.opens),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
@@ -68,10 +69,10 @@ sinks AS (
   FROM (SELECT count(*)::int AS closed FROM done WHERE idx = ANY(%(sinks)s::int[])) s
   WHERE id = %(execution)s AND s.closed > 0 RETURNING open_sinks)
 SELECT CASE WHEN NOT opens THEN 'decided' WHEN status = 'running' THEN 'claim' ELSE 'ready' END,
-       id, idx, attempt, effect, effect_seq, crashes, dead, failed
-FROM moved WHERE over
-UNION ALL SELECT 'done', id, idx, attempt, '', 0, 0, 0, 0 FROM done
-UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0 FROM sinks
+       id, idx, attempt, effect, effect_seq, crashes, todo, dead, failed
+FROM moved WHERE over OR idx = ANY(%(partial)s::int[])
+UNION ALL SELECT 'done', id, idx, attempt, '', 0, 0, 0, 0, 0 FROM done
+UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0, 0 FROM sinks
 """
 
 # Claim up to `want` of what is ready.  A walker that holds no place yet (`newcomer`) gets one only
@@ -155,8 +156,9 @@ RETURNING b.id, b.idx, b.todo, b.dead, b.failed, b.status
 
 # Blocks whose opening is still to be decided: the roots of a new run, or what a pause left undecided.
 UNDECIDED = """
-SELECT id, idx, dead, failed FROM executions_blockexecution
-WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'blocked' AND todo = 0 ORDER BY idx
+SELECT id, idx, todo, dead, failed FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'blocked'
+  AND (todo = 0 OR idx = ANY(%(partial)s::int[])) ORDER BY idx
 """
 
 OUTPUTS = """
@@ -178,6 +180,32 @@ events AS (
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
          jsonb_build_object('status', 'cancelled', 'attempt', attempt, 'reason', %(reason)s::text) FROM moved)
 SELECT count(*) FROM moved
+"""
+
+# Blocks that work for nothing any more: what they waited for is withdrawn, a call in flight is stopped
+# by its worker, and its result will be late.
+CANCEL_LOSERS = """
+WITH lost AS (
+  SELECT id, attempt, status = 'running' AS running, status = 'waiting_external' AS waiting, started_at
+  FROM executions_blockexecution
+  WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[])
+    AND status IN ('blocked', 'ready', 'running', 'waiting_human', 'waiting_external')),
+moved AS (
+  UPDATE executions_blockexecution b
+  SET status = 'cancelled', reason = %(reason)s, completed_at = statement_timestamp(), lease_owner = NULL,
+      lease_expires_at = NULL, started_at = coalesce(b.started_at, statement_timestamp()), available_at = NULL
+  FROM lost WHERE b.id = lost.id
+  RETURNING b.id, b.block_id, b.attempt),
+attempts AS (
+  INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, started_at, ended_at)
+  SELECT id, attempt, 'cancelled', '', started_at, statement_timestamp() FROM lost WHERE running),
+events AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+         jsonb_build_object('status', 'cancelled', 'attempt', attempt, 'reason', %(reason)s::text) FROM moved)
+SELECT m.id, c.id FROM moved m JOIN lost l ON l.id = m.id
+LEFT JOIN executions_execution c
+  ON l.waiting AND c.parent_block_id = m.id AND c.parent_attempt = m.attempt AND c.completed_at IS NULL
 """
 
 EXECUTION_EVENT = """

@@ -85,6 +85,7 @@ def _settle_plainly(
         preds=preds,
         succs=succs,
         special=[idx for idx in set(succs) if idx in plan.special],
+        partial=[idx for idx in set(succs) if idx in plan.partial],
         sinks=[c.idx for c in changes if not plan[c.idx].succs],
         want=want,
         fast=fast,
@@ -93,7 +94,7 @@ def _settle_plainly(
     ).fetchall()
     done: set[int] = set()
     decided: list[Decided] = []
-    for kind, pk, idx, attempt, effect, effect_seq, crashes, dead, failed in rows:
+    for kind, pk, idx, attempt, effect, effect_seq, crashes, todo, dead, failed in rows:
         if kind == "done":
             done.add(pk)
         elif kind == "claim":
@@ -101,7 +102,7 @@ def _settle_plainly(
         elif kind == "ready":
             turn.ready_left += 1
         elif kind == "decided":
-            decided.append(Decided(pk, idx, dead, failed))
+            decided.append(Decided(pk, idx, todo, dead, failed))
         elif kind == "sinks":
             run.open_sinks = idx
     for change in changes:

@@ -202,16 +202,17 @@ class Watch:
                 flight.token.cancel("lease_lost")
 
     def _stop_cancelled(self, flights: list[Flight]) -> None:
-        if not flights:
-            return
+        """Stop calls whose run is ending, or whose block was taken from them."""
         rows = raw_cursor().execute(
-            "SELECT id FROM executions_execution WHERE id = ANY(%s::uuid[])"
-            " AND status NOT IN ('pending', 'running', 'paused')",
-            ([str(execution_id) for execution_id in {f.execution_id for f in flights}],),
+            "SELECT b.id FROM executions_blockexecution b"
+            " JOIN executions_execution e ON e.id = b.execution_id"
+            " JOIN unnest(%s::bigint[], %s::int[]) AS x(id, attempt) ON x.id = b.id AND x.attempt = b.attempt"
+            " WHERE b.status = 'running' AND e.status IN ('pending', 'running', 'paused')",
+            ([f.claim.pk for f in flights], [f.claim.attempt for f in flights]),
         )
-        ending = {row[0] for row in rows}
+        wanted = {row[0] for row in rows}
         for flight in flights:
-            if flight.execution_id in ending:
+            if flight.claim.pk not in wanted:
                 flight.token.cancel("cancelled")
 
 

@@ -38,7 +38,7 @@ class Standing:
     walkers: int
     running: int
     lease_s: float | None
-    backoff_s: float | None
+    backoff_s: float | None  # until the next backoff or wait ends
     deadline_s: float | None
     progress: int
 
@@ -56,6 +56,8 @@ def look(execution_id: UUID) -> None:
         _rescue(run)
         if run.status in (E.RUNNING, E.PAUSED):
             _take_children(run)
+        if run.status is E.RUNNING:
+            _end_waits(run)
         run.advance()
         _plan_next_look(run)
 
@@ -102,6 +104,17 @@ def _take_children(run: Run) -> None:
     changes = [_child_ended(run, *row) for row in rows]
     if changes:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
+
+
+def _end_waits(run: Run) -> None:
+    """Blocks whose moment has come."""
+    rows = run.execute(
+        "SELECT id, idx FROM executions_blockexecution"
+        " WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
+        " AND status = 'waiting_external' AND available_at <= statement_timestamp() ORDER BY id"
+    ).fetchall()
+    if rows:
+        run.settle([run.after_wait(pk, idx) for pk, idx in rows], leaving=B.WAITING_EXTERNAL)
 
 
 def _child_ended(
@@ -172,7 +185,7 @@ def _standing(run: Run) -> Standing:
         " count(*) FILTER (WHERE status = 'running')::int,"
         " extract(epoch FROM min(lease_expires_at) FILTER (WHERE status = 'running')"
         "         - statement_timestamp())::float8 + 0.1,"
-        " extract(epoch FROM min(available_at) FILTER (WHERE status = 'ready'"
+        " extract(epoch FROM min(available_at) FILTER (WHERE status IN ('ready', 'waiting_external')"
         "         AND available_at > statement_timestamp()) - statement_timestamp())::float8,"
         " (SELECT extract(epoch FROM deadline_at - statement_timestamp())::float8 FROM executions_execution"
         "   WHERE id = %(execution)s),"

@@ -54,7 +54,7 @@ def _settle_all(plan: Plan, sample: Sample, order: random.Random) -> dict[str, s
 def _end(plan: Plan, idx: int, dead: int, failed: int, sample: Sample, closings: Closings) -> str:
     planned = plan[idx]
     names = {"input": sample.input, "context": {}, "workspace": {}, "blocks": {}}
-    reason = skip_reason(planned, dead=dead, failed=failed)
+    reason = skip_reason(planned, todo=0, dead=dead, failed=failed)
     if reason is None and planned.when is not None and not holds(planned.when, names):
         reason = "guard"  # type: ignore[assignment]
     answer = sample.answers.get(planned.block_id) if planned.human else None

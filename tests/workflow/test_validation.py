@@ -199,17 +199,11 @@ def test_one_defect_is_refused_at_its_place(body: dict[str, Any], code: str, at:
 
 
 LATER: list[tuple[dict[str, Any], str]] = [
-    ({"join": "any"}, "join"),
-    ({"join": {"atLeast": 1}}, "join"),
-    ({"runOn": "failure"}, "runOn"),
-    ({"runOn": "always"}, "runOn"),
     ({"forEach": {"items": "[1]"}}, "forEach"),
     ({"repeat": {"until": "true", "maxIterations": 3}}, "repeat"),
-    ({"wait": {"seconds": 5}}, "wait"),
-    ({"onError": "continue"}, "onError"),
+    ({"wait": {"event": "paid"}}, "wait/event"),
     ({"compensation": {"agentId": "undo"}}, "compensation"),
     ({"checkpoint": True}, "checkpoint"),
-    ({"priority": 5}, "priority"),
     ({"agentId": None, "capabilities": ["sums"]}, "capabilities"),
     ({"humanInLoop": {"type": "review"}}, "humanInLoop/type"),
     ({"humanInLoop": {"type": "edit"}}, "humanInLoop/type"),
@@ -229,6 +223,13 @@ def test_what_cannot_be_executed_yet_is_said_and_not_ignored(fields: dict[str, A
         {"join": "merge", "runOn": "success", "onError": "fail", "checkpoint": False, "priority": 0},
         {"humanInLoop": {"type": "review", "required": False}},
         {"capabilities": ["sums"]},
+        {"join": "any"},
+        {"join": {"atLeast": 1}},
+        {"runOn": "failure"},
+        {"runOn": "always", "onError": "continue", "priority": 5},
+        {"wait": {"seconds": 5}},
+        {"wait": {"until": "2026-12-24T18:00:00Z"}},
+        {"wait": {"until": "input.when"}},
         {"timeout": 5, "effect": "once", "onUnknownOutcome": "fail", "retryPolicy": {"maxRetries": 0}},
     ],
 )
@@ -243,7 +244,7 @@ def test_all_issues_are_found_at_once_and_in_order() -> None:
     body["blocks"][SCORE]["dependencies"] = ["fetsh"]
     body["blocks"][ROUTE]["conditions"]["branches"][1]["nextBlocks"] = ["pay", "gone"]
     body["blocks"][PAY]["when"] = "nope"
-    body["blocks"][TELL]["runOn"] = "always"
+    body["blocks"][TELL]["checkpoint"] = True
     body["blocks"][LOG]["dependencies"] = ["archive"]
     codes = [(issue.code, issue.pointer) for issue in found(body)]
     assert codes[0] == ("unknown_dependency", "/blocks/1/dependencies/0")

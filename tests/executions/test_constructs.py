@@ -1,0 +1,201 @@
+"""Each construct of the definition by its name, from the outside of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from approvals.models import Approval
+from executions.models import Execution
+from executions.services import reconcile
+from tests import builtins
+from tests.factories.executions import statuses
+
+from .conftest import Start, answer, block, claim, drain, finish, make_due, row, template
+
+FAILS = {"failures": {"a": [{"kind": "critical", "times": 1}]}}
+
+
+def asking(block_id: str, *dependencies: str, **fields: Any) -> Any:
+    return block(block_id, *dependencies, humanInLoop={"type": "approval"}, **fields)
+
+
+def test_join_any_opens_with_the_first_and_cancels_the_others(run: Start, author: Any) -> None:
+    execution = run(
+        template(
+            asking("slow"), asking("other"), block("first"), block("j", "slow", "other", "first", join="any")
+        )
+    )
+    assert execution.status == "completed"
+    assert statuses(execution) == {
+        "slow": "cancelled",
+        "other": "cancelled",
+        "first": "completed",
+        "j": "completed",
+    }
+    assert row(execution, "slow").reason == "lost_race"
+    assert not Approval.objects.filter(execution=execution, status="pending").exists()
+
+
+def test_join_at_least_waits_for_so_many(run: Start, author: Any) -> None:
+    execution = run(
+        template(asking("a"), asking("b"), asking("c"), block("j", "a", "b", "c", join={"atLeast": 2}))
+    )
+    answer(execution, "b", author)
+    assert statuses(execution)["j"] == "blocked"
+    answer(execution, "c", author)
+    assert execution.status == "completed"
+    assert statuses(execution) == {"a": "cancelled", "b": "completed", "c": "completed", "j": "completed"}
+
+
+def test_a_partial_join_that_can_no_longer_be_met_is_skipped(run: Start, author: Any) -> None:
+    execution = run(
+        template(
+            asking("a", retryPolicy={"maxRetries": 0}),
+            asking("b"),
+            block("j", "a", "b", join={"atLeast": 2}),
+        )
+    )
+    answer(execution, "a", author, approved=False)
+    assert statuses(execution) == {"a": "failed", "b": "waiting_human", "j": "skipped"}
+    assert row(execution, "j").reason == "upstream_failed"
+
+
+def test_who_loses_a_race_keeps_what_others_need(run: Start) -> None:
+    """`shared` works for the join and for `more`: it is no rival."""
+    execution = run(
+        template(
+            asking("shared"),
+            block("quick"),
+            block("j", "shared", "quick", join="any"),
+            block("more", "shared"),
+        )
+    )
+    assert statuses(execution) == {
+        "shared": "waiting_human",
+        "quick": "completed",
+        "j": "completed",
+        "more": "blocked",
+    }
+
+
+def test_a_running_loser_is_fenced(start: Start) -> None:
+    execution = start(
+        template(block("slow"), block("quick"), block("j", "slow", "quick", join="any"), maxParallelBlocks=2)
+    )
+    held = claim(execution)
+    drain(execution)
+    assert execution.status == "completed"
+    finish(execution, held, output="too late")
+    assert row(execution, "slow").status == "cancelled"
+    assert row(execution, "slow").late_results.get().output == "too late"
+
+
+def test_run_on_failure_runs_after_a_failure_and_catches_it(run: Start) -> None:
+    definition = template(
+        block("a"), block("b", "a"), block("rescue", "b", runOn="failure"), block("after", "rescue")
+    )
+    execution = run(definition, simulation=FAILS)
+    assert execution.status == "completed"
+    assert statuses(execution) == {"a": "failed", "b": "skipped", "rescue": "completed", "after": "completed"}
+
+
+def test_run_on_failure_is_skipped_when_nothing_failed(run: Start) -> None:
+    execution = run(template(block("a"), block("rescue", "a", runOn="failure"), block("b", "a", "rescue")))
+    assert statuses(execution) == {"a": "completed", "rescue": "skipped", "b": "completed"}
+    assert row(execution, "rescue").reason == "no_failure"
+
+
+def test_run_on_always_runs_after_both_and_catches_nothing(run: Start) -> None:
+    definition = template(block("a"), block("tidy", "a", runOn="always"))
+    assert statuses(run(definition)) == {"a": "completed", "tidy": "completed"}
+    execution = run(definition, simulation=FAILS)
+    assert statuses(execution) == {"a": "failed", "tidy": "completed"}
+    assert execution.status == "failed"
+
+
+def test_on_error_continue_goes_on_as_if_nothing_had_happened(run: Start) -> None:
+    execution = run(template(block("a", onError="continue"), block("b", "a")), simulation=FAILS)
+    assert execution.status == "completed"
+    assert statuses(execution) == {"a": "failed", "b": "completed"}
+
+
+def test_a_wait_holds_no_worker_and_ends_with_its_moment(run: Start) -> None:
+    execution = run(template(block("a", wait={"seconds": 3600}), block("b", "a")))
+    assert statuses(execution) == {"a": "waiting_external", "b": "blocked"}
+    assert row(execution, "a").reason == "timer"
+    reconcile.look(execution.pk)
+    assert statuses(execution) == {"a": "waiting_external", "b": "blocked"}
+    assert execution.timers.get(kind="check").due_at <= row(execution, "a").available_at  # type: ignore[operator]
+    make_due(execution)
+    reconcile.look(execution.pk)
+    drain(execution)
+    assert execution.status == "completed"
+    assert row(execution, "a").attempt == 1
+
+
+def test_a_wait_without_an_agent_is_a_timer_block(run: Start) -> None:
+    execution = run(template({"blockId": "a", "wait": {"seconds": 60}}, block("b", "a")))
+    make_due(execution)
+    reconcile.look(execution.pk)
+    drain(execution)
+    assert execution.status == "completed"
+    assert row(execution, "a").attempt == 0
+
+
+@pytest.mark.parametrize("until", ["2020-01-01T00:00:00Z", "input.when"])
+def test_a_moment_that_has_passed_is_no_wait(run: Start, until: str) -> None:
+    execution = run(template(block("a", wait={"until": until})), input={"when": "2020-01-01T00:00:00+02:00"})
+    assert execution.status == "completed"
+
+
+@pytest.mark.parametrize("when", ["soon", "9999-01-01T00:00:00Z", 7])
+def test_a_moment_that_is_none_or_too_far_asks_a_person(run: Start, when: Any) -> None:
+    execution = run(template(block("a", wait={"until": "input.when"})), input={"when": when})
+    assert statuses(execution) == {"a": "waiting_human"}
+
+
+def test_a_paused_run_does_not_end_its_waits(run: Start, author: Any) -> None:
+    from executions.services import control
+
+    execution = run(template(block("a", wait={"seconds": 60})))
+    control.pause(execution_id=execution.pk, by=author)
+    make_due(execution)
+    reconcile.look(execution.pk)
+    assert statuses(execution) == {"a": "waiting_external"}
+    control.resume(execution_id=execution.pk, by=author)
+    reconcile.look(execution.pk)
+    drain(execution)
+    assert execution.status == "completed"
+
+
+def test_priority_decides_among_what_is_ready(run: Start) -> None:
+    names = ["low", "none", "high"]
+    blocks = [
+        block(name, agentId="test.record", configuration={"name": name}, priority=priority)
+        for name, priority in zip(names, (-5, 0, 5), strict=True)
+    ]
+    run(template(*blocks, maxParallelBlocks=1))
+    assert builtins.calls == ["high", "none", "low"]
+
+
+def test_a_simulated_wait_is_scaled(run: Start) -> None:
+    execution = run(template(block("a", wait={"seconds": 3600})), simulation={"scale": 0})
+    assert execution.status == "completed"
+
+
+def test_a_cancelled_loser_of_a_child_workflow_stops_its_child(run: Start, version_of: Any) -> None:
+    child = version_of(template(asking("x")))
+    sub = {"blockId": "sub", "toolType": "UseCase", "configuration": {"templateId": str(child.template_id)}}
+    execution = run(
+        template(sub, block("quick", wait={"seconds": 60}), block("j", "sub", "quick", join="any"))
+    )
+    started = Execution.objects.get(parent_block__execution=execution)
+    make_due(execution)
+    reconcile.look(execution.pk)
+    drain(execution)
+    assert execution.status == "completed"
+    reconcile.look(started.pk)
+    started.refresh_from_db()
+    assert started.status == "cancelled"
