@@ -100,19 +100,26 @@ class Service:
         if wait:
             self._await("clock", self.children["clock"].said, "ready")
 
-    def start_worker(self, *, concurrency: int = 4, wait: bool = True) -> str:
+    def start_worker(
+        self, *, concurrency: int = 4, queues: str = "blocks,control", wait: bool = True
+    ) -> str:
         """One more worker; gives its name, for `kill_worker`."""
         self._started += 1
         name = f"worker{self._started}"
         self._spawn(
             name,
             *("celery", "-A", "config", "worker", "-P", "threads", "-c", str(concurrency)),
-            *("-Q", "blocks,control", "-n", f"{name}-{os.getpid()}@%h", "--loglevel", "INFO"),
+            *("-Q", queues, "-n", f"{name}-{os.getpid()}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         )
         if wait:
             self._await(name, self.children[name].said, " ready.")
         return name
+
+    def start_command(self, name: str, command: str, *, says: str, **environment: str) -> None:
+        """One more long-running command of manage.py, ready once it says so."""
+        self._spawn(name, "manage", command, **environment)
+        self._await(name, self.children[name].said, says)
 
     @property
     def workers(self) -> list[str]:
@@ -128,6 +135,13 @@ class Service:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.process.wait(10)
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it holds what it has and hears nothing, until `thaw`."""
+        os.killpg(self.children[name].pid, signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        os.killpg(self.children[name].pid, signal.SIGCONT)
 
     def stop(self) -> None:
         for child in self.children.values():
@@ -151,14 +165,19 @@ class Service:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _spawn(self, name: str, module: str, *arguments: str) -> None:
+    def _spawn(self, name: str, module: str, *arguments: str, **environment: str) -> None:
         entry = [sys.executable, "manage.py"] if module == "manage" else [sys.executable, "-m", module]
         log = self.logs / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 launched([*entry, *arguments], death_signal=signal.SIGKILL),
                 cwd=ROOT,
-                env={**self.environment, "PYTHONUNBUFFERED": "1", **(POOL if name == "web" else {})},
+                env={
+                    **self.environment,
+                    "PYTHONUNBUFFERED": "1",
+                    **(POOL if name == "web" else {}),
+                    **environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,153 @@
+"""Messages lost, doubled or never read, and workers that are killed: the rows decide."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from django.conf import settings
+
+from executions import dispatch
+from tests.outside import Client
+from tests.reference import interpret
+from tests.scenarios.agents import Held, calling, echo, template
+from tests.servers import HttpServer
+from tests.service import Service
+from tests.waiting import until
+
+pytestmark = pytest.mark.skipif(settings.TEST_ENGINES is None, reason="only on a Valkey of our own")
+
+RECOVERY_S = 20.0  # from wiped messages to the end of what waited for them
+
+
+@pytest.fixture(autouse=True)
+def one_worker(service: Service) -> Iterator[None]:
+    """Each test finds one worker, and leaves what it likes."""
+    while len(service.workers) > 1:
+        service.kill_worker(service.workers[0])
+    if not service.workers:
+        service.start_worker()
+    yield
+    if len(service.workers) != 1:
+        service.kill_worker()
+
+
+def valkey(database: str = "broker") -> redis.Redis:
+    assert settings.TEST_ENGINES is not None
+    path = str(settings.TEST_ENGINES.valkey_socket)
+    return redis.Redis(unix_socket_path=path, db=settings.REDIS_DATABASES[database])
+
+
+def wide(server: HttpServer, width: int, **settings_: Any) -> dict[str, Any]:
+    """A root, `width` calls side by side, and a join."""
+    names = [f"call{n}" for n in range(width)]
+    return template(
+        echo("root"),
+        *(calling(server, name, "root", path="/held") for name in names),
+        echo("join", *names),
+        **settings_,
+    )
+
+
+def test_wiping_valkey_in_mid_run_loses_nothing(
+    client: Client, server: HttpServer, held: Held, service: Service
+) -> None:
+    execution_id = client.run(wide(server, 30, maxParallelBlocks=30))
+    until(lambda: held.count() >= 4, why="the worker's threads to be busy")
+    assert list(client.statuses(execution_id).values()).count("ready") >= 20
+    # A worker that hears nothing, so that what was hinted is still in Valkey when it is wiped.
+    (worker,) = service.workers
+    service.freeze(worker)
+    others = [client.run(template(echo("a"), echo("b", "a"))) for _ in range(5)]
+    valkey().flushall()
+    service.thaw(worker)
+    held.release()
+    began = time.monotonic()
+    for waiting in [execution_id, *others]:
+        assert client.ended(waiting, RECOVERY_S)["status"] == "completed"
+    assert time.monotonic() - began < RECOVERY_S
+    assert all(held.count(f"call{n}") == 1 for n in range(30))
+    # Not only recovered: hints arrive again.  Without them the clock would need five seconds.
+    began = time.monotonic()
+    assert client.ended(client.run(template(echo("a"))))["status"] == "completed"
+    assert time.monotonic() - began < 4
+
+
+def test_doubled_hints_start_each_block_once(client: Client, server: HttpServer, service: Service) -> None:
+    server.on("/quick", lambda exchange: exchange.json({}))
+    service.start_worker()
+    names = [f"call{n}" for n in range(20)]
+    layered = template(
+        *(calling(server, name, path="/quick") for name in names),
+        echo("join", *names),
+        *(calling(server, f"{name}'", "join", path="/quick") for name in names),
+        maxParallelBlocks=8,
+    )
+    template_id = client.create(layered)
+    runs = [client.start(template_id) for _ in range(3)]
+    for execution_id in runs:
+        for _ in range(5):
+            dispatch.hint(UUID(execution_id))
+            dispatch.hint(UUID(execution_id), walkers=3)
+    for execution_id in runs:
+        assert client.ended(execution_id, 30)["status"] == "completed"
+        assert {block["attempt"] for block in client.blocks(execution_id).values()} == {1}
+    keys = [exchange.headers["idempotency-key"] for exchange in server.seen]
+    assert len(keys) == len(set(keys)) == 3 * 40
+
+
+def test_forks_whose_join_never_runs_end_with_the_same_rows(
+    client: Client, server: HttpServer, service: Service
+) -> None:
+    service.kill_worker()
+    valkey().flushall()
+    service.start_worker(queues="blocks")
+    slow = {"simulate": {"runtimeSeconds": 0.1}}
+    first = [echo(f"a{n}", configuration=slow) for n in range(6)]
+    second = [echo(f"b{n}", "mid", configuration=slow) for n in range(6)]
+    mid = echo("mid", *(block["blockId"] for block in first))
+    end = echo("end", *(block["blockId"] for block in second), when="input.go")
+    definition = template(*first, mid, *second, end, maxParallelBlocks=6)
+    execution_id = client.run(definition, input={"go": True}, simulation={"scale": 1})
+    client.ended(execution_id, RECOVERY_S)
+    assert client.statuses(execution_id) == interpret(definition, run_input={"go": True})
+    assert {block["attempt"] for block in client.blocks(execution_id).values()} == {1}
+    # The bodies were sent, and nobody read them.
+    until(lambda: valkey().llen("control"), why="a join in its queue")
+
+
+@pytest.mark.slow
+def test_blocks_of_a_killed_worker_run_again_or_ask(
+    client: Client, server: HttpServer, held: Held, service: Service
+) -> None:
+    """The lease's thirty seconds have to pass: one kill for both kinds of effect."""
+    execution_id = client.run(
+        template(
+            calling(server, "pure", path="/held", effect="pure"),
+            calling(server, "once", path="/held", effect="once", method="POST"),
+            echo("after", "pure", "once"),
+        )
+    )
+    until(lambda: held.count("pure") and held.count("once"), why="both calls")
+    service.kill_worker()
+    service.start_worker()
+    held.release()
+    client.until_block(execution_id, "once", "waiting_human", 50)
+    client.until_block(execution_id, "pure", "completed", 20)
+    assert client.outcomes(execution_id, "pure") == ["rescued", "ok"]
+    assert (held.count("pure"), held.count("once")) == (2, 1)
+    block = client.block(execution_id, "once")
+    assert (block["reason"], block["error"]["code"]) == ("unknown_outcome", "worker_lost")
+    question = client.asked(execution_id)
+    assert question["type"] == "fix"
+    done = {"action": "complete", "output": {"found": "in the ledger"}}
+    assert client.answer(question, response=done).status == 200
+    run = client.ended(execution_id)
+    assert run["status"] == "completed"
+    assert run["globalContext"]["once"] == {"found": "in the ledger"}
+    assert held.count("once") == 1
+    assert len(held.calls) == 2  # the second call of `pure` carried the key of the first
