@@ -8,7 +8,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 SETTINGS_TEST := DJANGO_SETTINGS_MODULE=config.settings.test
-PACKAGES := agentflow templates_app executions approvals monitoring config tests
+PACKAGES := agentflow templates_app executions approvals monitoring demo config tests
 ARGS ?=
 
 help: ## List the targets

@@ -3,6 +3,7 @@
 from config import env
 
 from .base import *  # noqa: F403
+from .demo import *  # noqa: F403
 
 DEBUG = env.boolean("AGENTFLOW_DEBUG", False)
 SECRET_KEY = env.text("AGENTFLOW_SECRET_KEY")

@@ -19,6 +19,7 @@ if not env.boolean("AGENTFLOW_TEST_EXTERNAL", False):
     os.environ.update(TEST_ENGINES.environment())
 
 from .base import *  # noqa: E402, F403
+from .demo import *  # noqa: E402, F403
 
 SECRET_KEY = "test-only-and-never-used-elsewhere-0123456789"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
