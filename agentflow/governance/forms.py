@@ -50,8 +50,9 @@ class MembersField(LinesField):
 
 class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
     egress_allow = LinesField(
-        label="Hosts API agents may call",
-        help_text="One a line: api.example.com, *.example.com, host:port.  None listed, none allowed.",
+        label="Hosts inside",
+        help_text="What agents may call beside public addresses, one a line: intranet.example,"
+        " *.corp.example:8443, 10.2.0.0/16.",
         validators=[validate_allow_list],
     )
     viewer = MembersField(label="Viewers", help_text="Usernames, one a line.")

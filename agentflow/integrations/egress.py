@@ -119,29 +119,35 @@ class Rule:
         return host == self.host or (self.host.startswith("*.") and host.endswith(self.host[1:]))
 
 
-_WITH_PORT = re.compile(r"^(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+)):(?P<port>\d{1,5})$")
-_NAME = re.compile(r"^(\*\.)?([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}$")
+_ENTRY = re.compile(r"(?P<bare>\[[0-9a-f:./]+\]|[^:\[\]@\s]+)(?::(?P<port>\d{1,5}))?")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
 def parse_rule(entry: str) -> Rule:
-    """`name`, `*.name`, an address, a network, each but the network with `:port` if wanted.
+    """One entry: `name`, `*.name` (all below it, not itself), an address, or a network as `10.2.0.0/16`.
+
+    Each may end in `:port`; IPv6 with a port is written in brackets.  No scheme, path, user or bare `*`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these; says what is wrong, to follow the entry itself.
     """
-    text = entry.strip().lower().rstrip(".")
-    port: int | None = None
-    matched = _WITH_PORT.match(text)
-    if matched:
-        text, port = matched["v6"] or matched["name"], int(matched["port"])
-        if not 0 < port < 65536:
-            raise ValueError(f"{entry!r}: there is no such port")
+    text = entry.lower()
+    matched = None if len(text) > 260 else _ENTRY.fullmatch(text)
+    bare, port = (matched["bare"].strip("[]"), matched["port"]) if matched else (text, None)
+    if port and not 1 <= int(port) <= 65535:
+        raise ValueError("has a port outside 1-65535")
     try:
-        return Rule(network=ip_network(text.strip("[]")), port=port)
+        return Rule(network=ip_network(bare), port=int(port) if port else None)
     except ValueError:
-        if "/" in text or not _NAME.match(text):
-            raise ValueError(f"{entry!r} is no host name, address or network") from None
-    return Rule(host=text, port=port)
+        if matched is None or text.startswith("["):
+            raise ValueError("is no host, address or network: no scheme, path, user or spaces") from None
+    name = bare.rstrip(".")
+    labels = name.removeprefix("*.").split(".")
+    if "/" in name or labels[-1].isdigit():
+        raise ValueError("looks like an address or a network but is none")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("is no host name in ASCII (write other letters as xn--...)")
+    return Rule(host=name, port=int(port) if port else None)
 
 
 @functools.lru_cache(maxsize=256)
