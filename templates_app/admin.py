@@ -1,107 +1,62 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Protocol
 from uuid import UUID
 
-from django.contrib import admin, messages
+from django.contrib import admin
+from django.core.paginator import Paginator
 from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html
-from unfold.admin import ModelAdmin, TabularInline
-from unfold.decorators import display
+from django.http import HttpRequest, HttpResponse
+from unfold.admin import TabularInline
+from unfold.decorators import action, display
 
-from agentflow.conf import KB
-from agentflow.errors import AgentflowError
-from agentflow.governance import access
+from agentflow.governance.admin_base import (
+    ChoiceFilter,
+    Table,
+    WorkspaceFilter,
+    WorkspaceScopedAdmin,
+    json_text,
+    page_of,
+)
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
+from agentflow.types import JSONObject
 
 from . import selectors
 from .models import Template, TemplateVersion
 from .services import authoring
 from .states import VersionStatus
 
-SHOWN_BYTES = 256 * KB  # of a definition; a browser lays out more only slowly
-STATUS_COLOURS = {"draft": "warning", "published": "success", "deprecated": "info"}
+BLOCKS_PER_PAGE = 100
+STATUS_COLOURS = {
+    VersionStatus.DRAFT.label: "warning",
+    VersionStatus.PUBLISHED.label: "success",
+    VersionStatus.DEPRECATED.label: "default",
+}
 
 
-class WorkspaceFilter(admin.SimpleListFilter):
-    """Offers only the workspaces one belongs to."""
-
-    title = "workspace"
-    parameter_name = "workspace"
-    path = "workspace"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(str(row.pk), row.name) for row in access.workspaces(request.user)]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        known = {key for key, _ in self.lookup_choices}
-        return queryset.filter(**{self.path: self.value()}) if self.value() in known else None
+class Move(Protocol):
+    def __call__(self, *, template_id: UUID, number: int, by: User) -> TemplateVersion: ...
 
 
 class VersionWorkspaceFilter(WorkspaceFilter):
     path = "template__workspace"
 
 
-class ArchivedFilter(admin.SimpleListFilter):
+class ArchivedFilter(ChoiceFilter):
     title = "in use"
     parameter_name = "archived"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("no", "In use"), ("yes", "Archived")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        return {"no": queryset.filter(archived_at=None), "yes": queryset.exclude(archived_at=None)}.get(
-            self.value() or ""
-        )
-
-
-class _ReadOnly:
-    """Rows are written by services; what one may see is decided by the queryset."""
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_module_permission(request)
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_author_permission(self, request: HttpRequest) -> bool:
-        return access.workspaces(request.user, Permission.AUTHOR).exists()
-
-
-def _each(
-    request: HttpRequest, rows: Iterable[tuple[UUID, str]], act: Callable[[int, User], Any], done: str
-) -> None:
-    """Do `act` to each row, given as workspace and name; tell what was done and what was refused."""
-    user, count = cast(User, request.user), 0
-    for index, (workspace_id, name) in enumerate(rows):
-        try:
-            access.require(user, Permission.AUTHOR, workspace_id)
-            act(index, user)
-        except AgentflowError as error:
-            messages.error(request, f"{name}: {error.message}")
-        else:
-            count += 1
-    if count:
-        messages.success(request, f"{done}: {count}.")
+    choices_of = {
+        "no": ("In use", {"archived_at__isnull": True}),
+        "yes": ("Archived", {"archived_at__isnull": False}),
+    }
 
 
 class VersionInline(TabularInline):  # type: ignore[misc]  # unfold ships no types
     model = TemplateVersion
-    fields = ("page", "label", "status", "block_count", "created_by", "created_at")
+    verbose_name_plural = "Versions"
+    hide_title = True
+    fields = ("page", "label", "shown_status", "block_count", "author", "created_at")
     readonly_fields = fields
     ordering = ("-number",)
     extra = 0
@@ -110,8 +65,15 @@ class VersionInline(TabularInline):  # type: ignore[misc]  # unfold ships no typ
 
     @display(description="Version")  # type: ignore[untyped-decorator]  # as above
     def page(self, version: TemplateVersion) -> str:
-        url = reverse("admin:templates_app_templateversion_change", args=[version.pk])
-        return format_html('<a href="{}">Version {}</a>', url, version.number)
+        return page_of(version, f"Version {version.number}")
+
+    @display(description="Status")  # type: ignore[untyped-decorator]  # as above
+    def shown_status(self, version: TemplateVersion) -> str:
+        return version.get_status_display()
+
+    @display(description="Author")  # type: ignore[untyped-decorator]  # as above
+    def author(self, version: TemplateVersion) -> str:
+        return str(version.created_by)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TemplateVersion]:
         rows = TemplateVersion.objects.visible_to(request.user).select_related("created_by")
@@ -128,25 +90,30 @@ class VersionInline(TabularInline):  # type: ignore[misc]  # unfold ships no typ
 
 
 @admin.register(Template)
-class TemplateAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]  # as above
+class TemplateAdmin(WorkspaceScopedAdmin):
     list_display = ("name", "workspace", "category", "labels", "newest", "newest_status", "updated_at")
     list_filter = (WorkspaceFilter, ArchivedFilter, ("category", admin.AllValuesFieldListFilter))
     list_select_related = ("workspace",)
     search_fields = ("name",)  # shows the box; what it does is below
     search_help_text = 'Words of name, description, tags and blocks; "a phrase", or, -not'
-    show_full_result_count = False  # a count over all rows for every page
+    empty_words = "Authors write templates by the REST API; they appear here."
     fields = (
-        "name",
         "description",
-        "workspace",
+        ("workspace_name", "category"),
+        ("labels", "author"),
+        ("created_at", "updated_at"),
+        "archived_at",
+    )
+    readonly_fields = (
+        "description",
+        "workspace_name",
         "category",
         "labels",
-        "created_by",
+        "author",
         "created_at",
         "updated_at",
         "archived_at",
     )
-    readonly_fields = fields
     inlines = (VersionInline,)
     actions = ("publish_newest", "deprecate_newest", "archive")
 
@@ -169,65 +136,71 @@ class TemplateAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]  # as above
 
     @display(description="Tags")  # type: ignore[untyped-decorator]  # as above
     def labels(self, template: Template) -> str:
-        return ", ".join(template.tags)
+        return ", ".join(template.tags) or "-"
 
-    @display(description="Newest")  # type: ignore[untyped-decorator]  # as above
+    @display(description="Workspace")  # type: ignore[untyped-decorator]  # as above
+    def workspace_name(self, template: Template) -> str:
+        return str(template.workspace)
+
+    @display(description="Author")  # type: ignore[untyped-decorator]  # as above
+    def author(self, template: Template) -> str:
+        return str(template.created_by)
+
+    @display(description="Newest version")  # type: ignore[untyped-decorator]  # as above
     def newest(self, template: Any) -> str:
-        return f"Version {template.newest_number}"
+        return str(template.newest_number)
 
     @display(description="Status", label=STATUS_COLOURS)  # type: ignore[untyped-decorator]  # as above
     def newest_status(self, template: Any) -> str:
-        return str(template.status_of_newest)
+        return VersionStatus(template.status_of_newest).label
 
-    @admin.action(description="Publish the newest version", permissions=["author"])
+    @action(description="Publish the newest version", permissions=["author"])  # type: ignore[untyped-decorator]
     def publish_newest(self, request: HttpRequest, queryset: QuerySet[Template]) -> None:
         self._move(request, queryset, authoring.publish_version, "Published")
 
-    @admin.action(description="Deprecate the newest version", permissions=["author"])
+    @action(description="Deprecate the newest version", permissions=["author"])  # type: ignore[untyped-decorator]
     def deprecate_newest(self, request: HttpRequest, queryset: QuerySet[Template]) -> None:
         self._move(request, queryset, authoring.deprecate_version, "Deprecated")
 
-    @admin.action(description="Archive, or delete what never ran", permissions=["author"])
+    @action(description="Archive, or delete what never ran", permissions=["author"])  # type: ignore[untyped-decorator]
     def archive(self, request: HttpRequest, queryset: QuerySet[Template]) -> None:
-        rows = list(queryset)
-        _each(
-            request,
-            [(row.workspace_id, row.name) for row in rows],
-            lambda index, user: authoring.delete_template(template_id=rows[index].pk, by=user),
-            "Archived or deleted",
-        )
+        def act(template: Template, by: User) -> None:
+            authoring.delete_template(template_id=template.pk, by=by)
 
-    def _move(
-        self, request: HttpRequest, queryset: QuerySet[Template], act: Callable[..., Any], done: str
-    ) -> None:
-        rows: list[Any] = list(queryset)
-        _each(
-            request,
-            [(row.workspace_id, row.name) for row in rows],
-            lambda index, user: act(template_id=rows[index].pk, number=rows[index].newest_number, by=user),
-            done,
-        )
+        self.each(request, queryset, act, permission=Permission.AUTHOR, done="Archived or deleted")
+
+    def _move(self, request: HttpRequest, queryset: QuerySet[Template], move: Move, done: str) -> None:
+        def act(template: Any, by: User) -> None:
+            move(template_id=template.pk, number=template.newest_number, by=by)
+
+        self.each(request, queryset, act, permission=Permission.AUTHOR, done=done)
 
 
 @admin.register(TemplateVersion)
-class TemplateVersionAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]  # as above
+class TemplateVersionAdmin(WorkspaceScopedAdmin):
     list_display = ("title", "shown_status", "label", "block_count", "created_by", "created_at")
     list_filter = (VersionWorkspaceFilter, "status")
     search_fields = ("template__name",)
     ordering = ("-id",)
-    show_full_result_count = False
+    empty_words = "Every change of a template makes a version; they appear here."
+    change_form_outer_after_template = "admin/agentflow/table.html"
     fields = (
-        "template_page",
-        "number",
-        "shown_status",
-        "label",
-        "block_count",
+        ("template_page", "number"),
+        ("state", "label"),
+        ("author", "created_at"),
         "content_hash",
-        "created_by",
-        "created_at",
         "pretty",
     )
-    readonly_fields = fields
+    readonly_fields = (
+        "template_page",
+        "number",
+        "state",
+        "label",
+        "author",
+        "created_at",
+        "content_hash",
+        "pretty",
+    )
     actions = ("publish", "deprecate")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TemplateVersion]:
@@ -240,36 +213,112 @@ class TemplateVersionAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]  # as a
 
     @display(description="Status", label=STATUS_COLOURS)  # type: ignore[untyped-decorator]  # as above
     def shown_status(self, version: TemplateVersion) -> str:
-        return version.status
+        return version.get_status_display()
+
+    @display(description="Status")  # type: ignore[untyped-decorator]  # as above
+    def state(self, version: TemplateVersion) -> str:
+        return version.get_status_display()
+
+    @display(description="Author")  # type: ignore[untyped-decorator]  # as above
+    def author(self, version: TemplateVersion) -> str:
+        return str(version.created_by)
 
     @display(description="Template")  # type: ignore[untyped-decorator]  # as above
     def template_page(self, version: TemplateVersion) -> str:
-        url = reverse("admin:templates_app_template_change", args=[version.template_id])
-        return format_html('<a href="{}">{}</a>', url, version.template.name)
+        return page_of(version.template)
 
     @display(description="Definition")  # type: ignore[untyped-decorator]  # as above
     def pretty(self, version: TemplateVersion) -> str:
-        text = json.dumps(version.definition, indent=2, ensure_ascii=False)
-        more = "" if len(text) <= SHOWN_BYTES else "\n... (the REST API gives the whole definition)"
-        return format_html(
-            '<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{}{}</pre>', text[:SHOWN_BYTES], more
-        )
+        return json_text(version.definition)
 
-    @admin.action(description="Publish", permissions=["author"])
+    def workspace_id_of(self, version: TemplateVersion) -> UUID:
+        return version.template.workspace_id
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        version = self.get_object(request, object_id)
+        more = {"table": _blocks(request, version.definition)} if version is not None else {}
+        response: HttpResponse = super().change_view(
+            request, object_id, form_url, {**(extra_context or {}), **more}
+        )
+        return response
+
+    @action(description="Publish", permissions=["author"])  # type: ignore[untyped-decorator]  # as above
     def publish(self, request: HttpRequest, queryset: QuerySet[TemplateVersion]) -> None:
-        self._move(request, queryset, VersionStatus.PUBLISHED)
+        self._move(request, queryset, authoring.publish_version, "Published")
 
-    @admin.action(description="Deprecate", permissions=["author"])
+    @action(description="Deprecate", permissions=["author"])  # type: ignore[untyped-decorator]  # as above
     def deprecate(self, request: HttpRequest, queryset: QuerySet[TemplateVersion]) -> None:
-        self._move(request, queryset, VersionStatus.DEPRECATED)
+        self._move(request, queryset, authoring.deprecate_version, "Deprecated")
 
-    def _move(self, request: HttpRequest, queryset: QuerySet[TemplateVersion], status: VersionStatus) -> None:
-        rows = list(queryset)
-        publishes = status == VersionStatus.PUBLISHED
-        act = authoring.publish_version if publishes else authoring.deprecate_version
-        _each(
-            request,
-            [(row.template.workspace_id, str(row)) for row in rows],
-            lambda index, user: act(template_id=rows[index].template_id, number=rows[index].number, by=user),
-            status.label,
-        )
+    def _move(self, request: HttpRequest, queryset: QuerySet[TemplateVersion], move: Move, done: str) -> None:
+        def act(version: TemplateVersion, by: User) -> None:
+            move(template_id=version.template_id, number=version.number, by=by)
+
+        self.each(request, queryset, act, permission=Permission.AUTHOR, done=done)
+
+
+def _blocks(request: HttpRequest, definition: JSONObject) -> Table:
+    """A page of the definition's blocks, each in a row of words."""
+    blocks: list[JSONObject] = definition["blocks"]
+    page = Paginator(blocks, BLOCKS_PER_PAGE).get_page(request.GET.get("block_page"))
+    return Table(
+        title=f"Blocks ({len(blocks)})",
+        columns=("Block", "Id", "Does", "After", "Rules"),
+        rows=[
+            (
+                block.get("name") or block["blockId"],
+                block["blockId"],
+                _work(block),
+                _listed(block.get("dependencies") or []),
+                "; ".join(_rules(block)) or "-",
+            )
+            for block in page.object_list
+        ],
+        page=page,
+        anchor="blocks",
+        empty="There are no blocks.",
+        page_parameter="block_page",
+    )
+
+
+def _work(block: JSONObject) -> str:
+    """What a block does: who is called, or who is asked."""
+    human = block.get("humanInLoop") or {}
+    agent = " ".join(str(block[key]) for key in ("toolType", "agentId") if block.get(key))
+    if not human.get("required", bool(human)):
+        return agent or "Nothing by itself"
+    asks = "Asks a person for input" if human.get("type") == "input" else "Asks a person"
+    level = human.get("approvalLevel", "user")
+    asked = asks if level == "user" else f"{asks} ({level})"
+    return f"{asked}, then {agent}" if agent else asked
+
+
+def _rules(block: JSONObject) -> list[str]:
+    """When it runs and what happens if it fails, where the author said so."""
+    said = []
+    if conditions := block.get("conditions"):
+        targets = [target for branch in conditions["branches"] for target in branch["nextBlocks"]]
+        said.append(f"chooses ({conditions['type']}) among {_listed(targets)}")
+    if when := block.get("when"):
+        said.append(f"only when {when}")
+    for key, word in (("runOn", "runs on"), ("join", "joins"), ("onError", "on error"), ("effect", "effect")):
+        if block.get(key):
+            said.append(f"{word} {block[key]}")
+    if (retry := block.get("retryPolicy")) and "maxRetries" in retry:
+        said.append(f"{retry['maxRetries']} retries")
+    if timeout_ms := block.get("timeout"):
+        said.append(f"within {timeout_ms / 1000:g} s")
+    if block.get("end"):
+        said.append(f"ends the run as {block['end']}")
+    return said
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "-"

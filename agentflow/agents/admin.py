@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -8,13 +9,13 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
+from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from ..api import parsers
-from ..errors import AgentflowError, InvalidInput
-from ..governance import access
+from ..errors import InvalidInput
+from ..governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..types import JSONValue
@@ -36,7 +37,12 @@ _FORM_FIELDS = {"agentId": "agent_id", "inputSchema": "input_schema", "outputSch
 class StrictJSONField(forms.JSONField):
     """JSON as the REST API takes it: no NaN, no NUL, no repeated keys, not too deep."""
 
-    widget = UnfoldAdminTextareaWidget
+    widget = UnfoldAdminTextareaWidget(attrs={"rows": 6, "class": "af-code"})
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, str):  # typed before, and refused
+            return value
+        return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
 
     def to_python(self, value: Any) -> JSONValue:
         if value in self.empty_values or isinstance(value, dict | list):
@@ -71,6 +77,7 @@ class AgentForm(_AgentModelForm):
             "output_schema",
             "enabled",
         ]
+        widgets = {"description": UnfoldAdminTextareaWidget(attrs={"rows": 2})}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -137,58 +144,26 @@ class AgentForm(_AgentModelForm):
         )
 
 
-class _Managed(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
-    """Shows what the user's workspaces hold; changes go through the services, which check and audit."""
+class Managed(WorkspaceScopedAdmin):
+    """What operators keep: seen by all of a workspace, written by those who manage its agents."""
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows: QuerySet[Any] = self.model.objects.visible_to(request.user)
-        return rows.select_related("workspace")
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_module_permission(request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return self.has_manage_permission(request)
-
-    def has_manage_permission(self, request: HttpRequest) -> bool:
-        return access.workspaces(request.user, Permission.MANAGE_AGENTS).exists()
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self._manages(request, obj)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self._manages(request, obj)
-
-    def _manages(self, request: HttpRequest, obj: Any) -> bool:
-        if obj is None:
-            return self.has_manage_permission(request)
-        return access.can(request.user, Permission.MANAGE_AGENTS, obj.workspace_id)
-
-    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        if db_field.name == "workspace":
-            kwargs["queryset"] = access.workspaces(request.user, Permission.MANAGE_AGENTS)
-        return super().formfield_for_foreignkey(db_field, request, **kwargs)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        for obj in queryset:
-            self.delete_model(request, obj)
+    add_permission = delete_permission = Permission.MANAGE_AGENTS
 
 
 @admin.register(Agent)
-class AgentAdmin(_Managed):
+class AgentAdmin(Managed):
+    change_permission = Permission.MANAGE_AGENTS
     form = AgentForm
     list_display = ("agent_id", "name", "workspace", "tool_type", "effect", "state")
-    list_filter = ("tool_type", "enabled")
+    list_filter = ("tool_type", "enabled", WorkspaceFilter)
+    empty_words = "An agent is what a block of a template calls: an API, a script, a model, a tool."
     search_fields = ("agent_id", "name", "description")
     list_select_related = ("workspace",)
     actions = ("switch_on", "switch_off")
 
-    @display(description="State", label={"on": "success", "off": "danger"})  # type: ignore[untyped-decorator]
+    @display(description="State", label={"On": "success", "Off": "danger"})  # type: ignore[untyped-decorator]
     def state(self, agent: Agent) -> str:
-        return "on" if agent.enabled else "off"
+        return "On" if agent.enabled else "Off"
 
     def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> tuple[str, ...]:
         return ("workspace",) if obj else ()
@@ -222,28 +197,25 @@ class AgentAdmin(_Managed):
         self._switch(request, queryset, enabled=False)
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Agent], *, enabled: bool) -> None:
-        done = 0
-        for agent in queryset:
-            try:
-                registration.switch_agent(
-                    by=request.user, pk=agent.pk, workspace_id=agent.workspace_id, enabled=enabled
-                )
-            except AgentflowError as error:
-                messages.error(request, f"{agent}: {error.message}")
-            else:
-                done += 1
-        if done:
-            messages.success(request, f"Switched {'on' if enabled else 'off'}: {done}.")
+        def act(agent: Agent, by: User) -> None:
+            registration.switch_agent(by=by, pk=agent.pk, workspace_id=agent.workspace_id, enabled=enabled)
+
+        done = "Switched on" if enabled else "Switched off"
+        self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done=done)
 
 
 class ScriptForm(_ScriptModelForm):
     """Checked as a POST to /api/v1/scripts."""
 
-    source = forms.CharField(widget=UnfoldAdminTextareaWidget, strip=False)
+    source = forms.CharField(
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 20, "class": "af-code"}), strip=False
+    )
 
     class Meta:
         model = Script
         fields = ["workspace", "name", "description", "source", "timeout_s"]
+        labels = {"timeout_s": "Timeout in seconds"}
+        widgets = {"description": UnfoldAdminTextareaWidget(attrs={"rows": 2})}
 
     def clean_source(self) -> str:
         source = str(self.cleaned_data["source"]).replace("\r\n", "\n")
@@ -255,20 +227,35 @@ class ScriptForm(_ScriptModelForm):
 
 
 @admin.register(Script)
-class ScriptAdmin(_Managed):
+class ScriptAdmin(Managed):
     """A registered script does not change; it is deleted when no agent runs it."""
 
     form = ScriptForm
-    list_display = ("name", "workspace", "short_hash", "timeout_s", "created_at")
+    list_display = ("name", "workspace", "short_hash", "timeout", "created_at")
+    list_filter = (WorkspaceFilter,)
+    empty_words = "A script is registered here before an agent may run it; a template never brings code."
     search_fields = ("name", "description")
     list_select_related = ("workspace",)
+
+    @display(description="Timeout")  # type: ignore[untyped-decorator]
+    def timeout(self, script: Script) -> str:
+        return f"{script.timeout_s:g} s"
+
+    @display(description="Source")  # type: ignore[untyped-decorator]
+    def shown_source(self, script: Script) -> str:
+        return format_html('<pre class="af-code">{}</pre>', script.source)
+
+    def get_fields(self, request: HttpRequest, obj: Script | None = None) -> tuple[str, ...]:
+        if obj is None:
+            return tuple(ScriptForm.Meta.fields)
+        return ("workspace", "name", "description", "timeout", "sha256", "created_at", "shown_source")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Script | None = None) -> tuple[str, ...]:
+        return self.get_fields(request, obj) if obj is not None else ()
 
     @display(description="SHA-256")  # type: ignore[untyped-decorator]
     def short_hash(self, script: Script) -> str:
         return script.sha256[:12]
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def save_model(self, request: HttpRequest, obj: Script, form: ScriptForm, change: bool) -> None:
         given = {name: form.cleaned_data[name] for name in ("name", "description", "source", "timeout_s")}

@@ -14,11 +14,11 @@ from agentflow.governance.access import WorkspaceScopedQuerySet
 
 
 class ToolType(models.TextChoices):
-    API = "API"
+    API = "API", "API"
     SCRIPT = "Script"
-    USE_CASE = "UseCase"
-    MCP = "MCP"
-    LLM = "LLM"
+    USE_CASE = "UseCase", "UseCase"
+    MCP = "MCP", "MCP"
+    LLM = "LLM", "LLM"
 
 
 class Effect(models.TextChoices):

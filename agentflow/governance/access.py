@@ -37,15 +37,34 @@ def workspaces(user: Principal, permission: Permission = Permission.VIEW) -> Que
         return Workspace.objects.none()
     if getattr(user, "is_superuser", False):
         return Workspace.objects.all()
+    by_role, in_person = _held(user, permission)
+    return Workspace.objects.filter(
+        Q(pk__in=by_role.values("content_object_id")) | Q(pk__in=in_person.values("content_object_id"))
+    )
+
+
+def held_somewhere(user: Principal) -> frozenset[Permission]:
+    """What `user` may do in one workspace at least, in one query."""
+    if not user.is_active or not user.is_authenticated:
+        return frozenset()
+    if getattr(user, "is_superuser", False):
+        return frozenset(Permission)
+    by_role, in_person = (rows.values_list("permission__codename", flat=True) for rows in _held(user))
+    return frozenset(Permission(name) for name in by_role.union(in_person))
+
+
+def _held(
+    user: Principal, *permissions: Permission
+) -> tuple[QuerySet[WorkspaceGroupObjectPermission], QuerySet[WorkspaceUserObjectPermission]]:
+    """The rows that give `user` one of these permissions on workspaces: by a role, and in person."""
     held: dict[str, Any] = {
-        "permission__codename": permission.value,
+        "permission__codename__in": [each.value for each in permissions or Permission],
         "permission__content_type__app_label": "governance",
         "permission__content_type__model": "workspace",
     }
-    by_role = WorkspaceGroupObjectPermission.objects.filter(**held, group__user=user.pk)
-    in_person = WorkspaceUserObjectPermission.objects.filter(**held, user=user.pk)
-    return Workspace.objects.filter(
-        Q(pk__in=by_role.values("content_object_id")) | Q(pk__in=in_person.values("content_object_id"))
+    return (
+        WorkspaceGroupObjectPermission.objects.filter(**held, group__user=user.pk),
+        WorkspaceUserObjectPermission.objects.filter(**held, user=user.pk),
     )
 
 

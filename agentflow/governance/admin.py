@@ -4,18 +4,29 @@ from datetime import timedelta
 from typing import Any, cast
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import Count, OuterRef, Prefetch, QuerySet, Subquery
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
+from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from . import access, selectors
-from .admin_base import AuditedAdmin, WorkspaceFilter, is_staff
+from .admin_base import (
+    AuditedAdmin,
+    ChoiceFilter,
+    WorkspaceFilter,
+    WorkspaceScopedAdmin,
+    is_staff,
+    link,
+    readable,
+)
 from .forms import GroupForm, WorkspaceForm
 from .models import AuditEntry, User, Workspace, WorkspaceRole
 from .roles import Permission, Role
@@ -23,6 +34,10 @@ from .services import workspaces as service
 
 admin.site.unregister(Group)
 CHIP = "inline-block rounded-default bg-base-100 px-2 py-0.5 text-xs font-semibold dark:bg-base-800"
+
+
+def is_superuser(request: HttpRequest) -> bool:
+    return is_staff(request) and bool(getattr(request.user, "is_superuser", False))
 
 
 class SuperuserEdits:
@@ -35,10 +50,10 @@ class SuperuserEdits:
         return is_staff(request)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return is_staff(request) and bool(getattr(request.user, "is_superuser", False))
+        return is_superuser(request)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_add_permission(request)
+        return is_superuser(request)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -51,7 +66,7 @@ class UserAdmin(SuperuserEdits, DjangoUserAdmin, AuditedAdmin):  # type: ignore[
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "full_name", "roles", "is_active", "is_staff", "is_superuser", "last_login")
+    list_display = ("username", "full_name", "roles", "account", "last_login")
     list_filter = ("is_active", "is_staff", "is_superuser")
     search_fields = ("username", "first_name", "last_name", "email")
     filter_horizontal = ()
@@ -65,7 +80,7 @@ class UserAdmin(SuperuserEdits, DjangoUserAdmin, AuditedAdmin):  # type: ignore[
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         rows = cast("QuerySet[User]", super().get_queryset(request))
         seen = WorkspaceRole.objects.filter(workspace__in=access.workspaces(request.user))
-        if not getattr(request.user, "is_superuser", False):
+        if not is_superuser(request):
             administered = access.workspaces(request.user, Permission.ADMINISTER)
             members = User.objects.filter(groups__workspace_role__workspace__in=administered)
             rows = rows.filter(pk__in=members.values("pk"))
@@ -74,7 +89,16 @@ class UserAdmin(SuperuserEdits, DjangoUserAdmin, AuditedAdmin):  # type: ignore[
 
     @admin.display(description="Name")
     def full_name(self, user: User) -> str:
-        return user.get_full_name()
+        return user.get_full_name() or "-"
+
+    @display(  # type: ignore[untyped-decorator]  # unfold ships no types
+        description="Account",
+        label={"Closed": "danger", "Superuser": "warning", "Staff": "primary"},
+    )
+    def account(self, user: User) -> str:
+        if not user.is_active:
+            return "Closed"
+        return "Superuser" if user.is_superuser else "Staff" if user.is_staff else "User"
 
     @admin.display(description="Roles")
     def roles(self, user: User) -> SafeString | str:
@@ -105,10 +129,10 @@ class GroupAdmin(SuperuserEdits, AuditedAdmin):
         return rows.annotate(size=Count("user"))
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.has_add_permission(request)
+        return is_superuser(request)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.has_add_permission(request)
+        return is_superuser(request)
 
     @admin.display(description="Members", ordering="size")
     def size(self, group: Any) -> int:
@@ -120,9 +144,10 @@ class GroupAdmin(SuperuserEdits, AuditedAdmin):
 
 
 @admin.register(Workspace)
-class WorkspaceAdmin(AuditedAdmin):
+class WorkspaceAdmin(AuditedAdmin, WorkspaceScopedAdmin):
     """Workspaces, their members by role, and which hosts their API agents may call."""
 
+    change_permission = Permission.ADMINISTER
     form = WorkspaceForm
     list_display = ("name", "slug", "environment", "member_count")
     list_filter = ("environment",)
@@ -143,25 +168,15 @@ class WorkspaceAdmin(AuditedAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return ("slug",) if obj is not None else ()  # it stands in addresses and configuration
 
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return is_staff(request)
-
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # The form lists members: for administrators; the list of one's workspaces is for all staff.
         return is_staff(request) if obj is None else self.has_change_permission(request, obj)
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        if not is_staff(request):
-            return False
-        if obj is None:
-            return access.workspaces(request.user, Permission.ADMINISTER).exists()
-        return access.can(request.user, Permission.ADMINISTER, obj.pk)
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return is_superuser(request)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return is_staff(request) and bool(getattr(request.user, "is_superuser", False))
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # its executions and their record stay
+    def get_list_display_links(self, request: HttpRequest, list_display: Any) -> Any:
+        return ("name",) if self.has_change_permission(request) else None
 
     @admin.display(description="Members", ordering="member_count")
     def member_count(self, workspace: Any) -> int:
@@ -187,39 +202,32 @@ class WorkspaceAdmin(AuditedAdmin):
                 service.revoke(user=user, role=role, workspace=workspace, by=by)
 
 
-class AgeFilter(admin.SimpleListFilter):
-    title = "when"
-    parameter_name = "when"
-    hours = {"1d": 24, "7d": 7 * 24, "30d": 30 * 24}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("1d", "Last day"), ("7d", "Last 7 days"), ("30d", "Last 30 days")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        hours = self.hours.get(self.value() or "")
-        return None if hours is None else queryset.filter(at__gte=Now() - timedelta(hours=hours))
+class AgeFilter(ChoiceFilter):
+    title = parameter_name = "when"
+    choices_of = {
+        "1d": ("Last day", {"at__gte": Now() - timedelta(days=1)}),
+        "7d": ("Last 7 days", {"at__gte": Now() - timedelta(days=7)}),
+        "30d": ("Last 30 days", {"at__gte": Now() - timedelta(days=30)}),
+    }
 
 
-class ChannelFilter(admin.SimpleListFilter):
-    title = "channel"
-    parameter_name = "channel"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        names = ("api", "page", "admin", "websocket", "worker", "clock", "cli", "system")
-        return [(name, name) for name in names]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        return queryset.filter(channel=self.value()) if self.value() else None
+class ChannelFilter(ChoiceFilter):
+    title = parameter_name = "channel"
+    choices_of = {
+        name: (name, {"channel": name})
+        for name in ("api", "page", "admin", "websocket", "worker", "clock", "cli", "system")
+    }
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(AuditedAdmin):
+class AuditEntryAdmin(WorkspaceScopedAdmin):
     """Who did what.  Nothing here can be changed; the database refuses it too."""
 
+    view_permission = Permission.ADMINISTER
     list_display = ("at", "actor_name", "action", "workspace", "target", "channel")
     list_filter = (AgeFilter, ChannelFilter, WorkspaceFilter)
     search_fields = ("actor_name", "action", "target_type", "target_id", "request_id")
-    show_full_result_count = False  # the table only grows
+    empty_words = "What people and programs change is recorded here."
     fields = readonly_fields = (
         "at",
         "actor_name",
@@ -227,7 +235,7 @@ class AuditEntryAdmin(AuditedAdmin):
         "action",
         "workspace",
         "target",
-        "detail",
+        "shown_detail",
         "request_id",
         "channel",
     )
@@ -243,19 +251,14 @@ class AuditEntryAdmin(AuditedAdmin):
 
     @admin.display(description="Target")
     def target(self, entry: AuditEntry) -> str:
-        return f"{entry.target_type} {entry.target_id}"
+        """The object by its kind and the beginning of its id, linked where the admin has a page of it."""
+        said = f"{entry.target_type} {entry.target_id[:8]}"
+        for model in self.admin_site._registry:
+            if model._meta.model_name == entry.target_type.replace("_", ""):
+                name = f"admin:{model._meta.app_label}_{model._meta.model_name}_change"
+                return link(reverse(name, args=[quote(entry.target_id)]), said)
+        return said
 
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.has_view_permission(request)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return is_staff(request) and access.workspaces(request.user, Permission.ADMINISTER).exists()
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    @admin.display(description="Detail")
+    def shown_detail(self, entry: AuditEntry) -> str:
+        return readable(entry.detail)

@@ -1,24 +1,112 @@
-"""What every admin page of a workspace's rows shares: who sees what, and that edits are audited."""
+"""What every admin page shares: who sees what, how it looks, and that what is done is audited."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.core.paginator import Page
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 
+from ..api.templatetags import agentflow_ui
+from ..conf import KB
+from ..errors import AgentflowError
+from ..types import JSONValue
 from . import access, audit
+from .models import User
 from .roles import Permission
 
 M = TypeVar("M", bound=Model)
 
+FOLD_CHARS = 600  # a longer JSON text is folded
+SHOWN_CHARS = 256 * KB  # of a JSON text; a browser lays out more only slowly
+MESSAGES_MAX = 20  # a page of results that nobody reads helps nobody
+
+
+# -- who may -------------------------------------------------------------------
+
 
 def is_staff(request: HttpRequest) -> bool:
     return bool(request.user.is_active and request.user.is_staff)
+
+
+def holds(request: HttpRequest, permission: Permission) -> bool:
+    """Whether the user is staff and holds `permission` in some workspace; asked once per request.
+
+    The sidebar alone asks for every model and every permission.
+    """
+    held: frozenset[Permission] | None = getattr(request, "permissions_held", None)
+    if held is None:
+        held = access.held_somewhere(request.user) if is_staff(request) else frozenset()
+        request.permissions_held = held  # type: ignore[attr-defined]
+    return permission in held
+
+
+# -- how it looks --------------------------------------------------------------
+
+
+def chip(status: str, attempt: int = 1, word: str = "") -> SafeString:
+    """A state as the pages show it: icon, word and colour."""
+    return agentflow_ui.state(status, attempt, word)
+
+
+def link(url: str, text: Any) -> SafeString:
+    return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, text)
+
+
+def page_of(row: Model | None, text: Any = None) -> SafeString | str:
+    """A link to a row's own page in the admin."""
+    if row is None:
+        return "-"
+    name = f"admin:{row._meta.app_label}_{row._meta.model_name}_change"
+    return link(reverse(name, args=[row.pk]), str(row) if text is None else text)
+
+
+def json_text(value: JSONValue) -> SafeString | str:
+    """A value as indented JSON that a browser lays out quickly, folded if it is long."""
+    if value is None or value in ({}, []):
+        return "-"
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    more = "" if len(text) <= SHOWN_CHARS else "\n… (the REST API gives the whole value)"
+    shown = format_html('<pre class="whitespace-pre-wrap break-words">{}{}</pre>', text[:SHOWN_CHARS], more)
+    if len(text) <= FOLD_CHARS:
+        return shown
+    said = f"Show {len(text) / KB:.0f} KB of JSON" if len(text) >= KB else "Show as JSON"
+    return format_html('<details class="af-json"><summary>{}</summary>{}</details>', said, shown)
+
+
+def readable(value: JSONValue) -> SafeString | str:
+    """A value as people read it: names and values, not JSON."""
+    if value is None or value in ({}, []):
+        return "-"
+    return format_html('<div class="af-facts">{}</div>', agentflow_ui.readable(value))
+
+
+@dataclass(frozen=True)
+class Table:
+    """What `admin/agentflow/table.html` draws below a form: rows in pages, with links to narrow them."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    page: Page[Any]
+    anchor: str
+    empty: str
+    page_parameter: str
+    query: str = ""  # what the links to other pages keep, as `block_status=failed`
+    filters: Sequence[tuple[str, str, bool]] = field(default=())  # words, query, chosen
+
+
+# -- the bases -----------------------------------------------------------------
 
 
 class WorkspaceFilter(admin.SimpleListFilter):
@@ -36,13 +124,32 @@ class WorkspaceFilter(admin.SimpleListFilter):
         return queryset.filter(**{self.path: self.value()}) if self.value() in known else None
 
 
-class AuditedAdmin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
-    """Every addition, change and deletion made through a form is on the audit record."""
+class ChoiceFilter(admin.SimpleListFilter):
+    """A filter of fixed words, each with the lookups it stands for."""
+
+    choices_of: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(key, word) for key, (word, _) in self.choices_of.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[M]) -> QuerySet[M] | None:
+        chosen = self.choices_of.get(self.value() or "")
+        return None if chosen is None else queryset.filter(**chosen[1])
+
+
+class BaseAdmin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
+    show_full_result_count = False  # a count over all rows for every page
+    list_per_page = 50
+    empty_words: ClassVar[str] = "Nothing is here yet."  # of a list that is not filtered
 
     def workspace_id_of(self, row: Any) -> UUID | None:
         """The workspace a row belongs to; for rows that have it under another name, override."""
         found: UUID | None = getattr(row, "workspace_id", None)
         return found
+
+
+class AuditedAdmin(BaseAdmin):
+    """Rows that a form writes itself: every addition, change and deletion is on the audit record."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         self._record(request, obj, "create", message)
@@ -69,11 +176,12 @@ class AuditedAdmin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
         )
 
 
-class WorkspaceScopedAdmin(AuditedAdmin):
-    """Rows of workspaces, seen and edited by what one's roles there allow.
+class WorkspaceScopedAdmin(BaseAdmin):
+    """Rows of workspaces, seen and edited by what one's roles there allow, written by services.
 
     A staff user sees rows of workspaces where they hold `view_permission`, and may change, add or
     delete where they hold the permission named; None, the default, means nobody may by a form.
+    Services write and audit; nothing is saved or recorded here.
     """
 
     view_permission: ClassVar[Permission] = Permission.VIEW
@@ -87,9 +195,11 @@ class WorkspaceScopedAdmin(AuditedAdmin):
         return visible
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return is_staff(request)
+        return self.has_view_permission(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        if obj is None and self.view_permission is Permission.VIEW:
+            return is_staff(request)  # who belongs to no workspace sees empty lists
         return self._may(request, self.view_permission, obj)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -101,10 +211,63 @@ class WorkspaceScopedAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._may(request, self.delete_permission, obj)
 
+    # Who is offered an action; whether it may be done to a row, `each` asks for every one of them.
+
+    def has_author_permission(self, request: HttpRequest) -> bool:
+        return holds(request, Permission.AUTHOR)
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return holds(request, Permission.OPERATE)
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        return holds(request, Permission.MANAGE_AGENTS)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "workspace" and self.add_permission is not None:
+            kwargs["queryset"] = access.workspaces(request.user, self.add_permission)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        for row in queryset:
+            self.delete_model(request, row)
+
+    def each(
+        self,
+        request: HttpRequest,
+        rows: Iterable[M],
+        act: Callable[[M, User], Any],
+        *,
+        permission: Permission,
+        done: str,
+    ) -> None:
+        """Do `act` to each row for which the user holds `permission`, and tell what came of it.
+
+        A row that is refused does not keep the action from the others.
+        """
+        by = cast(User, request.user)
+        refused: list[str] = []
+        count = 0
+        for row in list(rows):  # what is done may take a row out of the query
+            try:
+                access.require(by, permission, cast(UUID, self.workspace_id_of(row)))
+                act(row, by)
+            except AgentflowError as error:
+                refused.append(f"{self.name_of(row)}: {error.message}")
+            else:
+                count += 1
+        if count:
+            messages.success(request, f"{done}: {count}.")
+        for text in refused[:MESSAGES_MAX]:
+            messages.error(request, text)
+        if len(refused) > MESSAGES_MAX:
+            messages.error(request, f"And {len(refused) - MESSAGES_MAX} more refused.")
+
+    def name_of(self, row: Any) -> str:
+        """What a message calls a row."""
+        return str(row)
+
     def _may(self, request: HttpRequest, permission: Permission | None, row: Any) -> bool:
-        if permission is None or not is_staff(request):
+        if permission is None or not holds(request, permission):
             return False
         workspace_id = None if row is None else self.workspace_id_of(row)
-        if workspace_id is None:
-            return access.workspaces(request.user, permission).exists()
-        return access.can(request.user, permission, workspace_id)
+        return workspace_id is None or access.can(request.user, permission, workspace_id)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from django.templatetags.static import static
+
 from config import env
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
@@ -16,6 +18,7 @@ ALLOWED_HOSTS = env.words("AGENTFLOW_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]"
 CSRF_TRUSTED_ORIGINS = env.words("AGENTFLOW_TRUSTED_ORIGINS")
 
 INSTALLED_APPS = [
+    "agentflow.governance",  # first: its templates of the admin go before unfold's
     "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -32,7 +35,6 @@ INSTALLED_APPS = [
     "channels",
     "guardian",
     "agentflow.api",
-    "agentflow.governance",
     "agentflow.events",
     "agentflow.agents",
     "templates_app",
@@ -167,6 +169,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
+FORMAT_MODULE_PATH = ["config.formats"]
 USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT: Path | None = BASE_DIR / "staticfiles"
@@ -221,6 +224,9 @@ UNFOLD: dict[str, Any] = {
     "SITE_SUBHEADER": "Governs and operates",
     "SITE_URL": "/inbox/",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "/static/agentflow/favicon.svg"}],
+    "STYLES": [lambda request: static("agentflow/css/admin.css")],
+    "SIDEBAR": {"navigation": "config.admin.navigation"},
+    "DASHBOARD_CALLBACK": "config.admin.dashboard",
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "6px",

@@ -10,8 +10,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from agentflow.governance.models import User
+from agentflow.governance.models import AuditEntry, User
 from agentflow.governance.roles import Role
+from agentflow.governance.services.workspaces import grant
 from executions.admin import BLOCKS_PER_PAGE
 from executions.models import Execution
 from tests.factories.executions import ExecutionFactory
@@ -145,23 +146,46 @@ def test_operators_steer_and_each_refusal_is_told(team: Team) -> None:
     over = ExecutionFactory.create(workspace=team.workspace, status="completed", completed=["a", "b"])
     client = signed_in(staff(team, Role.OPERATOR))
     said = act(client, "pause_selected", *runs, over)
-    assert said[0] == "2 executions are paused."
+    assert said[0] == "Paused: 2."
     assert str(over.pk)[:8] in said[1]
     assert len(said) == 2
     assert [status_of(run) for run in runs] == ["paused", "paused"]
     act(client, "resume_selected", runs[0])
     assert status_of(runs[0]) == "running"
-    assert act(client, "cancel_selected", runs[0]) == ["1 execution is being cancelled."]
+    assert act(client, "cancel_selected", runs[0]) == ["Being cancelled: 1."]
     assert status_of(runs[0]) == "cancelling"
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.AUTHOR, Role.APPROVER])
 def test_others_cannot_steer(team: Team, role: Role) -> None:
     execution = ExecutionFactory.create(workspace=team.workspace)
-    said = act(signed_in(staff(team, role)), "cancel_selected", execution)
+    client = signed_in(staff(team, role))
+    assert "cancel_selected" not in client.get(LIST).content.decode()
+    act(client, "cancel_selected", execution)
+    assert status_of(execution) == "running"
+
+
+@pytest.mark.parametrize("action", ["pause_selected", "resume_selected", "cancel_selected"])
+def test_an_operator_of_one_workspace_only_looks_at_another(team: Team, action: str) -> None:
+    user = staff(team, Role.OPERATOR)
+    elsewhere = ExecutionFactory.create(running=["a"])
+    grant(user=user, role=Role.VIEWER, workspace=elsewhere.workspace)
+    said = act(signed_in(user), action, elsewhere)
     assert len(said) == 1
     assert "may not" in said[0]
-    assert status_of(execution) == "running"
+    assert status_of(elsewhere) == "running"
+    assert not AuditEntry.objects.filter(target_id=str(elsewhere.pk)).exists()
+
+
+def test_each_command_is_audited_once(team: Team) -> None:
+    run = ExecutionFactory.create(workspace=team.workspace, running=["a"])
+    operator = staff(team, Role.OPERATOR)
+    for action in ("pause", "resume", "cancel"):
+        act(signed_in(operator), f"{action}_selected", run)
+    entries = AuditEntry.objects.filter(target_id=str(run.pk)).order_by("pk")
+    assert [(entry.action, entry.actor_name, entry.channel) for entry in entries] == [
+        (f"execution.{action}", operator.username, "admin") for action in ("pause", "resume", "cancel")
+    ]
 
 
 def test_who_is_not_staff_is_sent_away(team: Team) -> None:

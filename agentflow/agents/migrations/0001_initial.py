@@ -24,7 +24,7 @@ class Migration(migrations.Migration):
                 ('agent_id', models.CharField(max_length=200)),
                 ('name', models.CharField(max_length=200)),
                 ('description', models.TextField(blank=True)),
-                ('tool_type', models.CharField(choices=[('API', 'Api'), ('Script', 'Script'), ('UseCase', 'Use Case'), ('MCP', 'Mcp'), ('LLM', 'Llm')], max_length=16)),
+                ('tool_type', models.CharField(choices=[('API', 'API'), ('Script', 'Script'), ('UseCase', 'UseCase'), ('MCP', 'MCP'), ('LLM', 'LLM')], max_length=16)),
                 ('configuration', models.JSONField(blank=True, default=dict)),
                 ('capabilities', models.JSONField(blank=True, default=list)),
                 ('effect', models.CharField(blank=True, choices=[('pure', 'Pure'), ('keyed', 'Keyed'), ('once', 'Once')], max_length=8, null=True)),

@@ -1,0 +1,187 @@
+"""The admin's frame: its sidebar, and what its first page shows of all apps together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Count, Q
+from django.db.models.functions import Now
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.safestring import SafeString
+
+from agentflow.agents.models import Agent
+from agentflow.governance.admin_base import chip
+from agentflow.types import JSONObject
+from approvals import selectors as approvals
+from approvals.states import ApprovalStatus
+from executions import selectors as executions
+from executions.models import Execution
+from executions.states import TERMINAL, ExecutionStatus
+
+ROWS = 8  # of each list on the first page
+SIDEBAR = (
+    ("Work", (("executions.execution", "account_tree"), ("approvals.approval", "approval"))),
+    (
+        "Build",
+        (
+            ("templates_app.template", "schema"),
+            ("agents.agent", "smart_toy"),
+            ("agents.script", "code"),
+        ),
+    ),
+    (
+        "Govern",
+        (
+            ("governance.workspace", "domain"),
+            ("governance.user", "person"),
+            ("auth.group", "group"),
+            ("approvals.approvallevel", "stairs"),
+            ("governance.auditentry", "history"),
+        ),
+    ),
+)
+
+
+def navigation(request: HttpRequest) -> list[JSONObject]:
+    """The sidebar, with what the user may open."""
+    models = {model._meta.label_lower: (model, its) for model, its in admin.site._registry.items()}
+    overview = reverse("admin:index")
+    first = {
+        "title": "Overview",
+        "icon": "dashboard",
+        "link": overview,
+        "active": request.path == overview,
+    }
+    groups: list[JSONObject] = [{"title": None, "items": [first]}]
+    for title, entries in SIDEBAR:
+        items = []
+        for label, icon in entries:
+            model, its = models[label]
+            if its.has_module_permission(request):
+                address = changelist(label)
+                # A version has no entry of its own: it stands under its template.
+                under = address.rstrip("/") if label == "templates_app.template" else address
+                items.append(
+                    {
+                        "title": str(model._meta.verbose_name_plural).capitalize(),
+                        "icon": icon,
+                        "link": address,
+                        "active": request.path.startswith(under),
+                    }
+                )
+        groups.append({"title": title, "items": items})
+    return groups
+
+
+def changelist(label: str, query: str = "") -> str:
+    """The address of a model's list in the admin."""
+    return reverse(f"admin:{label.replace('.', '_')}_changelist") + (f"?{query}" if query else "")
+
+
+@dataclass(frozen=True)
+class Figure:
+    count: int
+    words: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Line:
+    url: str
+    title: str
+    note: str
+    state: SafeString | str
+    at: Any
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    lines: list[Line]
+    empty: str
+    more: str
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """What waits, what failed and what runs, in a fixed number of queries."""
+    asked = approvals.visible(request.user).filter(status=ApprovalStatus.PENDING)
+    runs = executions.executions(request.user)
+    lately = Now() - timedelta(days=1)
+    found = Execution.objects.visible_to(request.user).aggregate(
+        running=Count("pk", filter=Q(status=ExecutionStatus.RUNNING)),
+        paused=Count("pk", filter=Q(status=ExecutionStatus.PAUSED)),
+        failed=Count("pk", filter=Q(status=ExecutionStatus.FAILED, completed_at__gte=lately)),
+        completed=Count("pk", filter=Q(status=ExecutionStatus.COMPLETED, completed_at__gte=lately)),
+    )
+    off = Agent.objects.visible_to(request.user).filter(enabled=False).count()
+    runs_list, asked_list = "executions.execution", "approvals.approval"
+    failed_runs = runs.filter(status=ExecutionStatus.FAILED).order_by("-completed_at")[:ROWS]
+    open_runs = runs.exclude(status__in=TERMINAL).order_by("-created_at")[:ROWS]
+    return context | {
+        "title": "Overview",
+        "figures": [
+            Figure(
+                asked.count(), "questions wait for people", changelist(asked_list, "status__exact=pending")
+            ),
+            Figure(found["running"], "executions run", changelist(runs_list, "status__exact=running")),
+            Figure(found["paused"], "are paused", changelist(runs_list, "status__exact=paused")),
+            Figure(
+                found["failed"],
+                "failed in the last day",
+                changelist(runs_list, "status__exact=failed&ended=1d"),
+            ),
+            Figure(
+                found["completed"],
+                "completed in the last day",
+                changelist(runs_list, "status__exact=completed&ended=1d"),
+            ),
+            Figure(off, "agents are switched off", changelist("agents.agent", "enabled__exact=0")),
+        ],
+        "panels": [
+            Panel(
+                "Waits for people",
+                [
+                    Line(
+                        url=reverse("admin:approvals_approval_change", args=[row.pk]),
+                        title=str(row.request.get("title") or row.block_name),
+                        note=f"{row.execution.template_version}, answer by",
+                        state=chip("waiting_human", word="Waiting"),
+                        at=row.respond_by,
+                    )
+                    for row in approvals.shown(asked).order_by("respond_by", "id")[:ROWS]
+                ],
+                "No question waits for anybody.",
+                changelist(asked_list, "status__exact=pending"),
+            ),
+            Panel(
+                "Failed lately",
+                [_line(row, row.completed_at) for row in failed_runs],
+                "No execution failed.",
+                changelist(runs_list, "status__exact=failed"),
+            ),
+            Panel(
+                "Open now",
+                [_line(row, row.created_at) for row in open_runs],
+                "No execution is open.",
+                changelist(runs_list),
+            ),
+        ],
+    }
+
+
+def _line(run: Execution, at: Any) -> Line:
+    return Line(
+        url=reverse("admin:executions_execution_change", args=[run.pk]),
+        title=str(run.template_version),
+        note=_error(run) or str(run.pk)[:8],
+        state=chip(run.status),
+        at=at,
+    )
+
+
+def _error(run: Execution) -> str:
+    return str(run.error.get("message") or run.error.get("code") or "") if isinstance(run.error, dict) else ""
