@@ -252,6 +252,13 @@ def count_blocks(execution: Execution, *, statuses: Collection[str] = ()) -> int
     return (rows.filter(status__in=statuses) if statuses else rows).count()
 
 
+def count_by_status(execution: Execution) -> dict[str, int]:
+    """How many blocks are in each status that one of them is in, in the order of a block's life."""
+    rows = execution.blocks.filter(epoch=execution.epoch).values_list("status").annotate(found=Count("pk"))
+    counts = dict(rows.order_by())
+    return {status: counts[status] for status in BlockStatus.values if status in counts}
+
+
 def blocks_by_status(execution: Execution) -> dict[str, list[str]]:
     """The blockIds of an execution by status, each in the order of the plan."""
     rows = (
