@@ -46,11 +46,12 @@ def take_turn(
         if gate is None:
             return turn
         run = Run(facts, cursor, gate)
-        newcomer = not changes
+        newcomer = True
         if run.status is E.RUNNING and changes and all(_plain(facts, change) for change in changes):
-            _settle_plainly(run, turn, changes, walker=walker, want=want, fast=fast or [])
+            # A walker all of whose blocks were given to others has lost its place too.
+            newcomer = not _settle_plainly(run, turn, changes, walker=walker, want=want, fast=fast or [])
         elif changes:
-            _settle(run, changes)
+            newcomer = not _settle(run, changes)
         if run.status is E.PENDING:
             run.begin()
         run.leave()
@@ -67,7 +68,8 @@ def _plain(facts: Facts, change: Change) -> bool:
 
 def _settle_plainly(
     run: Run, turn: Turn, changes: list[Change], *, walker: UUID, want: int, fast: list[int]
-) -> None:
+) -> int:
+    """How many of `changes` were accepted; the others came late."""
     plan = run.facts.plan
     preds: list[int] = []
     succs: list[int] = []
@@ -112,14 +114,17 @@ def _settle_plainly(
         _keep_late(run, [change for change in changes if change.pk not in done])
     if decided:
         run.open(sorted(decided, key=lambda block: block.idx))
+    return len(done)
 
 
-def _settle(run: Run, changes: list[Change]) -> None:
+def _settle(run: Run, changes: list[Change]) -> int:
+    """The same, for changes of every kind."""
     if run.status is E.CANCELLING:
         changes = [_while_cancelling(change) for change in changes]
     moved = run.settle(changes, leaving=B.RUNNING)
     if len(moved) < len(changes):
         _keep_late(run, [change for change in changes if change.pk not in moved])
+    return len(moved)
 
 
 def _while_cancelling(change: Change) -> Change:

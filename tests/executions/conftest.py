@@ -18,7 +18,7 @@ from approvals.models import Approval
 from approvals.services import responding
 from executions.engine.facts import Facts, facts_of
 from executions.engine.judging import Change, Claim
-from executions.engine.turns import take_turn
+from executions.engine.turns import Turn, take_turn
 from executions.engine.walker import walk
 from executions.models import AttemptOutcome, BlockExecution, Execution
 from executions.services import reconcile, starting
@@ -122,29 +122,30 @@ def lose_worker(execution: Execution, block_id: str) -> None:
 
 
 def row(execution: Execution, block_id: str) -> BlockExecution:
-    return BlockExecution.objects.get(execution=execution, block_id=block_id)
+    return BlockExecution.objects.get(execution=execution, block_id=block_id, iteration=0)
 
 
 def claim(execution: Execution) -> Claim:
     """Take the one ready block, as a worker that then does nothing more."""
-    (held,) = take_turn(_facts(execution), uuid4(), [], want=1).claims
+    (held,) = take_turn(facts(execution), uuid4(), [], want=1).claims
     return held
 
 
-def finish(execution: Execution, held: Claim, output: JSONValue) -> None:
+def finish(execution: Execution, held: Claim, output: JSONValue, *, want: int = 0) -> Turn:
     """What the worker that holds a claim does when its agent has answered."""
     change = Change(
         pk=held.pk,
         idx=held.idx,
+        iteration=held.iteration,
         attempt=held.attempt,
         status=BlockStatus.COMPLETED,
         output=output,
         ended=AttemptOutcome.OK,
     )
-    take_turn(_facts(execution), uuid4(), [change], want=0)
+    return take_turn(facts(execution), uuid4(), [change], want=want)
 
 
-def _facts(execution: Execution) -> Facts:
-    facts = facts_of(execution.pk)
-    assert facts is not None
-    return facts
+def facts(execution: Execution) -> Facts:
+    found = facts_of(execution.pk)
+    assert found is not None
+    return found

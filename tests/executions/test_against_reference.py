@@ -27,10 +27,10 @@ def test_a_simulated_run_ends_as_the_interpreter_says(run: Run, sample: Sample) 
     )
     assert statuses(execution) == {name: expected[name] for name in statuses(execution)}
     assert execution.status == ("failed" if fails(sample.definition, expected) else "completed")
-    _check_history(execution)
+    check_history(execution)
 
 
-def _check_history(execution: Execution) -> None:
+def check_history(execution: Execution) -> None:
     """Each block was called once, and never before what it depends on had settled."""
     from executions.engine.facts import facts_of
 
