@@ -22,6 +22,7 @@ class Limits:
     question_bytes: int = 64 * KB  # what one question to a person may show
     inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON
     usecase_depth: int = 8
+    items_per_block: int = 10_000  # of one `forEach`
     page_size: int = 50
     page_size_max: int = 500
     websocket_frame_bytes: int = 64 * KB

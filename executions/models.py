@@ -26,7 +26,7 @@ class Execution(models.Model):
         "templates_app.TemplateVersion", on_delete=models.PROTECT, related_name="executions"
     )
     status = models.CharField(max_length=10, choices=ExecutionStatus.choices, default=ExecutionStatus.PENDING)
-    epoch = models.PositiveIntegerField(default=1)  # a restart will begin the next
+    epoch = models.PositiveIntegerField(default=1)  # a restart begins the next
     input = models.JSONField(default=dict)
     # {"scale": 0.001, "outputs": {...}, "failures": {...}, "answers": {...}}; null = for real
     simulation = models.JSONField(null=True)
@@ -75,20 +75,27 @@ class BlockExecution(models.Model):
     `todo`, `dead` and `failed` count its incoming edges: still open, closed because another branch
     was chosen or a predecessor was skipped, closed because of a failure.  `blocked` with `todo` 0 is
     a block whose opening is still to be decided, which stays so only while the run is paused.
+
+    A block with `forEach` waits (reason `items`) while a row for each item is worked on; `todo` then
+    counts the items that are not settled.
     """
 
     id = models.BigAutoField(primary_key=True)
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="blocks")
     epoch = models.PositiveIntegerField(default=1)
     idx = models.PositiveIntegerField()  # position in the version's plan
-    iteration = models.PositiveIntegerField(default=0)
+    iteration = models.PositiveIntegerField(default=0)  # 0 = the block; from 1 on, an item of its `forEach`
+    item = models.JSONField(null=True)  # of a row from 1 on
+    round = models.PositiveIntegerField(default=0)  # how often `repeat` has begun again
     block_id = models.TextField()
     status = models.CharField(max_length=16, choices=BlockStatus.choices)
     todo = models.PositiveIntegerField()
     dead = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
     attempt = models.PositiveIntegerField(default=0)
-    crashes = models.PositiveSmallIntegerField(default=0)  # attempts whose worker vanished
+    # Attempts whose worker vanished, since `tries_from`.
+    crashes = models.PositiveSmallIntegerField(default=0)
+    tries_from = models.PositiveIntegerField(default=0)  # attempts before its retries were last counted anew
     effect = models.CharField(max_length=5)  # pure | keyed | once, fixed at start
     effect_seq = models.PositiveIntegerField(default=0)
     available_at = models.DateTimeField(null=True)  # backoff: not to be claimed before
@@ -103,6 +110,9 @@ class BlockExecution(models.Model):
     error = models.JSONField(null=True)
     reason = models.TextField(blank=True, default="")  # why skipped, cancelled or waiting: a stable code
     choice = models.JSONField(null=True)  # indexes of the branches taken
+    # The row of an earlier epoch in which a restart found the block settled: attempts, late results and
+    # questions stay with it.  A bare number: a foreign key would need an index of its own.
+    carried_from = models.BigIntegerField(null=True)
 
     objects = WorkspaceScopedQuerySet.as_manager()
 

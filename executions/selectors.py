@@ -197,7 +197,7 @@ _ROW_COLUMNS = (
 
 
 def _blocks(execution: Execution) -> QuerySet[BlockExecution]:
-    return execution.blocks.filter(epoch=execution.epoch).order_by("idx", "iteration")
+    return execution.blocks.filter(epoch=execution.epoch, iteration=0).order_by("idx")
 
 
 def block_rows(
@@ -286,11 +286,25 @@ def find_block(execution: Execution, ref: str) -> BlockExecution:
 
 
 def attempts(block: BlockExecution) -> QuerySet[BlockAttempt]:
-    return block.attempts.order_by("attempt")
+    return BlockAttempt.objects.filter(block=block.carried_from or block.pk).order_by("attempt")
 
 
 def late_results(block: BlockExecution) -> QuerySet[LateResult]:
-    return block.late_results.order_by("pk")
+    return LateResult.objects.filter(block=block.carried_from or block.pk).order_by("pk")
+
+
+def positions(execution: Execution) -> dict[int, int]:
+    """Positions in the plan by the row in which a block was worked on, in this epoch or before."""
+    rows = execution.blocks.filter(epoch=execution.epoch).values_list("pk", "carried_from", "idx")
+    return {origin or pk: idx for pk, origin, idx in rows}
+
+
+def carried(execution: Execution) -> dict[int, int]:
+    """The rows that a restart carried over: the row in which a block ended -> the one that is shown."""
+    if execution.epoch == 1:
+        return {}
+    rows = execution.blocks.filter(epoch=execution.epoch, carried_from__isnull=False)
+    return {origin: pk for origin, pk in rows.values_list("carried_from", "pk") if origin is not None}
 
 
 def outputs(execution: Execution, block_ids: Collection[str]) -> list[BlockRow]:

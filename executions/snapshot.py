@@ -32,6 +32,7 @@ SUMMARY_FIELDS = (
     "versionNumber",
     "workspaceId",
     "status",
+    "epoch",
     "simulated",
     "createdAt",
     "startedAt",
@@ -64,6 +65,7 @@ def summary(execution: Execution, progress: Progress, parent: UUID | None = None
         "versionNumber": version.number,
         "workspaceId": execution.workspace_id,
         "status": execution.status,
+        "epoch": execution.epoch,
         "simulated": execution.simulated,
         "createdAt": execution.created_at,
         "startedAt": execution.started_at,
@@ -232,8 +234,12 @@ def dependency_outputs(execution: Execution, known: BlockFacts) -> JSONObject:
 def interactions(execution: Execution, block_pks: Sequence[int] | None = None) -> dict[int, list[JSONObject]]:
     """What people were asked, by the block's row, oldest first."""
     found: dict[int, list[JSONObject]] = {}
+    carried = selectors.carried(execution)
+    if block_pks is not None:
+        wanted = set(block_pks)
+        block_pks = [*wanted, *(origin for origin, shown in carried.items() if shown in wanted)]
     for asked in ports.human_history()(execution_id=execution.pk, block_pks=block_pks):
-        found.setdefault(asked.block_pk, []).append(
+        found.setdefault(carried.get(asked.block_pk, asked.block_pk), []).append(
             {
                 "approvalId": asked.approval_id,
                 "type": asked.kind,

@@ -69,12 +69,25 @@ BLOCK: Lifecycle[BlockStatus] = Lifecycle(
         },
         # An answer that leads nowhere (no branch fits it) asks again.
         B.WAITING_HUMAN: {B.READY, B.WAITING_HUMAN, B.COMPLETED, B.SKIPPED, B.FAILED, B.CANCELLED},
-        B.WAITING_EXTERNAL: {B.COMPLETED, B.READY, B.WAITING_HUMAN, B.FAILED, B.CANCELLED},
+        # After its wait a block may wait for its items.
+        B.WAITING_EXTERNAL: {
+            B.READY,
+            B.WAITING_HUMAN,
+            B.WAITING_EXTERNAL,
+            B.COMPLETED,
+            B.SKIPPED,
+            B.FAILED,
+            B.CANCELLED,
+        },
         B.COMPLETED: set(),
         B.FAILED: set(),
         B.SKIPPED: set(),
         B.CANCELLED: set(),
     }
+)
+# From one epoch to the next; within one, what has ended stays as it is.
+RESTART: Lifecycle[ExecutionStatus] = Lifecycle(
+    {E.COMPLETED: {E.RUNNING}, E.FAILED: {E.RUNNING}, E.CANCELLED: {E.RUNNING}}
 )
 SETTLED = BLOCK.final
 TERMINAL = EXECUTION.final

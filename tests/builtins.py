@@ -39,7 +39,21 @@ def crash(input: JSONValue, configuration: JSONObject) -> JSONValue:
     raise RuntimeError("a bug in the agent")
 
 
+def odd(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """Takes odd numbers only."""
+    if input["n"] % 2:
+        return {"odd": input["n"]}
+    raise BuiltinFailure(Failure(FailureKind.TRANSIENT, "even", "That is an even number."))
+
+
+def count(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """One more than the round before."""
+    return {"n": (input["before"] or {"n": 0})["n"] + 1, "round": input["round"]}
+
+
 AGENTS = {
+    "test.odd": {"function": "tests.builtins.odd", "effect": "pure"},
+    "test.count": {"function": "tests.builtins.count", "effect": "pure"},
     "test.record": {"function": "tests.builtins.record", "effect": "pure"},
     "test.hold": {"function": "tests.builtins.hold", "effect": "pure"},
     "test.unsure": {"function": "tests.builtins.unsure", "effect": "keyed"},

@@ -30,6 +30,8 @@ class PlanBlock:
     conditions: CompiledConditions | None
     when: Expression | None
     until: Expression | None  # the moment that `wait.until` names
+    items: Expression | None  # of `forEach`
+    repeat_until: Expression | None
     mapping: Mapping | None
     human: HumanInLoop | None
     retry: RetryPolicy
@@ -67,6 +69,7 @@ class PlanBlock:
         return (
             self.when is not None
             or self.block.wait is not None
+            or self.items is not None
             or self.human is not None
             or self.noop
             or self.needed is not None
@@ -86,6 +89,7 @@ class Plan:
     sinks: tuple[int, ...]
     special: frozenset[int]
     partial: frozenset[int]  # joins that may open before all their edges are closed
+    fans: tuple[int, ...]  # blocks with `forEach`
     handles_failure: bool  # some block runs because another failed
     max_parallel: int
     timeout_ms: int | None
@@ -133,6 +137,7 @@ def compile_plan(definition: Definition) -> Plan:
         sinks=tuple(p.idx for p in planned if not p.succs),
         special=frozenset(p.idx for p in planned if p.special),
         partial=frozenset(p.idx for p in planned if p.needed is not None),
+        fans=tuple(p.idx for p in planned if p.items is not None),
         handles_failure=any(p.block.run_on == "failure" for p in planned),
         max_parallel=definition.global_settings.max_parallel_blocks,
         timeout_ms=definition.global_settings.timeout,
@@ -198,6 +203,8 @@ def _compile_block(
         conditions=compile_conditions(block.conditions) if block.conditions else None,
         when=compile_expression(block.when) if block.when is not None else None,
         until=_until(block),
+        items=compile_expression(block.for_each.items) if block.for_each else None,
+        repeat_until=compile_expression(block.repeat.until) if block.repeat else None,
         mapping=compile_mapping(block.input) if block.input is not None else None,
         human=definition.human_of(block),
         retry=definition.retry_policy_of(block),

@@ -271,16 +271,21 @@ class _BlockCheck:
     # expressions
 
     def _expressions(self) -> Iterator[Issue]:
-        block, names = self.block, NAMES
-        if block.for_each is None:
-            names -= {"item", "index"}
+        block, names = self.block, NAMES - {"item", "index"}  # these are for one item, or one round
         if block.when is not None:
             yield from self._expression(block.when, (*self.path, "when"), names, own=False)
         wait = block.wait
         if wait is not None and wait.until is not None and not is_moment(wait.until):
             yield from self._expression(wait.until, (*self.path, "wait", "until"), names, own=False)
+        if block.for_each is not None:
+            path = (*self.path, "forEach", "items")
+            yield from self._expression(block.for_each.items, path, names, own=False)
+        if block.repeat is not None:
+            path = (*self.path, "repeat", "until")
+            yield from self._expression(block.repeat.until, path, names | {"index"}, own=True)
+        each = {"item", "index"} if block.for_each else {"index"} if block.repeat else set()
         for path, text in texts_of(block.input):
-            yield from self._mapped(text, (*self.path, "input", *path), names)
+            yield from self._mapped(text, (*self.path, "input", *path), names | each)
         conditions = block.conditions
         if conditions is None:
             return
@@ -308,7 +313,7 @@ class _BlockCheck:
         except ExpressionError as error:
             yield _error(error.code, path, error.message, error.remedy_text or "Correct the expression.")
         else:
-            yield from self._references(refs, path, own=False)
+            yield from self._references(refs, path, own=self.block.repeat is not None)
 
     def _references(self, refs: frozenset[str], path: Path, *, own: bool) -> Iterator[Issue]:
         for name in sorted(refs):
@@ -376,6 +381,21 @@ class _BlockCheck:
                 "The block runs after a failure, but follows no block that could fail.",
                 "Add dependencies, or remove runOn.",
             )
+        called = block.agent_id is not None or block.tool_type is not None
+        if block.repeat is not None and (block.for_each is not None or not called):
+            yield _error(
+                "contradicting_fields",
+                (*self.path, "repeat"),
+                "Only a block that calls an agent, and once a time, can be repeated.",
+                "Remove forEach, or name an agent.",
+            )
+        if block.for_each is not None and not called and self.definition.human_of(block) is None:
+            yield _error(
+                "contradicting_fields",
+                (*self.path, "forEach"),
+                "There is nothing to do for each item: no agent is called and nobody is asked.",
+                "Name an agent or a humanInLoop.",
+            )
         if block.wait is not None and (block.wait.seconds or 0) > LONGEST_WAIT_S:
             yield _error(
                 "out_of_range",
@@ -410,8 +430,6 @@ class _BlockCheck:
     def _later_fields(self) -> list[tuple[tuple[str, ...], bool]]:
         block = self.block
         return [
-            (("forEach",), block.for_each is not None),
-            (("repeat",), block.repeat is not None),
             (("wait", "event"), block.wait is not None and block.wait.event is not None),
             (("compensation",), block.compensation is not None),
             (("checkpoint",), block.checkpoint),

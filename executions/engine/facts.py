@@ -147,6 +147,10 @@ def facts_of(execution_id: UUID) -> Facts | None:
     return facts
 
 
+def as_json(value: JSONValue) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def as_text(value: JSONValue) -> str | None:
     """JSON as a statement's parameter; None stays SQL's NULL."""
-    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return None if value is None else as_json(value)

@@ -10,7 +10,7 @@ from typing import Any
 from agentflow.agents.calls import Completed, Failed, Outcome
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.conditions import NoBranchMatched, choose
+from agentflow.workflow.conditions import NoBranchMatched, choose, holds
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.plan import PlanBlock
@@ -35,11 +35,14 @@ class Claim:
     effect: str
     effect_seq: int
     crashes: int
+    tries_from: int = 0
+    iteration: int = 0
+    round: int = 0
 
     @property
-    def failures_before(self) -> int:
-        """Attempts that answered: a vanished worker is no fault of the agent."""
-        return self.attempt - self.crashes
+    def tries(self) -> int:
+        """Attempts that answered since they are counted: a vanished worker is no fault of the agent."""
+        return self.attempt - self.crashes - self.tries_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,15 @@ class Change:
     """The next state of one block.
 
     `attempt` fences a walker's change; None where the block was not running.  `ask` is the kind of
-    question to open (`fix`).  `ended` is the outcome that the attempt is recorded with.
+    question to open (`fix`).  `ended` is the outcome that the attempt is recorded with.  `afresh` counts
+    the block's retries anew; `again` begins the next round of a `repeat`.  `items` are the rows of a
+    `forEach` to be made.
     """
 
     pk: int
     idx: int
     status: B
+    iteration: int = 0
     attempt: int | None = None
     output: JSONValue = None
     input: JSONValue = None
@@ -64,6 +70,9 @@ class Change:
     agent_id: str = ""
     ask: str = ""
     child: Any = None  # the child to start: `starting.Child`
+    afresh: bool = False
+    again: bool = False
+    items: list[JSONValue] | None = None
 
 
 def judge(
@@ -82,10 +91,13 @@ def judge(
         pk=claim.pk,
         idx=claim.idx,
         status=B.COMPLETED,
+        iteration=claim.iteration,
         attempt=claim.attempt,
         agent_id=planned.block.agent_id or "",
     )
     if isinstance(outcome, Completed):
+        if planned.repeat_until is not None:
+            return round_ended(planned, base, claim, outcome.output, scope=scope)
         return completed(planned, base, outcome.output, scope=scope)
     assert isinstance(outcome, Failed)
     return failed(planned, base, claim, outcome.failure, uniform=uniform)
@@ -94,9 +106,12 @@ def judge(
 def completed(
     planned: PlanBlock, base: Change, output: JSONValue, *, scope: Callable[[], dict[str, JSONValue]]
 ) -> Change:
-    """Completed, with the branches its conditions choose; a choice that fails asks a person."""
+    """Completed, with the branches its conditions choose; a choice that fails asks a person.
+
+    An item of a `forEach` chooses nothing: its block does, once all items are settled.
+    """
     ended = AttemptOutcome.OK if base.attempt is not None else None
-    if planned.conditions is None:
+    if planned.conditions is None or base.iteration:
         return replace(base, status=B.COMPLETED, output=output, ended=ended)
     names = scope()
     names["blocks"] = {**names["blocks"], planned.block_id: {"output": output, "status": "completed"}}
@@ -113,6 +128,46 @@ def completed(
     return replace(base, status=B.COMPLETED, output=output, choice=choice.taken, ended=ended)
 
 
+def round_ended(
+    planned: PlanBlock,
+    base: Change,
+    claim: Claim,
+    output: JSONValue,
+    *,
+    scope: Callable[[], dict[str, JSONValue]],
+) -> Change:
+    """One round of a `repeat`: completed when `until` holds, else the next, up to its bound."""
+    repeat = planned.block.repeat
+    assert repeat is not None
+    assert planned.repeat_until is not None
+    names = scope()
+    names["blocks"] = {**names["blocks"], planned.block_id: {"output": output, "status": "completed"}}
+    names["index"] = claim.round
+    try:
+        done = holds(planned.repeat_until, names)
+    except ExpressionError as error:
+        return ask_fix(base, Failure(FailureKind.CONFIGURATION, error.code, f"repeat.until: {error}"))
+    if done:
+        return completed(planned, base, output, scope=scope)
+    if claim.round + 1 >= repeat.max_iterations:
+        failure = Failure(
+            FailureKind.CONFIGURATION,
+            "repeat_exhausted",
+            f"After {repeat.max_iterations} rounds `until` still did not hold.",
+            evidence={"output": output},
+        )
+        return give_up(planned, replace(base, ended=AttemptOutcome.OK), failure)
+    return replace(
+        base,
+        status=B.READY,
+        reason="repeat",
+        output=output,
+        ended=AttemptOutcome.OK,
+        afresh=True,
+        again=True,
+    )
+
+
 def failed(
     planned: PlanBlock, base: Change, claim: Claim, failure: Failure, *, uniform: Callable[[], float]
 ) -> Change:
@@ -123,7 +178,7 @@ def failed(
         return unknown(planned, base, failure)
     if failure.kind is FailureKind.CRITICAL:
         return replace(base, status=B.FAILED, reason=failure.code)
-    tries = claim.failures_before
+    tries = claim.tries
     if wants_retry(policy, failure, tries) and tries <= policy.max_retries:
         wait_s = max(delay_s(policy, tries, uniform), failure.retry_after_s or 0.0)
         return replace(base, status=B.READY, reason="retry", delay_s=wait_s)
@@ -167,6 +222,7 @@ def rescued(planned: PlanBlock, claim: Claim) -> Change:
         pk=claim.pk,
         idx=claim.idx,
         status=B.READY,
+        iteration=claim.iteration,
         attempt=claim.attempt,
         reason="worker_lost",
         error=failure.as_json(),

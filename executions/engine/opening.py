@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import holds
 from agentflow.workflow.expressions import ExpressionError
@@ -46,6 +47,7 @@ class Answered:
     pk: int
     idx: int
     attempts: int
+    iteration: int = 0
 
 
 class Opener:
@@ -87,7 +89,7 @@ class Opener:
 
     def _names(self, planned: PlanBlock) -> set[int]:
         refs: set[str] = set()
-        for expression in (planned.when, planned.until):
+        for expression in (planned.when, planned.until, planned.items):
             if expression is not None:
                 refs |= expression.block_refs
         if planned.human is not None or planned.noop:
@@ -125,12 +127,41 @@ class Opener:
                 seconds = self._wait_s(planned)
                 if seconds > 0:
                     return replace(change, status=B.WAITING_EXTERNAL, reason="timer", delay_s=seconds)
-            if planned.human is not None:
-                return self._ask(planned, change)
-            return self._noop(planned, change) if planned.noop else change
+            if planned.items is not None:
+                return self._expand(planned, change)
+            return self._ask_or_go(planned, change, {})
         except ExpressionError as error:
             failure = Failure(FailureKind.CONFIGURATION, error.code, str(error))
             return ask_fix(change, failure)
+
+    def item(self, pk: int, idx: int, iteration: int, item: JSONValue) -> Change:
+        """One item of a `forEach` may begin: its person first, then its agent."""
+        planned = self._facts.plan[idx]
+        change = Change(pk=pk, idx=idx, iteration=iteration, status=B.READY)
+        try:
+            return self._ask_or_go(planned, change, {"item": item, "index": iteration - 1})
+        except ExpressionError as error:
+            return ask_fix(change, Failure(FailureKind.CONFIGURATION, error.code, str(error)))
+
+    def _ask_or_go(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
+        if planned.human is not None:
+            return self._ask(planned, change, names)
+        return self._noop(planned, change, names) if planned.noop else change
+
+    def _expand(self, planned: PlanBlock, change: Change) -> Change:
+        """The items of a `forEach`: a row for each, or nothing to do for none."""
+        assert planned.items is not None
+        items = planned.items.evaluate(self._scope(planned.items.block_refs))
+        if not isinstance(items, list):
+            raise ExpressionError("not_a_list", f"forEach.items gives {items!r:.100}, which is no list.")
+        if len(items) > LIMITS.items_per_block:
+            raise ExpressionError(
+                "too_many_items",
+                f"forEach.items gives {len(items)} items; {LIMITS.items_per_block} are allowed.",
+            )
+        if not items:
+            return self.complete(planned, change, [])
+        return replace(change, status=B.WAITING_EXTERNAL, reason="items", items=items)
 
     def _wait_s(self, planned: PlanBlock) -> float:
         wait = planned.block.wait
@@ -142,14 +173,14 @@ class Opener:
         moment = planned.until.evaluate(self._scope(planned.until.block_refs))
         return self._seconds_until(as_moment(moment))
 
-    def _noop(self, planned: PlanBlock, change: Change) -> Change:
+    def _noop(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
         """A block that calls nobody: its output is its mapped input."""
-        output: JSONValue = {}
+        output: JSONValue = names.get("item", {})
         if planned.mapping is not None:
-            output = planned.mapping.resolve(self._scope(planned.mapping.block_refs))
+            output = planned.mapping.resolve({**self._scope(planned.mapping.block_refs), **names})
         return self.complete(planned, change, output)
 
-    def _ask(self, planned: PlanBlock, change: Change) -> Change:
+    def _ask(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
         """Wait for a person, or take the answer that a simulation brings along."""
         human = planned.human
         assert human is not None
@@ -159,7 +190,9 @@ class Opener:
                 planned, change, approved=answer["approved"], response=answer.get("response")
             )
         if planned.mapping is not None:
-            shown = planned.mapping.resolve(self._scope(planned.mapping.block_refs))
+            shown = planned.mapping.resolve({**self._scope(planned.mapping.block_refs), **names})
+        elif names:
+            shown = names["item"]
         else:
             preds = self._outputs(planned.preds)
             shown = {self._facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
@@ -170,7 +203,7 @@ class Opener:
     def answered(self, block: Answered, *, kind: str, approved: bool, response: JSONValue) -> Change:
         """What a person's decision makes of a block: approval, input or fix."""
         planned = self._facts.plan[block.idx]
-        change = Change(pk=block.pk, idx=block.idx, status=B.READY)
+        change = Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.READY)
         if kind == "fix":
             return self._fixed(planned, change, block.attempts, response if approved else {"action": "fail"})
         return self._decided(planned, change, approved=approved, response=response)
@@ -194,10 +227,10 @@ class Opener:
 
     def _fixed(self, planned: PlanBlock, change: Change, attempts: int, response: JSONValue) -> Change:
         match response.get("action") if isinstance(response, dict) else "fail":
-            case "retry" if not attempts:
+            case "retry" if not attempts and not change.iteration:
                 return self._run(planned, change)
             case "retry":
-                return replace(change, reason="run_again")
+                return replace(change, reason="run_again", afresh=True)
             case "complete":
                 return self.complete(planned, change, response.get("output"))
             case "skip":

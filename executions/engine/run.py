@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -19,9 +21,11 @@ from uuid import UUID
 import psycopg
 from django.db import connection, transaction
 
+from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.moments import check_wait_s
+from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import (
     Closings,
     Reason,
@@ -37,7 +41,7 @@ from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import asking, statements
-from .facts import Facts, as_text
+from .facts import Facts, as_json, as_text
 from .judging import Change
 from .opening import Answered, Decided, Opener, SettledBlocks
 from .rows import loads
@@ -114,6 +118,10 @@ class Run:
             return
         rows = self.execute(statements.UNDECIDED, partial=list(self.facts.plan.partial)).fetchall()
         self.open([Decided(*row) for row in rows])
+        for idx in self.facts.plan.fans:  # items that a pause held back
+            accepted = self._next_items(self.facts.plan[idx])
+            while accepted:
+                accepted = self._follow(accepted)
 
     def open(self, decided: list[Decided]) -> None:
         """Open, skip, ask about or settle blocks that are decided, in one go."""
@@ -126,15 +134,78 @@ class Run:
         """Close the edges behind settled blocks; the changes that this opens have been made."""
         closings = Closings()
         for change in changes:
-            self._after(change, closings)
+            if change.iteration:
+                self._after_item(change)
+            else:
+                self._after(change, closings)
         if self.status in TERMINAL or self.status is E.CANCELLING:
             return []
+        followed = self._count_items([c.idx for c in changes if c.iteration and c.status in SETTLED])
         decided = self._close(closings)
-        if self.status is not E.RUNNING or not decided:
-            return []
+        if self.status is not E.RUNNING:
+            return followed
+        for idx in {c.idx for c in changes if c.iteration or c.items is not None}:
+            followed += self._next_items(self.facts.plan[idx])
         openings = self._opener.open(decided)
         moved = self._move(openings, B.BLOCKED)
         self._end_races(openings)
+        return followed + [change for change in openings if change.pk in moved]
+
+    def _after_item(self, change: Change) -> None:
+        planned = self.facts.plan[change.idx]
+        if change.ask:
+            self._asks.append(asking.fix(self.facts, planned, change))
+        elif change.delay_s is not None:
+            self.look_again(change.delay_s)
+        if change.child is not None:
+            self._children_to_check.append(change.child.insert(change))
+
+    def _count_items(self, settled: list[int]) -> list[Change]:
+        """Count settled items on their blocks; a block whose last item settled settles with them."""
+        changes = []
+        for idx, count in Counter(settled).items():
+            row = self.execute(statements.ITEMS_SETTLED, idx=idx, settled=count).fetchone()
+            assert row is not None
+            if row[1] == 0 and row[2] == B.WAITING_EXTERNAL:
+                changes.append(self._items_done(row[0], self.facts.plan[idx]))
+        moved = self._move(changes, B.WAITING_EXTERNAL)
+        return [change for change in changes if change.pk in moved]
+
+    def _items_done(self, pk: int, planned: PlanBlock) -> Change:
+        """The outputs in the order of the items; one that failed leaves null, and keeps the others'."""
+        rows = self.execute(statements.ITEM_RESULTS, idx=planned.idx).fetchall()
+        outputs = [loads(output) for _, output in rows]
+        failed = sum(status == B.FAILED for status, _ in rows)
+        change = Change(pk=pk, idx=planned.idx, status=B.FAILED, output=outputs)
+        if not failed:
+            return self._opener.complete(planned, change, outputs)
+        error: JSONObject = {
+            "kind": "critical",
+            "code": "items_failed",
+            "message": f"{failed} of {len(rows)} items failed.",
+            "outcomeUnknown": False,
+        }
+        return replace(change, reason="items_failed", error=error)
+
+    def _next_items(self, planned: PlanBlock) -> list[Change]:
+        """Let waiting items begin, as many as `maxConcurrency` has room for."""
+        each = planned.block.for_each
+        assert each is not None
+        room = LIMITS.items_per_block
+        if each.max_concurrency is not None:
+            row = self.execute(
+                "SELECT count(*)::int FROM executions_blockexecution WHERE execution_id = %(execution)s"
+                " AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0"
+                " AND status IN ('ready', 'running', 'waiting_human', 'waiting_external')",
+                idx=planned.idx,
+            ).fetchone()
+            assert row is not None
+            room = each.max_concurrency - row[0]
+        if room <= 0:
+            return []
+        rows = self.execute(statements.NEXT_ITEMS, idx=planned.idx, room=room).fetchall()
+        openings = [self._opener.item(pk, planned.idx, number, loads(item)) for pk, number, item in rows]
+        moved = self._move(openings, B.BLOCKED)
         return [change for change in openings if change.pk in moved]
 
     def _end_races(self, openings: list[Change]) -> None:
@@ -165,8 +236,13 @@ class Run:
         elif change.ask:
             self._asks.append(asking.fix(self.facts, planned, change))
         elif change.delay_s is not None:  # a backoff, or a wait
+            self.look_again(change.delay_s)
+        if change.items is not None:
             self.execute(
-                statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=change.delay_s
+                statements.ADD_ITEMS,
+                block=change.pk,
+                items=[as_json(item) for item in change.items],
+                open=0 if planned.human is not None or planned.noop else self._places(planned),
             )
         if change.child is not None:
             self._children_to_check.append(change.child.insert(change))
@@ -174,6 +250,11 @@ class Run:
             self._sinks_closed += 1
         if change.status is B.COMPLETED and planned.block.end and self.status in (E.RUNNING, E.PAUSED):
             self.stop(ends_as=E(planned.block.end), reason="run_ended", error=None)
+
+    def _places(self, planned: PlanBlock) -> int:
+        each = planned.block.for_each
+        assert each is not None
+        return each.max_concurrency or LIMITS.items_per_block
 
     def _move(self, changes: list[Change], leaving: B) -> set[int]:
         if not changes:
@@ -194,6 +275,9 @@ class Run:
             delays=[c.delay_s for c in changes],
             endings=[str(c.ended or "") for c in changes],
             agents=[c.agent_id for c in changes],
+            afresh=[c.afresh for c in changes],
+            again=[c.again for c in changes],
+            items=[None if c.items is None else len(c.items) for c in changes],
             leaving=[str(leaving)],
         )
         return {pk for pk, _ in rows}

@@ -56,7 +56,7 @@ moved AS (
       started_at = CASE WHEN c.mine THEN statement_timestamp() END
   FROM chosen c WHERE b.id = c.id
   RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes, b.status,
-            b.todo, b.dead, b.failed, c.over, c.opens),
+            b.tries_from, b.todo, b.dead, b.failed, c.over, c.opens),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
@@ -69,17 +69,17 @@ sinks AS (
   FROM (SELECT count(*)::int AS closed FROM done WHERE idx = ANY(%(sinks)s::int[])) s
   WHERE id = %(execution)s AND s.closed > 0 RETURNING open_sinks)
 SELECT CASE WHEN NOT opens THEN 'decided' WHEN status = 'running' THEN 'claim' ELSE 'ready' END,
-       id, idx, attempt, effect, effect_seq, crashes, todo, dead, failed
+       id, idx, attempt, effect, effect_seq, crashes, tries_from, todo, dead, failed
 FROM moved WHERE over OR idx = ANY(%(partial)s::int[])
-UNION ALL SELECT 'done', id, idx, attempt, '', 0, 0, 0, 0, 0 FROM done
-UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0, 0 FROM sinks
+UNION ALL SELECT 'done', id, idx, attempt, '', 0, 0, 0, 0, 0, 0 FROM done
+UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0, 0, 0 FROM sinks
 """
 
 # Claim up to `want` of what is ready.  A walker that holds no place yet (`newcomer`) gets one only
 # while fewer than `places` walkers are at work.  More than one block at once only of those known to be fast.
 CLAIM = """
 WITH live AS MATERIALIZED (
-  SELECT id, idx, status, lease_owner, idx = ANY(%(fast)s::int[]) AS fast
+  SELECT id, idx, iteration, status, lease_owner, idx = ANY(%(fast)s::int[]) AS fast
   FROM executions_blockexecution
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status IN ('ready', 'running')
     AND (status = 'running' OR available_at IS NULL OR available_at <= statement_timestamp())),
@@ -87,24 +87,26 @@ tally AS (
   SELECT count(*) FILTER (WHERE status = 'ready')::int AS ready,
          count(DISTINCT lease_owner) FILTER (WHERE status = 'running')::int AS walkers FROM live),
 pick AS (
-  (SELECT id FROM live WHERE status = 'ready' AND fast ORDER BY idx LIMIT %(want)s)
+  (SELECT id FROM live WHERE status = 'ready' AND fast ORDER BY idx, iteration LIMIT %(want)s)
   UNION ALL
   (SELECT id FROM live WHERE status = 'ready' AND NOT fast
      AND NOT EXISTS (SELECT 1 FROM live WHERE status = 'ready' AND fast)
-     ORDER BY idx LIMIT least(%(want)s, 1))),
+     ORDER BY idx, iteration LIMIT least(%(want)s, 1))),
 moved AS (
   UPDATE executions_blockexecution b
   SET status = 'running', attempt = b.attempt + 1, lease_owner = %(walker)s::uuid, available_at = NULL,
       lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second',
       started_at = statement_timestamp()
   FROM pick, tally WHERE b.id = pick.id AND (NOT %(newcomer)s OR tally.walkers < %(places)s)
-  RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes),
+  RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes, b.tries_from, b.iteration,
+            b.round),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
-         jsonb_build_object('status', 'running', 'attempt', attempt) FROM moved)
-SELECT id, idx, attempt, effect, effect_seq, crashes, 0, 0 FROM moved
-UNION ALL SELECT 0, 0, 0, '', 0, 0, ready, walkers FROM tally
+         jsonb_strip_nulls(jsonb_build_object('status', 'running', 'attempt', attempt,
+           'item', nullif(iteration, 0))) FROM moved)
+SELECT id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, round, 0, 0 FROM moved
+UNION ALL SELECT 0, 0, 0, '', 0, 0, 0, 0, 0, ready, walkers FROM tally
 """
 
 # The general form of a settle: any status, fenced by the status it leaves and, for a walker's, the attempt.
@@ -112,21 +114,26 @@ MOVE = """
 WITH x AS (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[], %(outputs)s::text[],
       %(inputs)s::text[], %(errors)s::text[], %(reasons)s::text[], %(choices)s::text[], %(delays)s::float8[],
-      %(endings)s::text[], %(agents)s::text[])
-    AS x(id, attempt, status, output, input, error, reason, choice, delay, ended, agent)),
+      %(endings)s::text[], %(agents)s::text[], %(afresh)s::bool[], %(again)s::bool[], %(items)s::int[])
+    AS x(id, attempt, status, output, input, error, reason, choice, delay, ended, agent, afresh, again,
+         items)),
 moved AS (
   UPDATE executions_blockexecution b
   SET status = x.status, output = x.output::jsonb, input = coalesce(x.input::jsonb, b.input),
       error = x.error::jsonb, reason = x.reason, choice = x.choice::jsonb,
       available_at = statement_timestamp() + x.delay * interval '1 second',
-      lease_owner = NULL, lease_expires_at = NULL, crashes = b.crashes + (x.ended = 'rescued')::int,
+      lease_owner = NULL, lease_expires_at = NULL,
+      crashes = CASE WHEN x.afresh THEN 0 ELSE b.crashes + (x.ended = 'rescued')::int END,
+      tries_from = CASE WHEN x.afresh THEN b.attempt ELSE b.tries_from END,
+      round = b.round + x.again::int, effect_seq = b.effect_seq + x.again::int,
+      todo = coalesce(x.items, b.todo),
       started_at = CASE WHEN x.status = 'ready' THEN b.started_at
                         ELSE coalesce(b.started_at, statement_timestamp()) END,
       completed_at = CASE WHEN x.status IN ('completed', 'failed', 'skipped', 'cancelled')
                           THEN statement_timestamp() END
   FROM x WHERE b.id = x.id AND b.status = ANY(%(leaving)s::text[])
     AND (x.attempt IS NULL OR b.attempt = x.attempt)
-  RETURNING b.id, b.block_id, b.attempt, b.status, b.reason, b.started_at,
+  RETURNING b.id, b.block_id, b.iteration, b.attempt, b.status, b.reason, b.started_at,
             x.error, x.ended, x.agent, x.delay),
 attempts AS (
   INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, failure, started_at, ended_at)
@@ -138,7 +145,7 @@ events AS (
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed',
          CASE WHEN status = 'failed' THEN 40 WHEN error IS NOT NULL THEN 30 ELSE 20 END,
          jsonb_strip_nulls(jsonb_build_object('status', status, 'attempt', attempt,
-           'reason', nullif(reason, ''),
+           'reason', nullif(reason, ''), 'item', nullif(iteration, 0),
            'error', error::jsonb - 'evidence', 'delaySeconds', delay))
   FROM moved)
 SELECT id, attempt FROM moved
@@ -208,6 +215,35 @@ LEFT JOIN executions_execution c
   ON l.waiting AND c.parent_block_id = m.id AND c.parent_attempt = m.attempt AND c.completed_at IS NULL
 """
 
+# The rows of a `forEach`: the first `open` may be claimed (or are asked about), the rest wait their turn.
+ADD_ITEMS = """
+INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, item, block_id, status, todo,
+    dead, failed, attempt, crashes, tries_from, round, effect, effect_seq, reason)
+SELECT b.execution_id, b.epoch, b.idx, x.number, x.item::jsonb, b.block_id,
+    CASE WHEN x.number <= %(open)s THEN 'ready' ELSE 'blocked' END, 1, 0, 0, 0, 0, 0, 0, b.effect, 0, ''
+FROM executions_blockexecution b, unnest(%(items)s::text[]) WITH ORDINALITY AS x(item, number)
+WHERE b.id = %(block)s
+"""
+
+# Items that settled make room for as many that wait, and are counted on their block.
+ITEMS_SETTLED = """
+UPDATE executions_blockexecution SET todo = todo - %(settled)s
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration = 0
+RETURNING id, todo, status
+"""
+
+NEXT_ITEMS = """
+SELECT id, iteration, item FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
+  AND status = 'blocked' ORDER BY iteration LIMIT %(room)s
+"""
+
+ITEM_RESULTS = """
+SELECT status, output FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
+ORDER BY iteration
+"""
+
 EXECUTION_EVENT = """
 INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
 VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)s::jsonb)
@@ -262,9 +298,9 @@ WITH execution AS (
       statement_timestamp(), statement_timestamp() + %(timeout_ms)s * interval '1 millisecond')),
 blocks AS (
   INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, block_id, status, todo, dead,
-      failed, attempt, crashes, effect, effect_seq, reason)
+      failed, attempt, crashes, tries_from, round, effect, effect_seq, reason)
   SELECT %(execution)s, 1, x.idx - 1, 0, x.block_id, CASE WHEN x.ready THEN 'ready' ELSE 'blocked' END,
-      x.todo, 0, 0, 0, 0, x.effect, 0, ''
+      x.todo, 0, 0, 0, 0, 0, 0, x.effect, 0, ''
   FROM unnest(%(block_ids)s::text[], %(todos)s::int[], %(readies)s::bool[], %(effects)s::text[])
     WITH ORDINALITY AS x(block_id, todo, ready, effect, idx)),
 timer AS (

@@ -29,6 +29,7 @@ class Turn:
     ready_left: int = 0
     walkers: int = 0
     status: E = E.PENDING
+    epoch: int = 1
 
 
 def take_turn(
@@ -46,6 +47,7 @@ def take_turn(
         if gate is None:
             return turn
         run = Run(facts, cursor, gate)
+        turn.epoch = run.epoch
         newcomer = True
         if run.status is E.RUNNING and changes and all(_plain(facts, change) for change in changes):
             # A walker all of whose blocks were given to others has lost its place too.
@@ -63,7 +65,7 @@ def take_turn(
 
 
 def _plain(facts: Facts, change: Change) -> bool:
-    return change.status is B.COMPLETED and not facts.plan[change.idx].routes
+    return change.status is B.COMPLETED and not change.iteration and not facts.plan[change.idx].routes
 
 
 def _settle_plainly(
@@ -96,11 +98,11 @@ def _settle_plainly(
     ).fetchall()
     done: set[int] = set()
     decided: list[Decided] = []
-    for kind, pk, idx, attempt, effect, effect_seq, crashes, todo, dead, failed in rows:
+    for kind, pk, idx, attempt, effect, effect_seq, crashes, tries_from, todo, dead, failed in rows:
         if kind == "done":
             done.add(pk)
         elif kind == "claim":
-            turn.claims.append(Claim(pk, idx, attempt, effect, effect_seq, crashes))
+            turn.claims.append(Claim(pk, idx, attempt, effect, effect_seq, crashes, tries_from))
         elif kind == "ready":
             turn.ready_left += 1
         elif kind == "decided":
@@ -134,6 +136,7 @@ def _while_cancelling(change: Change) -> Change:
     return Change(
         pk=change.pk,
         idx=change.idx,
+        iteration=change.iteration,
         attempt=change.attempt,
         status=B.CANCELLED,
         error=change.error,
@@ -176,9 +179,9 @@ def _claim(run: Run, turn: Turn, *, walker: UUID, want: int, fast: list[int], ne
         places=run.facts.max_parallel,
     )
     claimed = 0
-    for pk, idx, attempt, effect, effect_seq, crashes, ready, walkers in rows:
-        if pk:
-            turn.claims.append(Claim(pk, idx, attempt, effect, effect_seq, crashes))
+    for *claim, ready, walkers in rows:
+        if claim[0]:
+            turn.claims.append(Claim(*claim))
             claimed += 1
         else:
             turn.ready_left = ready

@@ -66,6 +66,9 @@ class Walker:
                 dispatch.hint(self.facts.execution_id)
             if not turn.claims:
                 return
+            if turn.epoch != self._epoch:  # a restart: what was read before may be no output any more
+                self._epoch = turn.epoch
+                self.outputs.clear()
             changes = self._work(turn)
 
     def _turn(self, changes: list[Change], *, want: int) -> Turn:
@@ -111,25 +114,35 @@ class Walker:
         with watch.holding(flights):
             started = time.monotonic()
             inputs = self._fetch([flight.claim for flight in flights])
+            items = self._items([flight.claim.pk for flight in flights if flight.claim.iteration])
             changes = []
             for flight in flights:
                 if flight.token.cancelled:
                     continue  # its lease is lost: another has it
-                changes.append(self._call(flight, inputs))
+                changes.append(self._call(flight, inputs, items.get(flight.claim.pk)))
             worked_ms = (time.monotonic() - started) * 1000
         self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(flights))
         return changes
 
-    def _call(self, flight: Flight, known: SettledBlocks) -> Change:
+    def _call(self, flight: Flight, known: SettledBlocks, item: JSONValue) -> Change:
         claim = flight.claim
         planned = self.facts.plan[claim.idx]
         flight.started = time.monotonic()
         flight.abandon = lambda: self._abandon(flight)
+        names: JSONObject = {}
+        if claim.iteration:
+            names = {"item": item, "index": claim.iteration - 1}
+        elif planned.repeat_until is not None:
+            names = {"index": claim.round}
         resolved: JSONValue = None
         try:
             if planned.mapping is not None:
-                resolved = planned.mapping.resolve(self._scope(known, planned.mapping.block_refs))
+                resolved = planned.mapping.resolve(
+                    {**self._scope(known, planned.mapping.block_refs), **names}
+                )
                 given = resolved
+            elif claim.iteration:
+                given = names
             else:
                 given = self._default_input(planned, known)
         except ExpressionError as error:
@@ -140,7 +153,7 @@ class Walker:
         if claim.effect != "once" and self.facts.simulation is None:
             history.note(planned.likeness, ms)
         change = self._judge(planned, claim, outcome, known)
-        if change.status is B.COMPLETED:
+        if change.status is B.COMPLETED and not claim.iteration:
             self.outputs[claim.idx] = {"output": change.output, "status": "completed"}
         return replace(change, input=resolved)
 
@@ -151,6 +164,7 @@ class Walker:
                 return Change(
                     pk=claim.pk,
                     idx=claim.idx,
+                    iteration=claim.iteration,
                     attempt=claim.attempt,
                     status=B.WAITING_EXTERNAL,
                     reason="child",
@@ -159,6 +173,8 @@ class Walker:
                 )
             outcome = Failed(child)
         refs = planned.conditions.block_refs if planned.conditions else frozenset()
+        if planned.repeat_until is not None:
+            refs |= planned.repeat_until.block_refs
         return judge(planned, claim, outcome, scope=lambda: self._scope(known, refs))
 
     def _abandon(self, flight: Flight) -> None:
@@ -185,7 +201,7 @@ class Walker:
             configuration=block.configuration,
             input=given,
             timeout_s=planned.timeout_s,
-            idempotency_key=f"{self.facts.execution_id}:{block.block_id}:0:{claim.effect_seq}",
+            idempotency_key=f"{self.facts.execution_id}:{block.block_id}:{claim.iteration}:{claim.effect_seq}",
             simulated=self._simulated(planned, claim),
             cancel=flight.token,
             log=lambda level, message: self._log(block.block_id, level, message),
@@ -209,7 +225,7 @@ class Walker:
         if script is None:
             return None
         failure = None
-        left = claim.failures_before
+        left = claim.attempt
         for entry in (script.get("failures") or {}).get(planned.block_id, ()):
             left -= entry["times"]
             if left <= 0:
@@ -233,6 +249,9 @@ class Walker:
                 refs |= self.facts.plan.refs(planned.mapping.block_refs)
             if planned.conditions is not None:
                 refs |= self.facts.plan.refs(planned.conditions.block_refs - {planned.block_id})
+            if planned.repeat_until is not None:
+                refs |= self.facts.plan.refs(planned.repeat_until.block_refs)
+                self.outputs.pop(planned.idx, None)  # the last round's output is in the row
             wanted |= refs
         missing = [idx for idx in wanted if idx not in self.outputs]
         if len(self.outputs) + len(missing) > OUTPUTS_KEPT:
@@ -246,6 +265,15 @@ class Walker:
             for idx, status, output in rows:
                 self.outputs[idx] = {"output": loads(output), "status": status}
         return {idx: self.outputs[idx] for idx in wanted if idx in self.outputs}
+
+    def _items(self, pks: list[int]) -> dict[int, JSONValue]:
+        """What the rows of a `forEach` stand for."""
+        if not pks:
+            return {}
+        rows = raw_cursor().execute(
+            "SELECT id, item FROM executions_blockexecution WHERE id = ANY(%s::bigint[])", (pks,)
+        )
+        return {pk: loads(item) for pk, item in rows}
 
     def _default_input(self, planned: PlanBlock, known: SettledBlocks) -> JSONValue:
         """Without a mapping a block gets its completed dependencies' outputs, or the run's input."""

@@ -46,10 +46,15 @@ def answered(
     with locked(facts) as run:
         if expired:
             change = Change(
-                pk=block.pk, idx=block.idx, status=B.FAILED, reason="approval_timeout", error=_EXPIRED
+                pk=block.pk,
+                idx=block.idx,
+                iteration=block.iteration,
+                status=B.FAILED,
+                reason="approval_timeout",
+                error=_EXPIRED,
             )
         else:
-            waited = Answered(pk=block.pk, idx=block.idx, attempts=block.attempt)
+            waited = Answered(pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration)
             change = run.answered(waited, kind=kind, approved=approved, response=response)
         run.settle([change], leaving=B.WAITING_HUMAN)
         if run.status is E.RUNNING:

@@ -82,7 +82,8 @@ def _stop_if_due(run: Run, facts: Facts) -> None:
 def _rescue(run: Run) -> None:
     """Blocks whose worker has not been heard of for a whole lease."""
     rows = run.execute(
-        "SELECT id, idx, attempt, effect, effect_seq, crashes + 1 FROM executions_blockexecution"
+        "SELECT id, idx, attempt, effect, effect_seq, crashes + 1, tries_from, iteration, round"
+        " FROM executions_blockexecution"
         " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'running'"
         " AND lease_expires_at < statement_timestamp() ORDER BY id"
     ).fetchall()
@@ -96,7 +97,8 @@ def _rescue(run: Run) -> None:
 def _take_children(run: Run) -> None:
     """Settle blocks whose sub-workflow has ended."""
     rows = run.execute(
-        "SELECT b.id, b.idx, b.attempt, c.id, c.status, c.epoch, c.error FROM executions_blockexecution b"
+        "SELECT b.id, b.idx, b.iteration, b.attempt, c.id, c.status, c.epoch, c.error"
+        " FROM executions_blockexecution b"
         " JOIN executions_execution c ON c.parent_block_id = b.id AND c.parent_attempt = b.attempt"
         " WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'waiting_external'"
         " AND c.status IN ('completed', 'failed', 'cancelled') ORDER BY b.id"
@@ -118,10 +120,25 @@ def _end_waits(run: Run) -> None:
 
 
 def _child_ended(
-    run: Run, pk: int, idx: int, attempt: int, child_id: UUID, status: str, epoch: int, error: str | None
+    run: Run,
+    pk: int,
+    idx: int,
+    iteration: int,
+    attempt: int,
+    child_id: UUID,
+    status: str,
+    epoch: int,
+    error: str | None,
 ) -> Change:
     planned = run.facts.plan[idx]
-    base = Change(pk=pk, idx=idx, attempt=attempt, status=B.FAILED, agent_id=planned.block.agent_id or "")
+    base = Change(
+        pk=pk,
+        idx=idx,
+        iteration=iteration,
+        attempt=attempt,
+        status=B.FAILED,
+        agent_id=planned.block.agent_id or "",
+    )
     if status == E.COMPLETED:
         return run.complete(base, _outputs_of(run, child_id, epoch))
     why = loads(error) or {}

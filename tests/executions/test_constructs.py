@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from approvals.models import Approval
-from executions.models import Execution
-from executions.services import reconcile
+from approvals.services import responding
+from executions.models import BlockExecution, Execution
+from executions.services import control, reconcile
 from tests import builtins
 from tests.factories.executions import statuses
 
@@ -157,8 +158,6 @@ def test_a_moment_that_is_none_or_too_far_asks_a_person(run: Start, when: Any) -
 
 
 def test_a_paused_run_does_not_end_its_waits(run: Start, author: Any) -> None:
-    from executions.services import control
-
     execution = run(template(block("a", wait={"seconds": 60})))
     control.pause(execution_id=execution.pk, by=author)
     make_due(execution)
@@ -199,3 +198,138 @@ def test_a_cancelled_loser_of_a_child_workflow_stops_its_child(run: Start, versi
     reconcile.look(started.pk)
     started.refresh_from_db()
     assert started.status == "cancelled"
+
+
+def each(block_id: str, *dependencies: str, items: str = "input.items", **fields: Any) -> Any:
+    for_each = {"items": items, **fields.pop("forEach", {})}
+    return block(block_id, *dependencies, forEach=for_each, **fields)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+def test_for_each_gives_the_outputs_in_the_order_of_the_items(run: Start, count: int) -> None:
+    items = [{"n": n} for n in range(count)]
+    definition = template(each("a", input={"twice": "${item.n * 2}", "at": "${index}"}), block("b", "a"))
+    execution = run(definition, input={"items": items})
+    assert execution.status == "completed"
+    assert row(execution, "a").output == [{"twice": n * 2, "at": n} for n in range(count)]
+    assert row(execution, "b").output == {"a": row(execution, "a").output}
+    assert BlockExecution.objects.filter(execution=execution, iteration__gt=0).count() == count
+
+
+def test_an_item_without_a_mapping_is_given_with_its_index(run: Start) -> None:
+    execution = run(template(each("a")), input={"items": ["x", None]})
+    assert row(execution, "a").output == [{"item": "x", "index": 0}, {"item": None, "index": 1}]
+
+
+def test_at_most_so_many_items_are_under_way(start: Start) -> None:
+    execution = start(template(each("a", forEach={"maxConcurrency": 2})), input={"items": [1, 2, 3, 4, 5]})
+    held = claim(execution)
+    under_way = BlockExecution.objects.filter(
+        execution=execution, iteration__gt=0, status__in=["ready", "running"]
+    )
+    assert under_way.count() == 2
+    finish(execution, held, output="one")
+    assert under_way.count() == 2
+    drain(execution)
+    assert execution.status == "completed"
+    assert row(execution, "a").output[0] == "one"  # type: ignore[index]
+
+
+def test_one_failed_item_does_not_lose_the_results_of_the_others(run: Start) -> None:
+    definition = template(
+        each(
+            "a",
+            agentId="test.odd",
+            input={"n": "${item}"},
+            retryPolicy={"maxRetries": 0, "onExhausted": "fail"},
+        ),
+        block("rescue", "a", runOn="failure"),
+    )
+    execution = run(definition, input={"items": [1, 2, 3]})
+    assert execution.status == "completed"
+    a = row(execution, "a")
+    assert a.status == "failed"
+    assert a.output == [{"odd": 1}, None, {"odd": 3}]
+    assert a.error["code"] == "items_failed"  # type: ignore[index]
+
+
+def test_each_item_is_retried_by_itself(run: Start, author: Any) -> None:
+    definition = template(
+        each("a", agentId="test.odd", input={"n": "${item}"}, retryPolicy={"maxRetries": 0})
+    )
+    execution = run(definition, input={"items": [1, 2]})
+    assert statuses(execution)["a"] == "waiting_external"
+    asked = Approval.objects.get(execution=execution, status="pending")
+    assert asked.block_execution.iteration == 2
+    responding.respond(
+        approval_id=asked.pk, by=author, approved=True, response={"action": "complete", "output": 0}
+    )
+    drain(execution)
+    assert execution.status == "completed"
+    assert row(execution, "a").output == [{"odd": 1}, 0]
+
+
+def test_each_item_may_have_a_person_of_its_own(run: Start, author: Any) -> None:
+    human = {"type": "approval", "onReject": "skip"}
+    execution = run(template(each("a", humanInLoop=human)), input={"items": ["x", "y"]})
+    for asked in Approval.objects.filter(execution=execution).order_by("block_execution__iteration"):
+        approved = asked.block_execution.iteration == 1
+        responding.respond(approval_id=asked.pk, by=author, approved=approved)
+        drain(execution)
+    assert execution.status == "completed"
+    assert row(execution, "a").output == [{"item": "x", "index": 0}, None]
+
+
+@pytest.mark.parametrize("items", [{"a": 1}, "text", None])
+def test_for_each_over_something_that_is_no_list_asks_a_person(run: Start, items: Any) -> None:
+    execution = run(template(each("a")), input={"items": items})
+    assert statuses(execution) == {"a": "waiting_human"}
+    assert row(execution, "a").error["code"] == "not_a_list"  # type: ignore[index]
+
+
+def test_a_choice_after_for_each_reads_the_list(run: Start) -> None:
+    conditions = {
+        "type": "if",
+        "branches": [
+            {"condition": "size(blocks.a.output) > 1", "nextBlocks": ["many"]},
+            {"condition": "default", "nextBlocks": ["few"]},
+        ],
+    }
+    execution = run(
+        template(each("a", conditions=conditions), block("many"), block("few")), input={"items": [1, 2]}
+    )
+    assert statuses(execution) == {"a": "completed", "many": "completed", "few": "skipped"}
+
+
+def test_items_of_a_cancelled_run_are_cancelled(run: Start, author: Any) -> None:
+    execution = run(template(each("a", humanInLoop={"type": "approval"})), input={"items": [1, 2]})
+    control.cancel(execution_id=execution.pk, by=author)
+    execution.refresh_from_db()
+    assert execution.status == "cancelled"
+    assert set(execution.blocks.values_list("status", flat=True)) == {"cancelled"}
+
+
+def test_repeat_runs_until_its_condition_holds(run: Start) -> None:
+    definition = template(
+        block(
+            "a",
+            agentId="test.count",
+            input={"before": "${blocks.a.output}", "round": "${index}"},
+            repeat={"until": "blocks.a.output.n >= 3", "maxIterations": 10},
+        ),
+        block("b", "a"),
+    )
+    execution = run(definition)
+    assert execution.status == "completed"
+    a = row(execution, "a")
+    assert a.output == {"n": 3, "round": 2}
+    assert (a.attempt, a.round, a.effect_seq, a.attempts.filter(outcome="ok").count()) == (3, 2, 2, 3)
+
+
+def test_a_repeat_that_never_ends_asks_a_person(run: Start, author: Any) -> None:
+    execution = run(template(block("a", repeat={"until": "false", "maxIterations": 4})))
+    assert statuses(execution) == {"a": "waiting_human"}
+    assert row(execution, "a").error["code"] == "repeat_exhausted"  # type: ignore[index]
+    assert row(execution, "a").attempt == 4
+    answer(execution, "a", author, response={"action": "complete", "output": 1})
+    assert execution.status == "completed"

@@ -132,5 +132,7 @@ def _block(
 
 def statuses(execution: Execution) -> dict[str, str]:
     """Block statuses by blockId, read afresh, in the order of the plan."""
-    rows = BlockExecution.objects.filter(execution=execution, epoch=execution.epoch).order_by("idx")
+    rows = BlockExecution.objects.filter(execution=execution, epoch=execution.epoch, iteration=0).order_by(
+        "idx"
+    )
     return dict(rows.values_list("block_id", "status"))
