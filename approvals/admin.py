@@ -123,10 +123,6 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
     def execution_page(self, approval: Approval) -> str:
         return page_of(approval.execution, f"{approval.execution.template_version}, {approval.execution_id}")
 
-    @display(description="Workspace")  # type: ignore[untyped-decorator]  # as above
-    def workspace_name(self, approval: Approval) -> str:
-        return str(approval.workspace)
-
     @display(description="Asked with")  # type: ignore[untyped-decorator]  # as above
     def shown_request(self, approval: Approval) -> str:
         return readable(approval.request)

@@ -12,10 +12,10 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
-from unfold.views import ChangeList
 
 from agentflow.api.templatetags.agentflow_ui import look_of
 from agentflow.governance.admin_base import (
+    BaseList,
     ChoiceFilter,
     Table,
     WorkspaceFilter,
@@ -61,7 +61,7 @@ class EndedFilter(ChoiceFilter):
     }
 
 
-class ExecutionList(ChangeList):  # type: ignore[misc]  # unfold ships no types
+class ExecutionList(BaseList):
     """Counts the blocks of the executions on the page, in one query."""
 
     result_list: Any
@@ -149,10 +149,6 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
     @display(description="Template")  # type: ignore[untyped-decorator]  # as above
     def template_page(self, execution: Execution) -> str:
         return page_of(execution.template_version)
-
-    @display(description="Workspace")  # type: ignore[untyped-decorator]  # as above
-    def workspace_name(self, execution: Execution) -> str:
-        return str(execution.workspace)
 
     @display(description="Kind")  # type: ignore[untyped-decorator]  # as above
     def kind(self, execution: Execution) -> str:

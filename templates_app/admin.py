@@ -138,10 +138,6 @@ class TemplateAdmin(WorkspaceScopedAdmin):
     def labels(self, template: Template) -> str:
         return ", ".join(template.tags) or "-"
 
-    @display(description="Workspace")  # type: ignore[untyped-decorator]  # as above
-    def workspace_name(self, template: Template) -> str:
-        return str(template.workspace)
-
     @display(description="Author")  # type: ignore[untyped-decorator]  # as above
     def author(self, template: Template) -> str:
         return str(template.created_by)

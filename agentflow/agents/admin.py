@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from ..api import parsers
 from ..errors import InvalidInput
-from ..governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin
+from ..governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin, json_text
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..types import JSONValue
@@ -165,15 +165,34 @@ class AgentAdmin(Managed):
     def state(self, agent: Agent) -> str:
         return "On" if agent.enabled else "Off"
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> tuple[str, ...]:
-        return ("workspace",) if obj else ()
+    def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
+        if obj is None:
+            return []
+        return ["workspace_name", "shown_capabilities", "shown_input_schema", "shown_output_schema"]
 
     def get_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
-        # Who may only look gets no form, and so none of the form's care for secrets.
-        shown = list(AgentForm.Meta.fields)
+        fields = list(AgentForm.Meta.fields)
+        if obj is None:
+            return fields
+        fields[0] = "workspace_name"  # an agent does not move
         if not self.has_change_permission(request, obj):
-            shown.remove("configuration")
-        return shown
+            # Who may only look gets no form, and so none of the form's care for secrets.
+            fields.remove("configuration")
+            for name in ("capabilities", "input_schema", "output_schema"):
+                fields[fields.index(name)] = f"shown_{name}"
+        return fields
+
+    @display(description="Capabilities")  # type: ignore[untyped-decorator]
+    def shown_capabilities(self, agent: Agent) -> str:
+        return ", ".join(agent.capabilities) or "-"
+
+    @display(description="Input schema")  # type: ignore[untyped-decorator]
+    def shown_input_schema(self, agent: Agent) -> str:
+        return json_text(agent.input_schema)
+
+    @display(description="Output schema")  # type: ignore[untyped-decorator]
+    def shown_output_schema(self, agent: Agent) -> str:
+        return json_text(agent.output_schema)
 
     def save_model(self, request: HttpRequest, obj: Agent, form: AgentForm, change: bool) -> None:
         fields = form.fields_of(form.cleaned_data, form.cleaned_data["configuration"])
@@ -248,7 +267,7 @@ class ScriptAdmin(Managed):
     def get_fields(self, request: HttpRequest, obj: Script | None = None) -> tuple[str, ...]:
         if obj is None:
             return tuple(ScriptForm.Meta.fields)
-        return ("workspace", "name", "description", "timeout", "sha256", "created_at", "shown_source")
+        return ("workspace_name", "name", "description", "timeout", "sha256", "created_at", "shown_source")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Script | None = None) -> tuple[str, ...]:
         return self.get_fields(request, obj) if obj is not None else ()

@@ -23,6 +23,7 @@ from .admin_base import (
     ChoiceFilter,
     WorkspaceFilter,
     WorkspaceScopedAdmin,
+    holds,
     is_staff,
     link,
     readable,
@@ -44,10 +45,10 @@ class SuperuserEdits:
     """Accounts reach across workspaces: only superusers edit them, and nobody deletes one."""
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return is_staff(request)
+        return is_superuser(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return is_staff(request)
+        return is_superuser(request)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return is_superuser(request)
@@ -76,6 +77,12 @@ class UserAdmin(SuperuserEdits, DjangoUserAdmin, AuditedAdmin):  # type: ignore[
         ("Person", {"fields": ("first_name", "last_name", "email")}),
         ("Account", {"fields": ("is_active", "is_staff", "is_superuser", "last_login", "date_joined")}),
     )
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return holds(request, Permission.ADMINISTER)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return holds(request, Permission.ADMINISTER)  # the queryset holds members of theirs
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         rows = cast("QuerySet[User]", super().get_queryset(request))
@@ -127,12 +134,6 @@ class GroupAdmin(SuperuserEdits, AuditedAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Group]:
         rows: QuerySet[Group] = super().get_queryset(request).filter(workspace_role=None)
         return rows.annotate(size=Count("user"))
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return is_superuser(request)
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return is_superuser(request)
 
     @admin.display(description="Members", ordering="size")
     def size(self, group: Any) -> int:

@@ -16,6 +16,8 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
+from unfold.decorators import display
+from unfold.views import ChangeList
 
 from ..api.templatetags import agentflow_ui
 from ..conf import KB
@@ -28,7 +30,7 @@ from .roles import Permission
 M = TypeVar("M", bound=Model)
 
 FOLD_CHARS = 600  # a longer JSON text is folded
-SHOWN_CHARS = 256 * KB  # of a JSON text; a browser lays out more only slowly
+SHOWN_CHARS = 64 * KB  # of a JSON text; a browser lays out more only slowly
 MESSAGES_MAX = 20  # a page of results that nobody reads helps nobody
 
 
@@ -137,10 +139,22 @@ class ChoiceFilter(admin.SimpleListFilter):
         return None if chosen is None else queryset.filter(**chosen[1])
 
 
-class BaseAdmin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
+class BaseList(ChangeList):  # type: ignore[misc]  # unfold ships no types
+    """Offers to show all rows only where some are filtered out."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not self.has_active_filters and not self.query:
+            self.full_result_count = self.result_count
+
+
+class BaseAdmin(ModelAdmin):  # type: ignore[misc]  # as above
     show_full_result_count = False  # a count over all rows for every page
     list_per_page = 50
     empty_words: ClassVar[str] = "Nothing is here yet."  # of a list that is not filtered
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return BaseList
 
     def workspace_id_of(self, row: Any) -> UUID | None:
         """The workspace a row belongs to; for rows that have it under another name, override."""
@@ -261,6 +275,11 @@ class WorkspaceScopedAdmin(BaseAdmin):
             messages.error(request, text)
         if len(refused) > MESSAGES_MAX:
             messages.error(request, f"And {len(refused) - MESSAGES_MAX} more refused.")
+
+    @display(description="Workspace")  # type: ignore[untyped-decorator]  # as above
+    def workspace_name(self, row: Any) -> str:
+        """The workspace as a word: its page is for its administrators."""
+        return str(row.workspace)
 
     def name_of(self, row: Any) -> str:
         """What a message calls a row."""
