@@ -173,7 +173,7 @@ class Supervisor:
         own = embedded()
         self.engines.start(**own)
         self.environment = local_environment(self.options, self.engines)
-        self.environment["AGENTFLOW_DEMO_PORT"] = str(self._demo_port())
+        self.environment.setdefault("AGENTFLOW_DEMO_PORT", str(self._demo_port()))
         say("postgres", "ready" if own["postgres"] else "external, as AGENTFLOW_DATABASE_URL says")
         say("valkey", "ready" if own["valkey"] else "external, as AGENTFLOW_REDIS_URL says")
 

@@ -1,7 +1,7 @@
 """Hints: messages that say "there may be work in this run".
 
 A hint carries ids only.  If it is lost, doubled or late the rows decide, and the clock sends it again
-(docs/decisions/0003).  So publishing never blocks a caller and never raises: while the broker does
+(docs/decisions/0004).  So publishing never blocks a caller and never raises: while the broker does
 not answer, hints are left to the clock.
 """
 
