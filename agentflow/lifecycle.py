@@ -40,3 +40,10 @@ class Lifecycle(Generic[S]):
     @property
     def final(self) -> frozenset[S]:
         return frozenset(state for state, nexts in self.table.items() if not nexts)
+
+    def as_mermaid(self) -> str:
+        """The table as a Mermaid state diagram, for the documents that are generated from it."""
+        lines = ["stateDiagram-v2"]
+        for state, nexts in self.table.items():
+            lines += [f"    {state} --> {after}" for after in sorted(nexts)] or [f"    {state} --> [*]"]
+        return "\n".join(lines)
