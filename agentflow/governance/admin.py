@@ -183,6 +183,13 @@ class WorkspaceAdmin(AuditedAdmin, WorkspaceScopedAdmin):
     def member_count(self, workspace: Any) -> int:
         return int(workspace.member_count)
 
+    def construct_change_message(
+        self, request: HttpRequest, form: Any, formsets: Any, add: bool = False
+    ) -> Any:
+        # Who was given and lost a role is recorded by the services, one entry each.
+        form.changed_data = [name for name in form.changed_data if name not in list(Role)]
+        return super().construct_change_message(request, form, formsets, add)
+
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         workspace = form.instance

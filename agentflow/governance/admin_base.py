@@ -170,7 +170,8 @@ class AuditedAdmin(BaseAdmin):
         return super().log_addition(request, obj, message)
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        self._record(request, obj, "change", message)
+        if message:  # a form saved as it was changes nothing
+            self._record(request, obj, "change", message)
         return super().log_change(request, obj, message)
 
     def log_deletions(self, request: HttpRequest, queryset: Iterable[Any]) -> Any:

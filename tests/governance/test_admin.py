@@ -161,3 +161,15 @@ def test_lists_cost_the_same_however_long_they_are(root: User) -> None:
     for _ in range(10):
         member(WorkspaceFactory.create(), Role.VIEWER, Role.AUTHOR)
     assert {kind: queries(kind) for kind in LISTS} == few
+
+
+def test_a_role_is_on_record_once_and_a_form_saved_as_it_was_is_not(root: User) -> None:
+    workspace = WorkspaceFactory.create()
+    comes = UserFactory.create()
+    url = f"/admin/governance/workspace/{workspace.pk}/change/"
+    before = AuditEntry.objects.count()
+    assert admin_of(root).post(url, fields(workspace)).status_code == 302
+    assert AuditEntry.objects.count() == before
+    assert admin_of(root).post(url, fields(workspace, approver=comes.username)).status_code == 302
+    (entry,) = AuditEntry.objects.all()[: AuditEntry.objects.count() - before]
+    assert (entry.target_type, entry.target_id, entry.channel) == ("user", str(comes.pk), "admin")
