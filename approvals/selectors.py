@@ -14,7 +14,9 @@ from agentflow.errors import NotFound
 from agentflow.governance import access
 from agentflow.governance.roles import Permission
 from agentflow.workflow import definition as definitions
+from agentflow.workflow.conditions import NoBranchMatched, choose, compile_conditions
 from agentflow.workflow.definition import Block, Definition
+from agentflow.workflow.expressions import ExpressionError
 from executions.ports import HumanInteraction
 from templates_app.models import TemplateVersion
 
@@ -196,7 +198,8 @@ def what_follows(approval: Approval) -> Follows:
     version = approval.execution.template_version
     definition = _definition(version.pk, version.content_hash)
     block = next(block for block in definition.blocks if block.block_id == approval.block_id)
-    nexts = _after(definition, block)
+    alone = approval.kind == ApprovalKind.APPROVAL and not (block.agent_id or block.tool_type)
+    nexts = _after(definition, block, _chosen(block, approved=True) if alone else None)
     human = definition.human_of(block)
     on_reject = human.on_reject if human is not None and approval.kind != ApprovalKind.FIX else "fail"
     reaches = {
@@ -208,6 +211,8 @@ def what_follows(approval: Approval) -> Follows:
     if approval.kind != ApprovalKind.INPUT and (block.agent_id or block.tool_type):
         # It is asked before the block: what is approved is the block itself.
         approve = (Step(block.block_id, block.name or block.block_id, maybe=False),)
+    if alone and on_reject == "continue":
+        nexts = _after(definition, block, _chosen(block, approved=False))
     return Follows(
         approve=approve,
         reject=tuple(step for step, run_on in nexts if run_on in reaches),
@@ -216,8 +221,30 @@ def what_follows(approval: Approval) -> Follows:
     )
 
 
-def _after(definition: Definition, block: Block) -> list[tuple[Step, str]]:
-    """The blocks that directly follow, each with its `runOn`."""
+def _chosen(block: Block, *, approved: bool) -> frozenset[str] | None:
+    """The blocks that a decision alone leads to, of those that branches name; None: the run will tell.
+
+    A step that nobody works on gives the decision itself as its output, so conditions that look at
+    nothing but `approved` can be told beforehand.
+    """
+    if block.conditions is None:
+        return None
+    texts = [block.conditions.expression or "", *(branch.condition for branch in block.conditions.branches)]
+    compiled = compile_conditions(block.conditions)
+    if any("response" in text or "input" in text for text in texts) or compiled.block_refs != {
+        block.block_id
+    }:
+        return None
+    output = {"approved": approved, "response": None}
+    try:
+        choice = choose(compiled, {"blocks": {block.block_id: {"output": output, "status": "completed"}}})
+    except (NoBranchMatched, ExpressionError):
+        return None
+    return frozenset(name for taken in choice.taken for name in block.conditions.branches[taken].next_blocks)
+
+
+def _after(definition: Definition, block: Block, chosen: frozenset[str] | None) -> list[tuple[Step, str]]:
+    """The blocks that directly follow, each with its `runOn`; of those that branches name, the chosen."""
     named = {
         target
         for branch in (block.conditions.branches if block.conditions else ())
@@ -225,9 +252,11 @@ def _after(definition: Definition, block: Block) -> list[tuple[Step, str]]:
     }
     found: list[tuple[Step, str]] = []
     for other in definition.blocks:
+        if chosen is not None and other.block_id in named - chosen:
+            continue
         if other.block_id in named or block.block_id in other.dependencies:
             maybe = (
-                other.block_id in named
+                (other.block_id in named and chosen is None)
                 or other.when is not None
                 or any(dependency != block.block_id for dependency in other.dependencies)
             )

@@ -198,6 +198,34 @@ def test_what_follows_names_branches_and_those_who_hear_of_a_failure(office: Off
     assert [step.name for step in follows.reject] == ["sorry", "log"]
 
 
+def test_what_follows_a_decision_that_branches_look_at_is_known_beforehand(office: Office) -> None:
+    definition = {
+        "name": "Refund",
+        "blocks": [
+            {
+                "blockId": "decide",
+                "humanInLoop": {"type": "approval", "onReject": "continue"},
+                "conditions": {
+                    "type": "if",
+                    "branches": [
+                        {"condition": "blocks.decide.output.approved", "nextBlocks": ["pay"]},
+                        {"condition": "default", "nextBlocks": ["refuse"]},
+                    ],
+                },
+            },
+            {"blockId": "pay", "agentId": "builtin.echo"},
+            {"blockId": "refuse", "agentId": "builtin.echo"},
+        ],
+    }
+    execution = ExecutionFactory.create(
+        workspace=office.workspace, definition=definition, waiting_human=["decide"]
+    )
+    approval = ApprovalFactory.create(execution=execution, block_id="decide")
+    follows = selectors.what_follows(selectors.find(office.approver, approval.pk))
+    assert [(step.name, step.maybe) for step in follows.approve] == [("pay", False)]
+    assert [(step.name, step.maybe) for step in follows.reject] == [("refuse", False)]
+
+
 def test_an_execution_knows_what_people_were_asked(office: Office) -> None:
     execution = asking_execution(office.workspace, "one", "two")
     one = ApprovalFactory.create(execution=execution, block_id="one")
