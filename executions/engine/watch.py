@@ -58,7 +58,8 @@ class Watch:
         self._lock = threading.Lock()
         self._flights: dict[tuple[int, int], Flight] = {}
         self._forked: dict[UUID, float] = {}
-        self._awake = threading.Event()
+        self._awake = threading.Event()  # something is in flight
+        self._eager = threading.Event()  # something is in flight that may want help within a moment
         self._started_in: int | None = None  # pid: a forked process starts threads of its own
         self._last_beat = time.monotonic()
         self.leaving = False
@@ -73,6 +74,8 @@ class Watch:
             for flight in flights:
                 self._flights[flight.claim.pk, flight.claim.attempt] = flight
         self._awake.set()
+        if any(flight.may_fork for flight in flights):
+            self._eager.set()
         try:
             yield
         finally:
@@ -118,19 +121,27 @@ class Watch:
     def _lookout(self) -> None:
         while True:
             self._awake.wait()
-            now = time.monotonic()
-            for flight in self._in_flight():
-                if not flight.started or flight.abandoned:
-                    continue
-                age = now - flight.started
-                slow = flight.may_fork and age > MOMENT_S
-                if slow and self.fork(flight.execution_id, flight.may_fork):
-                    flight.may_fork = 0
-                if age > flight.timeout_s + GRACE_S:
-                    self._give_up(flight)
-                elif age > flight.timeout_s + 1 and not flight.token.cancelled:
-                    flight.token.cancel("timeout")
-            time.sleep(LOOKOUT_S)
+            self._eager.clear()
+            if self._look_out():
+                time.sleep(LOOKOUT_S)
+            else:
+                self._eager.wait(CANCEL_CHECK_S / 4)
+
+    def _look_out(self) -> bool:
+        """True: some call may want help within a moment."""
+        now = time.monotonic()
+        for flight in self._in_flight():
+            if not flight.started or flight.abandoned:
+                continue
+            age = now - flight.started
+            slow = flight.may_fork and age > MOMENT_S
+            if slow and self.fork(flight.execution_id, flight.may_fork):
+                flight.may_fork = 0
+            if age > flight.timeout_s + GRACE_S:
+                self._give_up(flight)
+            elif age > flight.timeout_s + 1 and not flight.token.cancelled:
+                flight.token.cancel("timeout")
+        return any(flight.may_fork for flight in self._in_flight())
 
     def _give_up(self, flight: Flight) -> None:
         """Record the call as timed out although it still runs; what it brings later is late."""
