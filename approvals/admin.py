@@ -121,7 +121,9 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
 
     @display(description="Execution")  # type: ignore[untyped-decorator]  # as above
     def execution_page(self, approval: Approval) -> str:
-        return page_of(approval.execution, f"{approval.execution.template_version}, {approval.execution_id}")
+        return page_of(
+            approval.execution, f"{approval.execution.template_version}, {str(approval.execution_id)[:8]}"
+        )
 
     @display(description="Asked with")  # type: ignore[untyped-decorator]  # as above
     def shown_request(self, approval: Approval) -> str:
