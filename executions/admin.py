@@ -34,14 +34,14 @@ from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Execution
 from .narration import reason_words
 from .selectors import BlockRow, Progress
-from .services import control
+from .services import control, restarting
 from .states import BlockStatus
 
 BLOCKS_PER_PAGE = 100
 
 
 class Command(Protocol):
-    def __call__(self, *, execution_id: UUID, by: User | None) -> None: ...
+    def __call__(self, *, execution_id: UUID, by: User | None) -> object: ...
 
 
 class SimulatedFilter(ChoiceFilter):
@@ -95,7 +95,7 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
     empty_words = "Executions appear here once somebody, or a program, starts a template."
     date_hierarchy = "created_at"
     ordering = ("-created_at", "id")
-    actions = ("pause_selected", "resume_selected", "cancel_selected")
+    actions = ("pause_selected", "resume_selected", "cancel_selected", "restart_selected")
     change_form_outer_after_template = "admin/agentflow/table.html"
     fieldsets = (
         (
@@ -230,6 +230,10 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
     @action(description="Cancel", permissions=["operate"])  # type: ignore[untyped-decorator]  # as above
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
         self._steer(request, queryset, control.cancel, "Being cancelled")
+
+    @action(description="Restart what did not succeed", permissions=["operate"])  # type: ignore[untyped-decorator]
+    def restart_selected(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
+        self._steer(request, queryset, restarting.restart_failed, "Restarted")
 
     def _steer(
         self, request: HttpRequest, queryset: QuerySet[Execution], command: Command, done: str

@@ -52,6 +52,8 @@ class Execution(models.Model):
 
     objects = WorkspaceScopedQuerySet.as_manager()
 
+    past = False  # read with the blocks of an epoch that a restart has ended
+
     class Meta:
         indexes = [
             models.Index(fields=["workspace", "-created_at"], name="execution_recent"),  # GET executions

@@ -19,6 +19,7 @@ REASONS: Mapping[str, str] = {
     "parent_ended": "the execution that started this one ended",
     "poison": "its worker vanished again and again",
     "rejected": "a person refused",
+    "restart": "somebody restarted the execution",
     "retry": "the attempt failed",
     "run_again": "a person asked for another attempt",
     "run_ended": "the execution ended early",

@@ -276,7 +276,8 @@ def _output(execution: Execution, row: BlockRow) -> JSONValue:
 
 def _value(value: JSONValue, size: int | None, execution: Execution, row: BlockRow, name: str) -> JSONValue:
     if value is None and size is not None and size > len("null"):
-        return {"$ref": f"{block_address(execution, row)}/{name}", "bytes": size}
+        epoch = f"?epoch={execution.epoch}" if execution.past else ""
+        return {"$ref": f"{block_address(execution, row)}/{name}{epoch}", "bytes": size}
     return value
 
 

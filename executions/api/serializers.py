@@ -141,6 +141,7 @@ class ExecutionSummarySerializer(StrictSerializer):
     version_number = serializers.IntegerField()
     workspace_id = serializers.UUIDField()
     status = serializers.ChoiceField(choices=ExecutionStatus.choices)
+    epoch = serializers.IntegerField(help_text="1, and one more with each restart.")
     simulated = serializers.BooleanField()
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import views
+from . import commands, views
 
 
 class TextConverter:
@@ -40,4 +40,6 @@ urlpatterns = [
     path(f"{_ONE}/pause", views.PauseView.as_view(), name="execution-pause"),
     path(f"{_ONE}/resume", views.ResumeView.as_view(), name="execution-resume"),
     path(f"{_ONE}/cancel", views.CancelView.as_view(), name="execution-cancel"),
+    path(f"{_ONE}/restart", commands.RestartView.as_view(), name="execution-restart"),
+    path(f"{_ONE}/restart-plan", commands.RestartPlanView.as_view(), name="execution-restart-plan"),
 ]

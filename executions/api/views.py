@@ -54,10 +54,11 @@ LIST_FILTERS = [
     ),
 ]
 FIELDS = _query("fields", str, "Only these fields of the answer, with commas.", enum=None, many=True)
+EPOCH = _query("epoch", int, "The blocks as they were in an earlier epoch, from 1; the latest without.")
 LEVELS = {level.name.lower(): level for level in Level}
 
 
-class _ExecutionView(APIView):
+class ExecutionAPIView(APIView):
     def user(self) -> User:
         return cast(User, self.request.user)
 
@@ -69,7 +70,7 @@ class _ExecutionView(APIView):
         return execution
 
 
-class ExecutionsView(_ExecutionView):
+class ExecutionsView(ExecutionAPIView):
     @extend_schema(
         operation_id="executions_list",
         parameters=[*LIST_FILTERS, *PAGE],
@@ -112,24 +113,26 @@ class ExecutionsView(_ExecutionView):
         )
 
 
-class ExecutionView(_ExecutionView):
+class ExecutionView(ExecutionAPIView):
     @extend_schema(
-        operation_id="executions_get", parameters=[FIELDS], responses={200: serializers.ExecutionSerializer}
+        operation_id="executions_get",
+        parameters=[FIELDS, EPOCH],
+        responses={200: serializers.ExecutionSerializer},
     )
     def get(self, request: Request, execution_id: UUID) -> Response:
         """Get an execution with its blocks, computed from the rows of this moment."""
         fields = _fields(request)
-        return Response(snapshot.detail(self.execution(execution_id), fields))
+        return Response(snapshot.detail(_in_epoch(request, self.execution(execution_id)), fields))
 
 
-class ExecutionInputView(_ExecutionView):
+class ExecutionInputView(ExecutionAPIView):
     @extend_schema(operation_id="executions_input", responses={200: OpenApiTypes.ANY})
     def get(self, request: Request, execution_id: UUID) -> Response:
         """Get what an execution was started with, in full."""
         return Response(self.execution(execution_id).input)
 
 
-class BlocksView(_ExecutionView):
+class BlocksView(ExecutionAPIView):
     @extend_schema(
         operation_id="executions_blocks",
         parameters=[
@@ -140,6 +143,7 @@ class BlocksView(_ExecutionView):
                 many=True,
                 enum=BlockStatus.values,
             ),
+            EPOCH,
             *PAGE,
         ],
         responses={200: serializers.BlockListSerializer},
@@ -148,7 +152,7 @@ class BlocksView(_ExecutionView):
         """List an execution's blocks, each after all it depends on."""
         statuses = _choices(request, "status", BlockStatus.values)
         page = paging.page(request)
-        execution = self.execution(execution_id)
+        execution = _in_epoch(request, self.execution(execution_id))
         rows = selectors.block_rows(
             execution, values=True, statuses=statuses, limit=page.limit, offset=page.offset
         )
@@ -160,32 +164,40 @@ class BlocksView(_ExecutionView):
         )
 
 
-class BlockView(_ExecutionView):
-    @extend_schema(operation_id="executions_block", responses={200: serializers.BlockDetailSerializer})
+class BlockView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_block",
+        parameters=[EPOCH],
+        responses={200: serializers.BlockDetailSerializer},
+    )
     def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
         """Get a block with its attempts, by its URL-encoded blockId or by its blockExecutionId."""
-        execution = self.execution(execution_id)
+        execution = _in_epoch(request, self.execution(execution_id))
         return Response(snapshot.block_detail(execution, selectors.find_block(execution, block_id)))
 
 
-class BlockInputView(_ExecutionView):
-    @extend_schema(operation_id="executions_block_input", responses={200: OpenApiTypes.ANY})
+class BlockInputView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_block_input", parameters=[EPOCH], responses={200: OpenApiTypes.ANY}
+    )
     def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
         """Get what a block was given to work on."""
-        execution = self.execution(execution_id)
+        execution = _in_epoch(request, self.execution(execution_id))
         block = selectors.find_block(execution, block_id)
         return Response(snapshot.block_input(execution, block))
 
 
-class BlockOutputView(_ExecutionView):
-    @extend_schema(operation_id="executions_block_output", responses={200: OpenApiTypes.ANY})
+class BlockOutputView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_block_output", parameters=[EPOCH], responses={200: OpenApiTypes.ANY}
+    )
     def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
         """Get a block's output in full; null while there is none."""
-        execution = self.execution(execution_id)
+        execution = _in_epoch(request, self.execution(execution_id))
         return Response(selectors.find_block(execution, block_id).output)
 
 
-class LogsView(_ExecutionView):
+class LogsView(ExecutionAPIView):
     @extend_schema(
         operation_id="executions_logs",
         parameters=[
@@ -212,7 +224,7 @@ class LogsView(_ExecutionView):
         return Response({"logs": [_entry(event) for event in events], "total": total})
 
 
-class ExplainView(_ExecutionView):
+class ExplainView(ExecutionAPIView):
     @extend_schema(operation_id="executions_explain", responses={200: serializers.ExplanationSerializer})
     def get(self, request: Request, execution_id: UUID) -> Response:
         """Say why an execution is where it is, with one reason for each block that is not settled."""
@@ -229,7 +241,7 @@ class Command(Protocol):
     def __call__(self, *, execution_id: UUID, by: User, reason: str = "") -> object: ...
 
 
-class _SteerView(_ExecutionView):
+class _SteerView(ExecutionAPIView):
     def steer(self, request: Request, execution_id: UUID, command: Command) -> Response:
         """Carry out a command; one that changes nothing, because it was given before, is a success."""
         body = serializers.SteerSerializer(data=request.data)
@@ -311,6 +323,19 @@ def _moment(request: Request, name: str) -> Any:
     if moment is None or moment.tzinfo is None:
         raise BadParameter(name, "must be a moment with its zone, such as 2026-11-20T14:00:00Z.")
     return moment
+
+
+def _in_epoch(request: Request, execution: Execution) -> Execution:
+    """The execution with the blocks of `?epoch=`, if that names one it has had."""
+    given = paging.text(request, "epoch")
+    if given is not None:
+        if not (
+            given.isascii() and given.isdigit() and len(given) < 10 and 1 <= int(given) <= execution.epoch
+        ):
+            raise BadParameter("epoch", f"must be a number from 1 to {execution.epoch}.")
+        execution.past = int(given) < execution.epoch
+        execution.epoch = int(given)
+    return execution
 
 
 def _fields(request: Request) -> tuple[str, ...]:

@@ -216,11 +216,16 @@ LEFT JOIN executions_execution c
 """
 
 # The rows of a `forEach`: the first `open` may be claimed (or are asked about), the rest wait their turn.
+# After a restart an item whose effect happened before gets a new key; one whose outcome is unknown keeps it.
 ADD_ITEMS = """
 INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, item, block_id, status, todo,
     dead, failed, attempt, crashes, tries_from, round, effect, effect_seq, reason)
 SELECT b.execution_id, b.epoch, b.idx, x.number, x.item::jsonb, b.block_id,
-    CASE WHEN x.number <= %(open)s THEN 'ready' ELSE 'blocked' END, 1, 0, 0, 0, 0, 0, 0, b.effect, 0, ''
+    CASE WHEN x.number <= %(open)s THEN 'ready' ELSE 'blocked' END, 1, 0, 0, 0, 0, 0, 0, b.effect,
+    CASE WHEN b.epoch = 1 THEN 0 ELSE greatest(b.effect_seq, coalesce(
+      (SELECT max(p.effect_seq + (p.status = 'completed')::int) FROM executions_blockexecution p
+       WHERE p.execution_id = b.execution_id AND p.epoch < b.epoch AND p.idx = b.idx
+         AND p.iteration = x.number), 0)) END, ''
 FROM executions_blockexecution b, unnest(%(items)s::text[]) WITH ORDINALITY AS x(item, number)
 WHERE b.id = %(block)s
 """

@@ -156,6 +156,13 @@ def test_operators_steer_and_each_refusal_is_told(team: Team) -> None:
     assert status_of(runs[0]) == "cancelling"
 
 
+def test_what_failed_is_restarted(team: Team) -> None:
+    failed = ExecutionFactory.create(workspace=team.workspace, status="failed", completed=["a"], failed=["b"])
+    said = act(signed_in(staff(team, Role.OPERATOR)), "restart_selected", failed)
+    assert said == ["Restarted: 1."]
+    assert status_of(failed) == "running"
+
+
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.AUTHOR, Role.APPROVER])
 def test_others_cannot_steer(team: Team, role: Role) -> None:
     execution = ExecutionFactory.create(workspace=team.workspace)

@@ -1,0 +1,63 @@
+"""Commands that repair: restart an execution, mend one block, steer many executions at once."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from agentflow.api.idempotency import idempotent
+from agentflow.governance.roles import Permission
+
+from ..services import restarting
+from ..services.restarting import RestartRequest
+from . import command_serializers as serializers
+from .views import ExecutionAPIView
+
+
+class RestartView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_restart",
+        request=serializers.RestartSerializer,
+        responses={200: serializers.RestartedSerializer},
+    )
+    @idempotent
+    def post(self, request: Request, execution_id: UUID) -> Response:
+        """Restart an execution that has ended, in its next epoch.
+
+        Without `fromBlock` every block that failed or was cancelled runs again, and all behind those.
+        """
+        body = serializers.RestartSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        execution = self.execution(execution_id, Permission.OPERATE)
+        epoch = restarting.restart(
+            execution_id=execution.pk, by=self.user(), request=_asked(body.validated_data)
+        )
+        return Response({"success": True, "epoch": epoch})
+
+
+class RestartPlanView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_restart_plan",
+        request=serializers.RestartPlanRequestSerializer,
+        responses={200: serializers.RestartPlanSerializer},
+    )
+    @idempotent
+    def post(self, request: Request, execution_id: UUID) -> Response:
+        """Say what a restart would run again, carry over, ask and repeat.  Changes nothing."""
+        body = serializers.RestartPlanRequestSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        execution = self.execution(execution_id, Permission.OPERATE)
+        return Response(restarting.preview(execution_id=execution.pk, request=_asked(body.validated_data)))
+
+
+def _asked(given: dict[str, Any]) -> RestartRequest:
+    return RestartRequest(
+        from_block=given["from_block"],
+        reset_state=given["reset_state"],
+        reason=given["reason"],
+        plan_id=given.get("plan_id") or "",
+    )

@@ -1,0 +1,43 @@
+"""How long the blocks of a version have taken, from the attempts of its latest executions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from django.db import connection
+
+from agentflow.workflow.plan import Plan
+
+_LATEST = 20  # executions that are looked at
+
+_MEANS = """
+SELECT b.idx, avg(extract(epoch FROM a.ended_at - a.started_at))::float8 * 1000
+FROM (SELECT id FROM executions_execution
+      WHERE template_version_id = %s AND started_at IS NOT NULL AND simulation IS NULL = %s
+      ORDER BY created_at DESC LIMIT %s) e
+JOIN executions_blockexecution b ON b.execution_id = e.id
+JOIN executions_blockattempt a ON a.block_id = b.id
+WHERE a.outcome = 'ok' GROUP BY b.idx
+"""
+
+
+def expected_ms(version_id: int, *, simulated: bool) -> dict[int, float]:
+    """Mean milliseconds of a successful attempt by position; a block that never had one is missing."""
+    with connection.cursor() as cursor:
+        cursor.execute(_MEANS, [version_id, not simulated, _LATEST])
+        return dict(cursor.fetchall())
+
+
+def estimate_ms(plan: Plan, idxs: Collection[int], expected: Mapping[int, float]) -> int | None:
+    """How long these blocks take together: their longest chain, or their sum over the places there are.
+
+    Waiting for people is not counted.  None: nothing is known about any of them.
+    """
+    known = {idx: expected[idx] for idx in idxs if idx in expected}
+    if not known:
+        return None
+    ends: dict[int, float] = {}
+    for idx in sorted(idxs):
+        before = max((ends[pred] for pred in plan[idx].preds if pred in ends), default=0.0)
+        ends[idx] = before + known.get(idx, 0.0)
+    return round(max(*ends.values(), sum(known.values()) / plan.max_parallel))

@@ -1,0 +1,350 @@
+"""Restart: a terminal execution goes on in its next epoch.
+
+Each epoch has a row of its own for every block.  Blocks that run again begin anew; the others are
+carried over as they ended, and point to the row in which they did.  Nothing of an earlier epoch is
+changed, so a worker that still holds a call of it finds its block settled: its result is late.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from uuid import UUID
+
+from agentflow.errors import Conflict, InvalidInput, NotFound
+from agentflow.governance import audit
+from agentflow.governance.models import User
+from agentflow.types import JSONObject
+from agentflow.workflow.plan import Plan
+from agentflow.workflow.restart import RestartPlan, Settled, restart_plan
+from executions import dispatch, history, selectors
+from executions.engine.facts import Facts, as_text, facts_of
+from executions.engine.run import Run, check_timer, locked
+from executions.models import BlockExecution, Execution
+from executions.ports import human_history
+from executions.states import RESTART, TERMINAL
+from executions.states import ExecutionStatus as E
+
+
+class NotTerminal(Conflict):
+    """The execution has not ended."""
+
+    code = "not_terminal"
+    remedy = "Wait for its end, or cancel it first; a single block is mended by retry, skip or complete."
+
+
+class NothingToRestart(Conflict):
+    """No block failed or was cancelled."""
+
+    code = "nothing_to_restart"
+    remedy = "Name the block to go back to in `fromBlock`, or send `resetState`."
+
+
+class PlanStale(Conflict):
+    """The execution or the request is no longer what the plan was made for."""
+
+    code = "plan_stale"
+    remedy = "Ask for a new restart-plan."
+
+
+class ChildExecution(Conflict):
+    """The execution belongs to a block of another one."""
+
+    code = "child_execution"
+    remedy = "Restart the execution that started it, from the block that did."
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequest:
+    """`from_block` None: what did not succeed.  `reset_state` carries nothing over."""
+
+    from_block: str | None = None
+    reset_state: bool = False
+    reason: str = ""
+    plan_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How an execution ended, as a restart finds it."""
+
+    epoch: int
+    status: str
+    settled: Mapping[int, Settled]
+    once: Mapping[int, str]  # blocks with a `once` effect: what is known of it, `happened` or `unknown`
+
+    def plan_id(self, request: RestartRequest) -> str:
+        said = [
+            self.epoch,
+            self.status,
+            sorted((idx, ended.status) for idx, ended in self.settled.items()),
+            request.from_block,
+            request.reset_state,
+        ]
+        return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> int:
+    """Begin the next epoch; gives its number.
+
+    Raises:
+        NotTerminal: it has not ended, or another restart came first.
+        ChildExecution: it is the child of another execution.
+        NothingToRestart: nothing failed, and neither a block nor a reset was asked for.
+        InvalidInput: there is no block `from_block`.
+        PlanStale: `plan_id` was given for something else.
+    """
+    facts = _facts(execution_id)
+    with locked(facts) as run:
+        _check(run.status, facts)
+        before = _before(run)
+        if request.plan_id and request.plan_id != before.plan_id(request):
+            raise PlanStale
+        found = _decide(facts.plan, before, request)
+        _begin(run, found, reset=request.reset_state)
+        run.advance()
+        audit.record(
+            action="execution.restart",
+            by=by,
+            workspace_id=facts.workspace_id,
+            target_type="execution",
+            target_id=str(execution_id),
+            detail={
+                "epoch": run.epoch,
+                "reruns": len(found.reruns),
+                **({"fromBlock": request.from_block} if request.from_block is not None else {}),
+                **({"resetState": True} if request.reset_state else {}),
+                **({"reason": request.reason} if request.reason else {}),
+            },
+        )
+        dispatch.on_commit_hint(execution_id, min(facts.max_parallel, _ready(run)) or 1)
+        return run.epoch
+
+
+def restart_failed(*, execution_id: UUID, by: User | None, reason: str = "") -> int:
+    """The plain form, for lists of executions: what did not succeed, and all behind it."""
+    return restart(execution_id=execution_id, by=by, request=RestartRequest(reason=reason))
+
+
+def preview(*, execution_id: UUID, request: RestartRequest) -> JSONObject:
+    """What `restart` would do now; raises what it would raise.  Moves nothing."""
+    facts = _facts(execution_id)
+    with locked(facts) as run:
+        _check(run.status, facts)
+        before = _before(run)
+    plan = facts.plan
+    found = _decide(plan, before, request)
+    reruns, carried = list(found.reruns), [idx for idx in before.settled if idx not in found.reruns]
+    expected = history.expected_ms(facts.version.version_id, simulated=facts.simulation is not None)
+    decided = _decided_approvals(execution_id, before.epoch)
+    return {
+        "planId": before.plan_id(request),
+        "epoch": before.epoch + 1,
+        "reruns": [plan[idx].block_id for idx in reruns],
+        "carried": [plan[idx].block_id for idx in carried],
+        "approvals": {
+            "survive": [plan[idx].block_id for idx in carried if idx in decided],
+            "askedAgain": [plan[idx].block_id for idx in reruns if plan[idx].human is not None],
+        },
+        "onceEffectsRepeated": [
+            {"blockId": plan[idx].block_id, "outcome": before.once[idx]}
+            for idx in reruns
+            if idx in before.once
+        ],
+        "estimatedMs": history.estimate_ms(plan, reruns, expected),
+    }
+
+
+def _facts(execution_id: UUID) -> Facts:
+    facts = facts_of(execution_id)
+    if facts is None:
+        raise NotFound()
+    return facts
+
+
+def _check(status: E, facts: Facts) -> None:
+    if status not in TERMINAL:
+        raise NotTerminal(f"The execution is {status}; only one that has ended can be restarted.")
+    if facts.parent_execution_id is not None:
+        raise ChildExecution
+
+
+def _before(run: Run) -> Before:
+    settled: dict[int, Settled] = {}
+    once: dict[int, str] = {}
+    rows = (
+        BlockExecution.objects.filter(execution=run.facts.execution_id, epoch=run.epoch)
+        .order_by("idx", "iteration")
+        .values_list("idx", "iteration", "status", "reason", "choice", "effect", "attempt")
+    )
+    for idx, iteration, status, reason, choice, effect, attempt in rows:
+        if not iteration:
+            settled[idx] = Settled(status, reason, None if choice is None else tuple(choice))
+        if effect == "once" and attempt:
+            if status == "completed":
+                once[idx] = "happened"
+            else:
+                once.setdefault(idx, "unknown")
+    return Before(run.epoch, run.status, settled, once)
+
+
+def _decide(plan: Plan, before: Before, request: RestartRequest) -> RestartPlan:
+    from_idx = None
+    if request.from_block is not None:
+        from_idx = plan.index.get(request.from_block)
+        if from_idx is None:
+            raise InvalidInput(
+                "The execution has no such block.",
+                issues=[
+                    {
+                        "pointer": "/fromBlock",
+                        "code": "unknown_block",
+                        "message": f"The execution has no block {request.from_block!r}.",
+                        "remedy": "Name a blockId of its template's version.",
+                    }
+                ],
+            )
+    found = restart_plan(
+        plan,
+        before.settled,
+        from_idx=from_idx,
+        reset=request.reset_state,
+        succeeded=before.status == E.COMPLETED,
+    )
+    if not found.reruns:
+        raise NothingToRestart
+    return found
+
+
+# -- the next epoch --------------------------------------------------------------
+
+_NEXT_EPOCH = """
+UPDATE executions_execution
+SET status = 'running', epoch = epoch + 1, open_sinks = %(sinks)s, failed_blocks = %(failures)s, ends_as = '',
+    error = NULL, completed_at = NULL,
+    deadline_at = statement_timestamp() + %(timeout_ms)s * interval '1 millisecond'
+WHERE id = %(execution)s AND epoch = %(epoch)s RETURNING epoch
+"""
+
+_CHECK_SOON = """
+INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)
+VALUES ('check', %(timer)s, %(execution)s, statement_timestamp() + interval '5 seconds', 0, 0)
+ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at, tries = 0, progress = 0
+"""
+
+_EVENTS = """
+INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
+VALUES (%(workspace)s, %(execution)s, 'execution_changed', 20, %(payload)s::jsonb);
+"""
+
+_BLOCK_EVENTS = """
+INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+       '{"status": "blocked", "attempt": 0, "reason": "restart"}'::jsonb
+FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[])
+ORDER BY idx
+"""
+
+_DONE_BEFORE = "%(reset)s OR old.status = 'completed'"
+_NEXT_KEY = (
+    "(SELECT max(k.effect_seq) + 1 FROM executions_blockexecution k WHERE k.execution_id = old.execution_id"
+    " AND k.epoch = old.epoch AND k.idx = old.idx)"
+)
+
+# Columns that are not simply the old row's where a block is carried, or new where it runs again.
+# The key of an effect changes only where one that happened is asked for again, or with a reset: an
+# effect whose outcome is unknown keeps it, so that the provider knows the call.  Items of a `forEach`
+# have keys of their own, above which the block's rises too.
+_COLUMNS: Mapping[str, tuple[str, str]] = {  # column -> (carried, runs again)
+    "execution_id": ("old.execution_id", "old.execution_id"),
+    "epoch": ("old.epoch + 1", "old.epoch + 1"),
+    "idx": ("old.idx", "old.idx"),
+    "iteration": ("old.iteration", "0"),
+    "block_id": ("old.block_id", "old.block_id"),
+    "status": ("old.status", "'blocked'"),
+    "todo": ("old.todo", "x.todo"),
+    "dead": ("old.dead", "x.dead"),
+    "failed": ("old.failed", "x.failed"),
+    "effect": ("old.effect", "old.effect"),
+    "effect_seq": ("old.effect_seq", f"CASE WHEN {_DONE_BEFORE} THEN {_NEXT_KEY} ELSE old.effect_seq END"),
+    "carried_from": ("coalesce(old.carried_from, old.id)", "NULL"),
+}
+
+
+@cache
+def _next_rows() -> str:
+    """Copies the rows of an epoch to the next; a column added later is carried without being named here."""
+    names, values = [], []
+    for field in BlockExecution._meta.concrete_fields:
+        if field.primary_key or field.column is None:
+            continue
+        carried, again = _COLUMNS.get(field.column, (f"old.{field.column}", _fresh(field)))
+        names.append(field.column)
+        values.append(
+            carried if carried == again else f"CASE WHEN x.idx IS NULL THEN {carried} ELSE {again} END"
+        )
+    return (
+        f"INSERT INTO executions_blockexecution ({', '.join(names)}) SELECT {', '.join(values)}"
+        " FROM executions_blockexecution old LEFT JOIN unnest(%(idxs)s::int[], %(todos)s::int[],"
+        " %(deads)s::int[], %(faileds)s::int[]) AS x(idx, todo, dead, failed) ON x.idx = old.idx"
+        " WHERE old.execution_id = %(execution)s AND old.epoch = %(epoch)s"
+        " AND (x.idx IS NULL OR old.iteration = 0) ORDER BY old.idx, old.iteration"
+    )
+
+
+def _fresh(field: object) -> str:
+    default = getattr(field, "get_default", lambda: None)()
+    if default is None:
+        return "NULL"
+    return str(default) if isinstance(default, int) else "'" + str(default).replace("'", "''") + "'"
+
+
+def _begin(run: Run, found: RestartPlan, *, reset: bool) -> None:
+    """Write the next epoch's rows and put `run` into it; what is decided is opened by `advance`."""
+    RESTART.check(run.status, E.RUNNING)
+    counters = found.reruns.values()
+    run.execute(
+        _next_rows(),
+        idxs=list(found.reruns),
+        todos=[c.todo for c in counters],
+        deads=[c.dead for c in counters],
+        faileds=[c.failed for c in counters],
+        reset=reset,
+    )
+    row = run.execute(
+        _NEXT_EPOCH,
+        sinks=found.open_sinks,
+        failures=found.failed_blocks,
+        timeout_ms=run.facts.plan.timeout_ms,
+    ).fetchone()
+    assert row is not None  # the lock is held since the epoch was read
+    run.epoch = row[0]
+    run.status = E.RUNNING
+    run.ends_as = ""
+    run.open_sinks, run.failed_blocks = found.open_sinks, found.failed_blocks
+    run.execute(_CHECK_SOON, timer=check_timer(run.facts.execution_id))
+    payload: JSONObject = {"status": "running", "epoch": run.epoch, "reason": "restart"}
+    run.execute(_EVENTS, payload=as_text(payload))
+    run.execute(_BLOCK_EVENTS, idxs=list(found.reruns))
+
+
+def _ready(run: Run) -> int:
+    row = run.execute(
+        "SELECT count(*)::int FROM executions_blockexecution"
+        " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'ready'"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _decided_approvals(execution_id: UUID, epoch: int) -> set[int]:
+    """Blocks whose questions were answered by a person, in the rows that this epoch shows."""
+    shown = selectors.positions(Execution(pk=execution_id, epoch=epoch))
+    return {
+        shown[asked.block_pk]
+        for asked in human_history()(execution_id=execution_id)
+        if asked.approved is not None and asked.block_pk in shown
+    }
