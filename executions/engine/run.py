@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import psycopg
@@ -428,11 +428,19 @@ class Run:
         }
 
 
+class _Cursor(psycopg.Cursor[Any]):
+    """Fails with Django's exceptions: who waits for a lost database catches those."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Self:
+        with connection.wrap_database_errors:
+            return super().execute(*args, **kwargs)
+
+
 def raw_cursor() -> psycopg.Cursor[Any]:
-    """A plain psycopg cursor on Django's connection: prepared statements, no wrapper per row."""
+    """A psycopg cursor on Django's connection: prepared statements, no wrapper per row."""
     connection.ensure_connection()
     assert connection.connection is not None
-    return psycopg.Cursor(connection.connection)
+    return _Cursor(connection.connection)
 
 
 def lock_row(cursor: psycopg.Cursor[Any], execution_id: UUID) -> Sequence[Any] | None:

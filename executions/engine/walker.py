@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
-from django.db import InterfaceError, OperationalError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 
 from agentflow.agents import invocation
 from agentflow.agents.calls import Call, Failed, SimulatedBlock, StartChild
@@ -34,6 +35,7 @@ from .turns import Turn, take_turn
 from .watch import Flight, watch
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 SLICE_S = 1.0  # then the walker hands its place back, so that one wide run does not starve the others
 RETRY_S = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # a lost database connection; the lease outlives the sum
@@ -72,12 +74,14 @@ class Walker:
             changes = self._work(turn)
 
     def _turn(self, changes: list[Change], *, want: int) -> Turn:
-        """A turn; a database that goes away for a while is waited for."""
+        fast = self._fast() if want > 1 else []
+        return self._patiently(lambda: take_turn(self.facts, self.id, changes, want=want, fast=fast))
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """What `work`, which may be repeated, gives; a database that goes away for a while is waited for."""
         for pause_s in (*RETRY_S, None):
             try:
-                return take_turn(
-                    self.facts, self.id, changes, want=want, fast=self._fast() if want > 1 else []
-                )
+                return work()
             except (OperationalError, InterfaceError) as error:
                 if pause_s is None:
                     raise
@@ -113,7 +117,7 @@ class Walker:
             flights[0].may_fork = helpers
         with watch.holding(flights):
             started = time.monotonic()
-            inputs = self._fetch([flight.claim for flight in flights])
+            inputs = self._patiently(lambda: self._fetch([flight.claim for flight in flights]))
             items = self._items([flight.claim.pk for flight in flights if flight.claim.iteration])
             changes = []
             for flight in flights:
@@ -208,17 +212,20 @@ class Walker:
         )
 
     def _log(self, block_id: str, level: str, message: str) -> None:
-        from django.db import transaction
-
-        with transaction.atomic():
-            store.append(
-                type="block_log",
-                workspace_id=self.facts.workspace_id,
-                execution_id=self.facts.execution_id,
-                block_id=block_id,
-                level=LEVELS.get(level, Level.INFO),
-                payload={"message": message},
-            )
+        """Keep a line of a call.  One that cannot be kept is no reason for the call to fail."""
+        try:
+            with transaction.atomic():
+                store.append(
+                    type="block_log",
+                    workspace_id=self.facts.workspace_id,
+                    execution_id=self.facts.execution_id,
+                    block_id=block_id,
+                    level=LEVELS.get(level, Level.INFO),
+                    payload={"message": message},
+                )
+        except DatabaseError as error:
+            log.warning("block_log_lost", execution_id=str(self.facts.execution_id), error=str(error))
+            connection.close()
 
     def _simulated(self, planned: PlanBlock, claim: Claim) -> SimulatedBlock | None:
         script = self.facts.simulation

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 import redis
 from django.conf import settings
+from django.db import connection
 
 from executions import dispatch
 from tests.outside import Client
@@ -75,6 +76,24 @@ def test_wiping_valkey_in_mid_run_loses_nothing(
     began = time.monotonic()
     assert client.ended(client.run(template(echo("a"))))["status"] == "completed"
     assert time.monotonic() - began < 4
+
+
+def test_cut_database_connections_are_made_anew(
+    client: Client, server: HttpServer, held: Held, service: Service
+) -> None:
+    execution_id = client.run(wide(server, 6, maxParallelBlocks=6))
+    until(lambda: held.count() >= 4, why="the worker's threads to be busy")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    held.release()
+    assert client.ended(execution_id, RECOVERY_S)["status"] == "completed"
+    assert {block["attempt"] for block in client.blocks(execution_id).values()} == {1}
+    asking = {"blockId": "ask", "humanInLoop": {"type": "approval", "timeout": 100}}
+    assert client.ended(client.run(template(asking)))["error"]["code"] == "approval_timeout"  # by the clock
+    assert all(child.alive() for name, child in service.children.items() if not name.startswith("worker"))
 
 
 def test_doubled_hints_start_each_block_once(client: Client, server: HttpServer, service: Service) -> None:
