@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 QUEUE = "blocks"
 CONTROL = "control"
+CANARY_EXPIRES_S = 60
 _QUIET_S = 2.0  # after a failed publish nothing is tried for this long
 
 _silent_until = 0.0
@@ -59,6 +60,15 @@ def look_at(execution_id: UUID) -> None:
         "executions.tasks.join", args=(str(execution_id),), immutable=True, queue=CONTROL
     )
     _publish(lambda: body.apply_async(retry=False, ignore_result=True))
+
+
+def canary(queue: str) -> bool:
+    """A message of a worker to itself.  True: the broker has taken it."""
+    return _publish(
+        lambda: current_app.send_task(
+            "executions.tasks.canary", queue=queue, retry=False, ignore_result=True, expires=CANARY_EXPIRES_S
+        )
+    )
 
 
 def on_commit_hint(execution_id: UUID, walkers: int = 1) -> None:

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import structlog
 from celery import shared_task
-from celery.signals import worker_shutting_down
+from celery.signals import celeryd_after_setup, task_received, worker_ready, worker_shutting_down
+
+if TYPE_CHECKING:
+    from executions.processes import WorkerPulse
 
 log = structlog.get_logger(__name__)
+
+
+_pulse: WorkerPulse | None = None
+
+
+@celeryd_after_setup.connect
+def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
+    """Consume a queue of one's own, beside the shared ones and through the same consumer."""
+    from executions.processes import WorkerPulse, canary_queue
+
+    global _pulse
+    queues = instance.app.amqp.queues
+    _pulse = WorkerPulse(queues=list(queues.consume_from), name=sender, threads=instance.concurrency)
+    queues.select_add(canary_queue(_pulse.id))
+
+
+@worker_ready.connect
+def _begin_pulse(**kwargs: Any) -> None:
+    if _pulse is not None:
+        _pulse.start()
+
+
+@task_received.connect
+def _heard(**kwargs: Any) -> None:
+    if _pulse is not None:
+        _pulse.canary.heard()
 
 
 @worker_shutting_down.connect
 def _finish_and_take_nothing_more(**kwargs: Any) -> None:
     from executions.engine.watch import watch
 
+    if _pulse is not None:
+        _pulse.stop()
     watch.leave()
+
+
+@shared_task
+def canary() -> None:
+    """Nothing: that it was received is all there is to it."""
+
+
+@shared_task(ignore_result=False)
+def probe(sent: str) -> str:
+    """Give back what was sent: the doctor's question whether anybody serves a queue."""
+    return sent
 
 
 @shared_task(ignore_result=False)  # members of a chord are counted by their results

@@ -101,6 +101,10 @@ class Watch:
         """The process is to end: its walkers finish what they hold and take nothing more."""
         self.leaving = True
 
+    def holds_calls(self) -> bool:
+        """Whether calls are in hand that may still come back."""
+        return any(not flight.abandoned for flight in self._in_flight())
+
     # -- threads --------------------------------------------------------------
 
     def _start(self) -> None:
@@ -165,7 +169,7 @@ class Watch:
 
         def end() -> None:
             until = time.monotonic() + DRAIN_S
-            while time.monotonic() < until and any(not f.abandoned for f in self._in_flight()):
+            while time.monotonic() < until and self.holds_calls():
                 time.sleep(0.5)
             os._exit(70)
 

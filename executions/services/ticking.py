@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -17,8 +18,9 @@ from django.db import DatabaseError, connection
 from agentflow.api import idempotency
 from agentflow.api.context import origin
 from agentflow.governance.services import sessions
+from executions import processes
 from executions.engine.run import raw_cursor
-from executions.models import TimerKind
+from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout
 
 from . import reconcile
@@ -28,6 +30,7 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.5
 TAKEN_AT_ONCE = 100
 PUT_OFF_S = 15
+STAMP_S = 5.0
 TIDY_S = 600.0  # between two removals of what has run out: idempotency records, spent tokens
 
 _TAKE = """
@@ -47,12 +50,18 @@ def run(stop: threading.Event) -> None:
 
 def _run(stop: threading.Event) -> None:
     tidy_at = time.monotonic()
+    stamp_at = time.monotonic()
+    own = processes.register(ProcessKind.CLOCK, name="clock")
     while not stop.is_set():
         try:
             busy = tick()
+            if time.monotonic() >= stamp_at:
+                processes.stamp(own)  # after a tick: a clock that cannot tick does not count as alive
+                stamp_at = time.monotonic() + STAMP_S
             if time.monotonic() >= tidy_at:
                 idempotency.purge()
                 sessions.purge_spent()
+                processes.forget_vanished()
                 tidy_at = time.monotonic() + TIDY_S
         except DatabaseError as error:
             log.warning("clock_waits_for_database", error=str(error))
@@ -60,6 +69,8 @@ def _run(stop: threading.Event) -> None:
             busy = False
         if not busy:
             stop.wait(TICK_S)
+    with suppress(DatabaseError):
+        processes.forget(own.pk)
 
 
 def tick() -> bool:
