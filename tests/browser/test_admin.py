@@ -18,7 +18,7 @@ GATE = {
     "blockId": "gate",
     "name": "Approve the refund",
     "dependencies": ["fetch"],
-    "humanInLoop": {"type": "approval"},
+    "humanInLoop": {"type": "approval", "description": "Pay it back. " * 30},
 }
 
 
@@ -61,4 +61,5 @@ def test_the_first_page_leads_to_what_waits_and_fits_a_phone(
     page.locator(".af-line", has_text="Approve the refund").click()
     link = page.get_by_role("link", name="Open in the inbox")
     assert link.get_attribute("href").startswith("/inbox/")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.get_by_role("button", name="Save").count() == 0
