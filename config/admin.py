@@ -24,7 +24,14 @@ from executions.states import TERMINAL, ExecutionStatus
 
 ROWS = 8  # of each list on the first page
 SIDEBAR = (
-    ("Work", (("executions.execution", "account_tree"), ("approvals.approval", "approval"))),
+    (
+        "Work",
+        (
+            ("executions.execution", "account_tree"),
+            ("approvals.approval", "approval"),
+            ("executions.process", "monitor_heart"),
+        ),
+    ),
     (
         "Build",
         (

@@ -5,22 +5,26 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 
 from agentflow.api.templatetags.agentflow_ui import look_of
 from agentflow.governance.admin_base import (
+    BaseAdmin,
     BaseList,
     ChoiceFilter,
     Table,
     WorkspaceFilter,
     WorkspaceScopedAdmin,
     chip,
+    holds,
     json_text,
     link,
     page_of,
@@ -29,9 +33,9 @@ from agentflow.governance.admin_base import (
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import facts, ports, selectors
+from . import doctor, facts, ports, processes, selectors
 from .facts import NOTHING_KNOWN, BlockFacts
-from .models import Execution
+from .models import Execution, Process
 from .narration import reason_words
 from .selectors import BlockRow, Progress
 from .services import control, restarting
@@ -306,3 +310,74 @@ def _row(row: BlockRow, known: BlockFacts, question: str) -> tuple[Any, ...]:
 
 def _said(error: Any) -> str:
     return str(error.get("message") or error.get("code") or "")[:300] if isinstance(error, dict) else ""
+
+
+@admin.register(Process)
+class ProcessAdmin(BaseAdmin):
+    """What the doctor finds, and the processes; nothing here is edited.
+
+    It tells of the installation and counts, never of one workspace's rows, so any operator may look.
+    """
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return holds(request, Permission.OPERATE)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        findings = doctor.examine(probe_s=doctor.PAGE_PROBE_S)
+        context = self.admin_site.each_context(request) | {
+            "title": "Health",
+            "opts": self.model._meta,
+            "tables": [_findings_table(findings), _process_table()],
+        }
+        return TemplateResponse(request, "admin/executions/doctor.html", context)
+
+
+VERDICTS = {
+    doctor.Verdict.OK: ("completed", "Fine"),
+    doctor.Verdict.WARNING: ("waiting_human", "Look"),
+    doctor.Verdict.PROBLEM: ("failed", "Problem"),
+}
+
+
+def _findings_table(findings: list[doctor.Finding]) -> Table:
+    rows: list[list[Any]] = []
+    for finding in findings:
+        status, word = VERDICTS[finding.verdict]
+        message = finding.message[:1].upper() + finding.message[1:]
+        rows.append([finding.check.capitalize(), chip(status, word=word), message, finding.remedy])
+    return _whole_table("findings", "What was found", ["Check", "Verdict", "Finding", "Remedy"], rows)
+
+
+def _process_table() -> Table:
+    rows: list[list[Any]] = [
+        [
+            each.name,
+            chip("running" if each.alive else "failed", word="Alive" if each.alive else "Vanished"),
+            f"{each.host}, {each.pid}",
+            ", ".join(each.queues) or "-",
+            f"{each.seen_s:.0f} s ago",
+            "-" if each.heard_s is None else f"{each.heard_s:.0f} s ago",
+        ]
+        for each in processes.listed()
+    ]
+    columns = ["Process", "State", "Host, pid", "Queues", "Last beat", "Last message"]
+    return _whole_table("processes", "Processes", columns, rows)
+
+
+def _whole_table(anchor: str, title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+    page = Paginator(rows, max(len(rows), 1)).get_page(1)
+    return Table(title, columns, rows, page, anchor, empty="None has a row.", page_parameter="page")

@@ -210,5 +210,8 @@ class Process(models.Model):
     seen_at = models.DateTimeField(db_default=Now())
     heard_at = models.DateTimeField(null=True)  # a worker's: when it last took a message from its queues
 
+    class Meta:
+        verbose_name_plural = "processes"
+
     def __str__(self) -> str:
         return f"{self.name} ({self.pid})"

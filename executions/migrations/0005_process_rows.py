@@ -26,5 +26,8 @@ class Migration(migrations.Migration):
                 ('seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('heard_at', models.DateTimeField(null=True)),
             ],
+            options={
+                'verbose_name_plural': 'processes',
+            },
         ),
     ]
