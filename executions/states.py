@@ -58,7 +58,8 @@ BLOCK: Lifecycle[BlockStatus] = Lifecycle(
             B.SKIPPED,
             B.CANCELLED,
         },
-        B.READY: {B.RUNNING, B.CANCELLED},
+        # A person may settle by hand what nobody works on.
+        B.READY: {B.RUNNING, B.COMPLETED, B.SKIPPED, B.CANCELLED},
         B.RUNNING: {
             B.READY,
             B.WAITING_HUMAN,
@@ -89,5 +90,7 @@ BLOCK: Lifecycle[BlockStatus] = Lifecycle(
 RESTART: Lifecycle[ExecutionStatus] = Lifecycle(
     {E.COMPLETED: {E.RUNNING}, E.FAILED: {E.RUNNING}, E.CANCELLED: {E.RUNNING}}
 )
+# By hand, while nothing behind the block has moved: a failure is taken back.
+REPAIR: Lifecycle[BlockStatus] = Lifecycle({B.FAILED: {B.READY, B.BLOCKED}})
 SETTLED = BLOCK.final
 TERMINAL = EXECUTION.final

@@ -7,7 +7,7 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.conf import LIMITS
 
-from .serializers import REASON_CHARS
+from .serializers import REASON_CHARS, AnyJSONField
 
 PLAN_ID_CHARS = 64
 
@@ -62,3 +62,11 @@ class RestartPlanSerializer(StrictSerializer):
     estimated_ms = serializers.IntegerField(
         allow_null=True, help_text="From earlier runs, without people's time; null where there were none."
     )
+
+
+class RepairSerializer(StrictSerializer):
+    reason = serializers.CharField(max_length=REASON_CHARS, help_text="For the audit trail.")
+
+
+class CompleteSerializer(RepairSerializer):
+    output = AnyJSONField(help_text="What the block gives; its conditions choose on it.")

@@ -12,9 +12,12 @@ from rest_framework.response import Response
 from agentflow.api.idempotency import idempotent
 from agentflow.governance.roles import Permission
 
-from ..services import restarting
+from .. import selectors
+from ..models import BlockExecution
+from ..services import repairing, restarting
 from ..services.restarting import RestartRequest
 from . import command_serializers as serializers
+from .serializers import SuccessSerializer
 from .views import ExecutionAPIView
 
 
@@ -61,3 +64,75 @@ def _asked(given: dict[str, Any]) -> RestartRequest:
         reason=given["reason"],
         plan_id=given.get("plan_id") or "",
     )
+
+
+class _RepairView(ExecutionAPIView):
+    def block(self, execution_id: UUID, block_id: str) -> BlockExecution:
+        return selectors.find_block(self.execution(execution_id, Permission.OPERATE), block_id)
+
+
+class SkipBlockView(_RepairView):
+    @extend_schema(
+        operation_id="executions_block_skip",
+        request=serializers.RepairSerializer,
+        responses={200: SuccessSerializer},
+    )
+    @idempotent
+    def post(self, request: Request, execution_id: UUID, block_id: str) -> Response:
+        """Skip a block that is ready or waits; what it waited for is withdrawn."""
+        body = serializers.RepairSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        block = self.block(execution_id, block_id)
+        repairing.skip(
+            execution_id=execution_id,
+            block_pk=block.pk,
+            by=self.user(),
+            reason=body.validated_data["reason"],
+        )
+        return Response({"success": True})
+
+
+class CompleteBlockView(_RepairView):
+    @extend_schema(
+        operation_id="executions_block_complete",
+        request=serializers.CompleteSerializer,
+        responses={200: SuccessSerializer},
+    )
+    @idempotent
+    def post(self, request: Request, execution_id: UUID, block_id: str) -> Response:
+        """Complete a block that is ready or waits, with an output given by hand."""
+        body = serializers.CompleteSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        block = self.block(execution_id, block_id)
+        repairing.complete(
+            execution_id=execution_id,
+            block_pk=block.pk,
+            output=body.validated_data["output"],
+            by=self.user(),
+            reason=body.validated_data["reason"],
+        )
+        return Response({"success": True})
+
+
+class RetryBlockView(_RepairView):
+    @extend_schema(
+        operation_id="executions_block_retry",
+        request=serializers.RepairSerializer,
+        responses={200: SuccessSerializer},
+    )
+    @idempotent
+    def post(self, request: Request, execution_id: UUID, block_id: str) -> Response:
+        """Try a block again now: from its backoff, instead of a decision, or after it failed.
+
+        A failed block only while nothing behind it has moved; else restart the execution from it.
+        """
+        body = serializers.RepairSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        block = self.block(execution_id, block_id)
+        repairing.retry(
+            execution_id=execution_id,
+            block_pk=block.pk,
+            by=self.user(),
+            reason=body.validated_data["reason"],
+        )
+        return Response({"success": True})

@@ -223,6 +223,21 @@ class Run:
             self._children_to_check += [child for _, child in losers if child is not None]
             self._asks[:] = [ask for ask in self._asks if ask.block_pk not in pks]
 
+    def withdraw(self, block_pk: int, idx: int, attempt: int, *, reason: str) -> None:
+        """Take back what a block waited for outside: its child, its items.  The block itself is settled."""
+        children = self.execute(
+            "SELECT id FROM executions_execution WHERE parent_block_id = %(block)s"
+            " AND parent_attempt = %(attempt)s AND completed_at IS NULL",
+            block=block_pk,
+            attempt=attempt,
+        )
+        self._children_to_check += [row[0] for row in children]
+        if self.facts.plan[idx].items is not None:
+            items = self.execute(statements.CANCEL_LOSERS, idxs=[idx], reason=reason).fetchall()
+            pks = [pk for pk, _ in items]
+            human_gate().cancel(execution_id=self.facts.execution_id, block_pks=pks, reason=reason)
+            self._children_to_check += [child for _, child in items if child is not None]
+
     def _after(self, change: Change, closings: Closings) -> None:
         planned = self.facts.plan[change.idx]
         if change.status is B.COMPLETED:

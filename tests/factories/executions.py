@@ -76,6 +76,7 @@ class ExecutionFactory(factory.django.DjangoModelFactory[Execution]):
         states = _states(plan, chosen)
         kwargs.setdefault("max_parallel", plan.max_parallel)
         kwargs.setdefault("open_sinks", sum(states[plan[idx].block_id] not in SETTLED for idx in plan.sinks))
+        kwargs.setdefault("failed_blocks", sum(found == BlockStatus.FAILED for found in states.values()))
         if kwargs["status"] != ExecutionStatus.PENDING:
             kwargs.setdefault("started_at", Now())
         if kwargs["status"] in TERMINAL:
