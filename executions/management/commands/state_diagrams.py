@@ -28,10 +28,10 @@ class Command(BaseCommand):
         after = before
         for name, table in TABLES.items():
             diagram = f"<!-- {name} states -->\n```mermaid\n{table.as_mermaid()}\n```\n<!-- end -->"
-            pattern = rf"<!-- {name} states -->.*?<!-- end -->"
-            after, found = re.subn(pattern, lambda _, text=diagram: text, after, flags=re.DOTALL)
-            if not found:
+            place = re.search(rf"<!-- {name} states -->.*?<!-- end -->", after, re.DOTALL)
+            if place is None:
                 raise CommandError(f"{PAGE} has no place for the {name} states")
+            after = after[: place.start()] + diagram + after[place.end() :]
         if options["check"] and after != before:
             raise CommandError(f"the state diagrams in {PAGE} are stale: manage.py state_diagrams")
         if not options["check"]:
