@@ -104,8 +104,8 @@ def unreachable(template: Template) -> str:
 
 def not_executable_yet(template: Template) -> str:
     i, block = at(template, "review")
-    block["repeat"] = {"until": "true", "maxIterations": 3}
-    return f"/blocks/{i}/repeat"
+    block["humanInLoop"]["type"] = "edit"
+    return f"/blocks/{i}/humanInLoop/type"
 
 
 KINDS = [
