@@ -7,6 +7,8 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.conf import LIMITS
 
+from ..services.batch import BATCH_MAX, Command
+from ..states import ExecutionStatus
 from .serializers import REASON_CHARS, AnyJSONField
 
 PLAN_ID_CHARS = 64
@@ -70,3 +72,53 @@ class RepairSerializer(StrictSerializer):
 
 class CompleteSerializer(RepairSerializer):
     output = AnyJSONField(help_text="What the block gives; its conditions choose on it.")
+
+
+class BatchFilterSerializer(StrictSerializer):
+    """All that is given must hold; without `ids` only what the command does something to matches."""
+
+    status = serializers.ListField(
+        child=serializers.ChoiceField(choices=ExecutionStatus.choices), required=False, default=list
+    )
+    template_id = serializers.UUIDField(required=False, allow_null=True, default=None)
+    workspace_id = serializers.UUIDField(required=False, allow_null=True, default=None)
+    created_after = serializers.DateTimeField(required=False, allow_null=True, default=None)
+    created_before = serializers.DateTimeField(required=False, allow_null=True, default=None)
+    ids = serializers.ListField(
+        child=serializers.UUIDField(), required=False, allow_null=True, default=None, max_length=BATCH_MAX
+    )
+
+
+class BatchSerializer(StrictSerializer):
+    command = serializers.ChoiceField(choices=[command.value for command in Command])
+    filter = BatchFilterSerializer()
+    all = serializers.BooleanField(
+        required=False, default=False, help_text="Needed where the filter is empty."
+    )
+    preview = serializers.BooleanField(
+        required=False, default=False, help_text="Only say to which executions it would be done."
+    )
+    limit = serializers.IntegerField(
+        required=False, default=BATCH_MAX, min_value=1, max_value=BATCH_MAX, help_text="Of this call."
+    )
+    after = serializers.UUIDField(
+        required=False, allow_null=True, default=None, help_text="`next` of the call before."
+    )
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
+
+
+class BatchResultSerializer(StrictSerializer):
+    execution_id = serializers.UUIDField()
+    status = serializers.CharField(allow_null=True, help_text="Before the command.")
+    ok = serializers.BooleanField()
+    code = serializers.CharField(required=False)
+    message = serializers.CharField(required=False)
+
+
+class BatchReportSerializer(StrictSerializer):
+    command = serializers.CharField()
+    preview = serializers.BooleanField()
+    matched = serializers.IntegerField(help_text="From `after` on.")
+    left = serializers.IntegerField(help_text="Of these this call did not reach so many.")
+    next = serializers.UUIDField(allow_null=True, help_text="Send as `after` to go on.")
+    results = BatchResultSerializer(many=True)

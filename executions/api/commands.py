@@ -11,10 +11,11 @@ from rest_framework.response import Response
 
 from agentflow.api.idempotency import idempotent
 from agentflow.governance.roles import Permission
+from agentflow.types import JSONObject
 
 from .. import selectors
 from ..models import BlockExecution
-from ..services import repairing, restarting
+from ..services import batch, repairing, restarting
 from ..services.restarting import RestartRequest
 from . import command_serializers as serializers
 from .serializers import SuccessSerializer
@@ -136,3 +137,57 @@ class RetryBlockView(_RepairView):
             reason=body.validated_data["reason"],
         )
         return Response({"success": True})
+
+
+class BatchView(ExecutionAPIView):
+    # No Idempotency-Key: its answer would have to commit together with every command.  A repeat finds
+    # what is done already: paused, resumed, cancelled or restarted executions no longer match.
+    @extend_schema(
+        operation_id="executions_batch",
+        request=serializers.BatchSerializer,
+        responses={200: serializers.BatchReportSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """Pause, resume, cancel or restart many executions, each for itself; up to 500 a call."""
+        body = serializers.BatchSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = body.validated_data
+        chosen = given["filter"]
+        report = batch.carry_out(
+            by=self.user(),
+            request=batch.BatchRequest(
+                command=batch.Command(given["command"]),
+                chosen=selectors.Filter(
+                    statuses=tuple(chosen["status"]),
+                    template_id=chosen["template_id"],
+                    workspace_id=chosen["workspace_id"],
+                    created_after=chosen["created_after"],
+                    created_before=chosen["created_before"],
+                ),
+                ids=chosen["ids"],
+                everything=given["all"],
+                preview=given["preview"],
+                limit=given["limit"],
+                after=given["after"],
+                reason=given["reason"],
+            ),
+        )
+        return Response(
+            {
+                "command": given["command"],
+                "preview": given["preview"],
+                "matched": report.matched,
+                "left": report.left,
+                "next": report.next,
+                "results": [_result(result) for result in report.results],
+            }
+        )
+
+
+def _result(result: batch.Result) -> JSONObject:
+    shown: JSONObject = {
+        "executionId": result.execution_id,
+        "status": result.status or None,
+        "ok": result.ok,
+    }
+    return shown if result.ok else shown | {"code": result.code, "message": result.message}

@@ -287,3 +287,29 @@ class ExplanationSerializer(StrictSerializer):
     status = serializers.ChoiceField(choices=ExecutionStatus.choices)
     reason = ReasonSerializer()
     blocks = BlockReasonSerializer(many=True)
+
+
+class WeightedProgressSerializer(ProgressSerializer):
+    weighted = serializers.FloatField(help_text="0 to 1: blocks counted by the time they usually take.")
+    remaining_ms = serializers.IntegerField(
+        allow_null=True, help_text="Without people's time; null where no earlier run tells."
+    )
+
+
+class ExecutionPlanSerializer(StrictSerializer):
+    execution_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=ExecutionStatus.choices)
+    epoch = serializers.IntegerField()
+    ready = serializers.ListField(child=serializers.CharField())
+    running = serializers.ListField(child=serializers.CharField())
+    waiting = serializers.ListField(
+        child=serializers.CharField(), help_text="For a person, a child, a moment or an answer from outside."
+    )
+    next = serializers.ListField(
+        child=serializers.CharField(), help_text="Decided as soon as what runs now has completed."
+    )
+    parallel_groups = serializers.ListField(
+        child=serializers.ListField(child=serializers.CharField()),
+        help_text="What is not settled, by level: a group follows the groups before it.",
+    )
+    progress = WeightedProgressSerializer()

@@ -24,6 +24,7 @@ _BLOCK = _ONE + "/blocks/<text:block_id>"
 
 urlpatterns = [
     path("executions", views.ExecutionsView.as_view(), name="executions"),
+    path("executions/batch", commands.BatchView.as_view(), name="executions-batch"),
     path(_ONE, views.ExecutionView.as_view(), name="execution"),
     path(f"{_ONE}/input", views.ExecutionInputView.as_view(), name="execution-input"),
     path(f"{_ONE}/blocks", views.BlocksView.as_view(), name="execution-blocks"),
@@ -40,6 +41,7 @@ urlpatterns = [
     path(_BLOCK, views.BlockView.as_view(), name="execution-block"),
     path(f"{_ONE}/logs", views.LogsView.as_view(), name="execution-logs"),
     path(f"{_ONE}/explain", views.ExplainView.as_view(), name="execution-explain"),
+    path(f"{_ONE}/plan", views.PlanView.as_view(), name="execution-plan"),
     path(f"{_ONE}/pause", views.PauseView.as_view(), name="execution-pause"),
     path(f"{_ONE}/resume", views.ResumeView.as_view(), name="execution-resume"),
     path(f"{_ONE}/cancel", views.CancelView.as_view(), name="execution-cancel"),

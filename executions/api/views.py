@@ -21,7 +21,7 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
-from .. import explain, narration, selectors, snapshot
+from .. import explain, narration, planning, selectors, snapshot
 from ..models import Execution
 from ..services import admission, control
 from ..states import BlockStatus, ExecutionStatus
@@ -230,6 +230,13 @@ class ExplainView(ExecutionAPIView):
         """Say why an execution is where it is, with one reason for each block that is not settled."""
         execution = self.execution(execution_id)
         return Response(explain.explain(execution))
+
+
+class PlanView(ExecutionAPIView):
+    @extend_schema(operation_id="executions_plan", responses={200: serializers.ExecutionPlanSerializer})
+    def get(self, request: Request, execution_id: UUID) -> Response:
+        """Get the plan of what is left: what is ready, what comes next, what can go side by side."""
+        return Response(planning.execution_plan(self.execution(execution_id)))
 
 
 # -- steering ------------------------------------------------------------------
