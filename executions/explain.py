@@ -13,7 +13,7 @@ from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Execution
 from .narration import reason_words
 from .selectors import BlockRow
-from .states import TERMINAL, BlockStatus, ExecutionStatus
+from .states import SETTLED, TERMINAL, BlockStatus, ExecutionStatus
 
 NAMED_MAX = 20  # of what a block waits for, so many are named; the rest are counted
 
@@ -52,6 +52,7 @@ class Scene:
     facts: Mapping[str, BlockFacts]
     questions: Mapping[int, Sequence[JSONObject]]  # by block row, as snapshot.interactions gives them
     children: Mapping[int, str]
+    items: Mapping[str, Mapping[str, int]]  # by blockId of a `forEach`: how many items have which status
 
 
 def explain(execution: Execution) -> JSONObject:
@@ -83,6 +84,7 @@ def read_scene(execution: Execution, rows: Sequence[BlockRow], now: datetime) ->
         facts=facts.of_version(execution.template_version_id),
         questions=snapshot.interactions(execution, people) if people else {},
         children={pk: str(child) for pk, child in selectors.children(elsewhere).items()} if elsewhere else {},
+        items=selectors.items_by_status(execution) if any(row.reason == "items" for row in rows) else {},
     )
 
 
@@ -165,7 +167,20 @@ def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
     child = scene.children.get(row.pk)
     if child:
         return Reason("child", f"Waits for the execution {child} that it started.", waits_for=(child,))
+    if row.reason == "timer":
+        return Reason("timer", "Waits for its moment.", until=row.available_at, since=row.started_at)
+    if row.reason == "items":
+        return _waiting_for_items(row, scene.items.get(row.block_id, {}))
     return Reason("external", "Waits for an answer from outside.", since=row.started_at)
+
+
+def _waiting_for_items(row: BlockRow, counts: Mapping[str, int]) -> Reason:
+    total, settled = sum(counts.values()), sum(counts.get(status, 0) for status in SETTLED)
+    said = f"Waits for its items: {settled} of {total} are settled"
+    people = counts.get(BlockStatus.WAITING_HUMAN, 0)
+    if people:
+        said += f", {people} {'waits' if people == 1 else 'wait'} for a person"
+    return Reason("items", f"{said}.", since=row.started_at)
 
 
 def _paused() -> Reason:
@@ -191,7 +206,9 @@ _ORDER = (
     ("running", "{n} at work."),
     ("queued", "{n} waiting for a worker."),
     ("child", "{n} waiting for a child execution."),
+    ("items", "{n} working through its items."),
     ("external", "{n} waiting for an answer from outside."),
+    ("timer", "{n} waiting for its moment."),
     ("backoff", "{n} to be tried again."),
 )
 

@@ -15,6 +15,12 @@ REASONS: Mapping[str, str] = {
     "failed_by_hand": "a person said so",
     "fix": "it cannot go on without a decision",
     "guard": "its guard says it is not needed",
+    "items": "it works through its items",
+    "items_failed": "some of its items failed",
+    "lost_race": "others were there first",
+    "no_failure": "nothing before it failed",
+    "repeat": "its next round begins",
+    "timer": "it waits for its moment",
     "not_chosen": "another branch was chosen",
     "parent_ended": "the execution that started this one ended",
     "poison": "its worker vanished again and again",
@@ -43,7 +49,7 @@ _BLOCK = {
     "ready": "is ready to run",
     "running": "started",
     "waiting_human": "waits for a person",
-    "waiting_external": "waits for its child execution",
+    "waiting_external": "waits",
     "completed": "completed",
     "failed": "failed",
     "skipped": "was skipped",
@@ -92,7 +98,8 @@ def _block_changed(block_id: str, facts: JSONObject) -> str:
         delay_s = facts.get("delaySeconds")
         when = f"in {delay_s:.3g} s" if isinstance(delay_s, int | float) and delay_s > 0 else "at once"
         return f"Attempt {attempt} of step “{block_id}” failed: {said}. It is tried again {when}."
-    found = f"Step “{block_id}” {_BLOCK.get(status, f'is now {status}')}"
+    item = f", item {facts['item']}," if facts.get("item") else ""
+    found = f"Step “{block_id}”{item} {_BLOCK.get(status, f'is now {status}')}"
     if isinstance(attempt, int) and attempt > 1:
         found += f" (attempt {attempt})"
     why = said or (reason_words(str(facts["reason"])) if facts.get("reason") else "")

@@ -197,7 +197,9 @@ def _why_running(execution: Execution, user: User) -> Why | None:
         )
         scene = explain.read_scene(execution, backing_off, now)
         reasons = [explain.reason_of(row, scene) for row in backing_off]
-        if reasons and all(reason.code in {"backoff", "child", "worker_silent"} for reason in reasons):
+        if reasons and all(
+            reason.code in {"backoff", "child", "timer", "items", "worker_silent"} for reason in reasons
+        ):
             row, reason = backing_off[0], reasons[0]
             link = (
                 f"/executions/{reason.waits_for[0]}/" if reason.code == "child" and reason.waits_for else ""

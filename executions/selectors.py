@@ -75,6 +75,7 @@ class Filter:
     simulated: bool | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    business_key: str | None = None
     search: str = ""
     ordering: str = "-createdAt"
 
@@ -94,6 +95,8 @@ def matching(user: Principal, chosen: Filter) -> QuerySet[Execution]:
         rows = rows.filter(created_at__gte=chosen.created_after)
     if chosen.created_before:
         rows = rows.filter(created_at__lt=chosen.created_before)
+    if chosen.business_key is not None:
+        rows = rows.filter(business_key=chosen.business_key)
     if chosen.search:
         rows = rows.filter(named(chosen.search))
     key = ORDERINGS[chosen.ordering.removeprefix("-")]
@@ -194,6 +197,15 @@ _ROW_COLUMNS = (
     "choice",
     "error",
 )
+
+
+def items_by_status(execution: Execution) -> dict[str, dict[str, int]]:
+    """How many items of each `forEach` block, by its blockId, have which status."""
+    rows = execution.blocks.filter(epoch=execution.epoch, iteration__gt=0)
+    found: dict[str, dict[str, int]] = {}
+    for block_id, status, count in rows.values_list("block_id", "status").annotate(Count("pk")):
+        found.setdefault(block_id, {})[status] = count
+    return found
 
 
 def _blocks(execution: Execution) -> QuerySet[BlockExecution]:

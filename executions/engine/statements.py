@@ -109,6 +109,15 @@ SELECT id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, rou
 UNION ALL SELECT 0, 0, 0, '', 0, 0, 0, 0, 0, ready, walkers FROM tally
 """
 
+# What a walker holds; all that it brought back is settled by now.
+HELD = """
+SELECT id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, round
+FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'running'
+  AND lease_owner = %(walker)s::uuid AND NOT id = ANY(%(taken)s::bigint[])
+ORDER BY idx, iteration
+"""
+
 # The general form of a settle: any status, fenced by the status it leaves and, for a walker's, the attempt.
 MOVE = """
 WITH x AS (

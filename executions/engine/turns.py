@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -33,12 +35,19 @@ class Turn:
 
 
 def take_turn(
-    facts: Facts, walker: UUID, changes: list[Change], *, want: int, fast: list[int] | None = None
+    facts: Facts,
+    walker: UUID,
+    changes: list[Change],
+    *,
+    want: int,
+    fast: list[int] | None = None,
+    repeated: bool = False,
 ) -> Turn:
     """Record `changes`, the outcomes of this walker's claims, and claim up to `want` blocks.
 
     Idempotent by the fences: a repeat records nothing twice.  `fast` are blocks of which several may
-    be claimed at once.
+    be claimed at once.  `repeated`: whether the last try committed is not known, so what it may have
+    claimed is taken up again.
     """
     turn = Turn()
     with transaction.atomic():
@@ -57,11 +66,17 @@ def take_turn(
         if run.status is E.PENDING:
             run.begin()
         run.leave()
+        if repeated:
+            turn.claims += [Claim(*row) for row in _held(run, walker, turn.claims)]
         if run.status is E.RUNNING and (not turn.claims or len(turn.claims) < want):
             _claim(run, turn, walker=walker, want=want - len(turn.claims), fast=fast or [], newcomer=newcomer)
         turn.status = run.status
     poke(facts)
     return turn
+
+
+def _held(run: Run, walker: UUID, claims: list[Claim]) -> Iterable[Sequence[Any]]:
+    return run.execute(statements.HELD, walker=walker, taken=[claim.pk for claim in claims])
 
 
 def _plain(facts: Facts, change: Change) -> bool:

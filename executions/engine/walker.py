@@ -75,13 +75,18 @@ class Walker:
 
     def _turn(self, changes: list[Change], *, want: int) -> Turn:
         fast = self._fast() if want > 1 else []
-        return self._patiently(lambda: take_turn(self.facts, self.id, changes, want=want, fast=fast))
+        return self._patiently(
+            lambda repeated: take_turn(self.facts, self.id, changes, want=want, fast=fast, repeated=repeated)
+        )
 
-    def _patiently(self, work: Callable[[], T]) -> T:
-        """What `work`, which may be repeated, gives; a database that goes away for a while is waited for."""
-        for pause_s in (*RETRY_S, None):
+    def _patiently(self, work: Callable[[bool], T]) -> T:
+        """What `work` gives; a database that goes away for a while is waited for.
+
+        `work` is told whether it is repeated.
+        """
+        for number, pause_s in enumerate((*RETRY_S, None)):
             try:
-                return work()
+                return work(number > 0)
             except (OperationalError, InterfaceError) as error:
                 if pause_s is None:
                     raise
@@ -117,7 +122,7 @@ class Walker:
             flights[0].may_fork = helpers
         with watch.holding(flights):
             started = time.monotonic()
-            inputs = self._patiently(lambda: self._fetch([flight.claim for flight in flights]))
+            inputs = self._patiently(lambda _: self._fetch([flight.claim for flight in flights]))
             items = self._items([flight.claim.pk for flight in flights if flight.claim.iteration])
             changes = []
             for flight in flights:

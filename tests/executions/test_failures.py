@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from agentflow.governance.models import User
+from executions.engine.turns import take_turn
 from executions.services import reconcile
 from tests import builtins
 from tests.factories.executions import statuses
 
-from .conftest import Start, answer, block, claim, drain, finish, lose_worker, make_due, row, template
+from .conftest import Start, answer, block, claim, drain, facts, finish, lose_worker, make_due, row, template
 
 LATER = {"initialDelay": 60_000, "jitter": False}
 
@@ -202,3 +205,13 @@ def test_a_result_that_comes_after_the_rescue_is_kept_and_changes_nothing(start:
     assert a.output != {"late": True}
     assert a.late_results.get().output == {"late": True}
     assert a.attempts.count() == 2
+
+
+def test_what_a_lost_commit_had_claimed_is_taken_up_again(start: Start) -> None:
+    """The answer to a commit never came: the turn is repeated, and finds the block it had claimed."""
+    execution = start(template(block("a", effect="once"), block("b", "a")))
+    walker = uuid4()
+    (held,) = take_turn(facts(execution), walker, [], want=1).claims
+    (again,) = take_turn(facts(execution), walker, [], want=1, repeated=True).claims
+    assert again == held
+    assert take_turn(facts(execution), uuid4(), [], want=1, repeated=True).claims == []
