@@ -49,6 +49,10 @@ class Execution(models.Model):
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
     deadline_at = models.DateTimeField(null=True)
+    # The client's name for what the run is about.  Its template stands beside it, for a constraint sees
+    # one table only; a template belongs to one workspace.
+    business_key = models.TextField(null=True)
+    business_template = models.UUIDField(null=True)
 
     objects = WorkspaceScopedQuerySet.as_manager()
 
@@ -57,10 +61,20 @@ class Execution(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["workspace", "-created_at"], name="execution_recent"),  # GET executions
+            models.Index(  # GET executions?businessKey=
+                fields=["business_key"],
+                condition=models.Q(business_key__isnull=False),
+                name="execution_by_business_key",
+            ),
         ]
         constraints = [
             # A retried or repeated settle cannot start a second child for the same attempt.
             models.UniqueConstraint(fields=["parent_block", "parent_attempt"], name="one_child_per_attempt"),
+            models.UniqueConstraint(
+                fields=["business_template", "business_key"],
+                condition=models.Q(business_key__isnull=False, completed_at__isnull=True),
+                name="one_active_run_per_business_key",
+            ),
         ]
 
     def __str__(self) -> str:

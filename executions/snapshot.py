@@ -38,6 +38,7 @@ SUMMARY_FIELDS = (
     "startedAt",
     "completedAt",
     "createdBy",
+    "businessKey",
     "parentExecutionId",
     "progress",
 )
@@ -71,6 +72,7 @@ def summary(execution: Execution, progress: Progress, parent: UUID | None = None
         "startedAt": execution.started_at,
         "completedAt": execution.completed_at,
         "createdBy": execution.created_by.get_username() if execution.created_by else None,
+        "businessKey": execution.business_key,
         "parentExecutionId": parent,
         "progress": {"settled": progress.settled, "total": progress.total},
     }

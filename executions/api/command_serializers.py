@@ -9,7 +9,7 @@ from agentflow.conf import LIMITS
 
 from ..services.batch import BATCH_MAX, Command
 from ..states import ExecutionStatus
-from .serializers import REASON_CHARS, AnyJSONField
+from .serializers import BUSINESS_KEY_CHARS, REASON_CHARS, AnyJSONField
 
 PLAN_ID_CHARS = 64
 
@@ -84,6 +84,9 @@ class BatchFilterSerializer(StrictSerializer):
     workspace_id = serializers.UUIDField(required=False, allow_null=True, default=None)
     created_after = serializers.DateTimeField(required=False, allow_null=True, default=None)
     created_before = serializers.DateTimeField(required=False, allow_null=True, default=None)
+    business_key = serializers.CharField(
+        required=False, allow_null=True, default=None, max_length=BUSINESS_KEY_CHARS
+    )
     ids = serializers.ListField(
         child=serializers.UUIDField(), required=False, allow_null=True, default=None, max_length=BATCH_MAX
     )

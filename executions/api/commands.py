@@ -163,6 +163,7 @@ class BatchView(ExecutionAPIView):
                     workspace_id=chosen["workspace_id"],
                     created_after=chosen["created_after"],
                     created_before=chosen["created_before"],
+                    business_key=chosen["business_key"],
                 ),
                 ids=chosen["ids"],
                 everything=given["all"],

@@ -23,6 +23,7 @@ from executions.states import BlockStatus, ExecutionStatus
 SCALE_MAX = 1_000_000.0
 FAILURES_MAX = 1000  # of one block, in one entry of the script
 REASON_CHARS = 1000
+BUSINESS_KEY_CHARS = 200
 VERSION_MAX = 2**31 - 1
 
 
@@ -110,6 +111,13 @@ class StartSerializer(StrictSerializer):
     template_version = VersionField(required=False, allow_null=True, default=None)
     input = JSONObjectField(required=False)
     simulation = SimulationSerializer(required=False, allow_null=True, default=None)
+    business_key = serializers.CharField(
+        required=False,
+        allow_null=True,
+        default=None,
+        max_length=BUSINESS_KEY_CHARS,
+        help_text="What the run is about, such as an order number: unique among the template's active ones.",
+    )
 
 
 class SteerSerializer(StrictSerializer):
@@ -147,6 +155,7 @@ class ExecutionSummarySerializer(StrictSerializer):
     started_at = serializers.DateTimeField(allow_null=True)
     completed_at = serializers.DateTimeField(allow_null=True)
     created_by = serializers.CharField(allow_null=True)
+    business_key = serializers.CharField(allow_null=True)
     parent_execution_id = serializers.UUIDField(allow_null=True)
     progress = ProgressSerializer()
 

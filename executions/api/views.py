@@ -45,6 +45,7 @@ LIST_FILTERS = [
     _query("simulated", bool, "Only simulated ones, or only real ones."),
     _query("createdAfter", OpenApiTypes.DATETIME, "At or after this moment."),
     _query("createdBefore", OpenApiTypes.DATETIME, "Before this moment."),
+    _query("businessKey", str, "Only those that were started with this key."),
     _query("search", str, "A part of the template's name, or the beginning of the id."),
     _query(
         "ordering",
@@ -104,6 +105,7 @@ class ExecutionsView(ExecutionAPIView):
                 version=given["template_version"],
                 input=given.get("input", {}),
                 simulation=given["simulation"],
+                business_key=given["business_key"],
             ),
         )
         return Response(
@@ -301,6 +303,7 @@ def _filter(request: Request) -> selectors.Filter:
         simulated=paging.boolean(request, "simulated"),
         created_after=_moment(request, "createdAfter"),
         created_before=_moment(request, "createdBefore"),
+        business_key=paging.text(request, "businessKey"),
         search=paging.text(request, "search") or "",
         ordering=paging.choice(request, "ordering", _orderings()) or "-createdAt",
     )

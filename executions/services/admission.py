@@ -62,6 +62,7 @@ class StartRequest:
     workspace_id: UUID | None = None
     version: int | None = None
     simulation: JSONObject | None = None
+    business_key: str | None = None  # unique among the template's executions that have not ended
 
     @property
     def simulated(self) -> bool:
@@ -90,7 +91,13 @@ def start(*, by: User, request: StartRequest) -> Execution:
         raise InvalidInput(_count(issues), issues=issues)
     if not request.simulated:
         _refuse_what_is_missing(version)
-    return starting.start(version=version, by=by, input=request.input, simulation=request.simulation)
+    return starting.start(
+        version=version,
+        by=by,
+        input=request.input,
+        simulation=request.simulation,
+        business_key=request.business_key,
+    )
 
 
 def _permit(by: User, template: Template, *, simulated: bool) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from uuid import UUID
 
+from django.db import IntegrityError, transaction
+
 from agentflow.errors import Conflict, InvalidInput, NotFound
 from agentflow.governance import audit
 from agentflow.governance.models import User
@@ -27,6 +29,8 @@ from executions.models import BlockExecution, Execution
 from executions.ports import human_history
 from executions.states import RESTART, TERMINAL
 from executions.states import ExecutionStatus as E
+
+from .starting import key_taken
 
 
 class NotTerminal(Conflict):
@@ -96,6 +100,7 @@ def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> 
         NothingToRestart: nothing failed, and neither a block nor a reset was asked for.
         InvalidInput: there is no block `from_block`.
         PlanStale: `plan_id` was given for something else.
+        BusinessKeyTaken: another execution with its business key has become active since.
     """
     facts = _facts(execution_id)
     with locked(facts) as run:
@@ -306,8 +311,9 @@ def _fresh(field: object) -> str:
 def _begin(run: Run, found: RestartPlan, *, reset: bool) -> None:
     """Write the next epoch's rows and put `run` into it; what is decided is opened by `advance`."""
     RESTART.check(run.status, E.RUNNING)
+    row = _next_epoch(run, found)
     counters = found.reruns.values()
-    run.execute(
+    run.execute(  # the rows of the epoch that `run` still stands in are copied
         _next_rows(),
         idxs=list(found.reruns),
         todos=[c.todo for c in counters],
@@ -315,14 +321,7 @@ def _begin(run: Run, found: RestartPlan, *, reset: bool) -> None:
         faileds=[c.failed for c in counters],
         reset=reset,
     )
-    row = run.execute(
-        _NEXT_EPOCH,
-        sinks=found.open_sinks,
-        failures=found.failed_blocks,
-        timeout_ms=run.facts.plan.timeout_ms,
-    ).fetchone()
-    assert row is not None  # the lock is held since the epoch was read
-    run.epoch = row[0]
+    run.epoch = row
     run.status = E.RUNNING
     run.ends_as = ""
     run.open_sinks, run.failed_blocks = found.open_sinks, found.failed_blocks
@@ -330,6 +329,22 @@ def _begin(run: Run, found: RestartPlan, *, reset: bool) -> None:
     payload: JSONObject = {"status": "running", "epoch": run.epoch, "reason": "restart"}
     run.execute(_EVENTS, payload=as_text(payload))
     run.execute(_BLOCK_EVENTS, idxs=list(found.reruns))
+
+
+def _next_epoch(run: Run, found: RestartPlan) -> int:
+    try:
+        with transaction.atomic():
+            row = run.execute(
+                _NEXT_EPOCH,
+                sinks=found.open_sinks,
+                failures=found.failed_blocks,
+                timeout_ms=run.facts.plan.timeout_ms,
+            ).fetchone()
+    except IntegrityError as error:
+        execution = Execution.objects.get(pk=run.facts.execution_id)
+        raise key_taken(run.facts.version.template_id, execution.business_key or "") from error
+    assert row is not None  # the lock is held since the epoch was read
+    return int(row[0])
 
 
 def _ready(run: Run) -> int:

@@ -6,12 +6,12 @@ import uuid
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from agentflow.agents import registry
 from agentflow.agents.calls import StartChild
 from agentflow.conf import LIMITS
-from agentflow.errors import NotFound
+from agentflow.errors import Conflict, NotFound
 from agentflow.governance import audit
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
@@ -25,13 +25,29 @@ from executions.models import Execution
 from templates_app.models import TemplateVersion, VersionStatus
 
 
+class BusinessKeyTaken(Conflict):
+    """An execution of the template with this business key is active."""
+
+    code = "business_key_active"
+    remedy = "Wait for its end, cancel it, or use another key."
+
+
 def start(
-    *, version: TemplateVersion, by: User, input: JSONObject, simulation: JSONObject | None = None
+    *,
+    version: TemplateVersion,
+    by: User,
+    input: JSONObject,
+    simulation: JSONObject | None = None,
+    business_key: str | None = None,
 ) -> Execution:
     """Accept an execution of `version`.  Once this commits it is never lost.
 
     The caller has checked the permission, the input and that nothing stands against a real start.
     The hint for the first walker is sent after the commit; without it the clock finds the run.
+
+    Raises:
+        NotFound: the version was deleted meanwhile.
+        BusinessKeyTaken: another execution of the template has that key and has not ended.
     """
     execution_id = uuid.uuid4()
     workspace_id = version.template.workspace_id
@@ -45,6 +61,8 @@ def start(
             simulation=simulation,
             created_by_id=by.pk,
         )
+        if business_key is not None:
+            _claim_key(execution_id, version.template_id, business_key)
         audit.record(
             action="execution.start",
             by=by,
@@ -55,6 +73,7 @@ def start(
                 "templateId": str(version.template_id),
                 "version": version.number,
                 "simulated": simulation is not None,
+                **({"businessKey": business_key} if business_key is not None else {}),
             },
         )
         dispatch.on_commit_hint(execution_id)
@@ -64,6 +83,27 @@ def start(
         template_version=version,
         input=input,
         simulation=simulation,
+        business_key=business_key,
+    )
+
+
+def _claim_key(execution_id: UUID, template_id: UUID, key: str) -> None:
+    try:
+        with transaction.atomic():
+            Execution.objects.filter(pk=execution_id).update(business_key=key, business_template=template_id)
+    except IntegrityError as error:
+        raise key_taken(template_id, key) from error
+
+
+def key_taken(template_id: UUID, key: str) -> BusinessKeyTaken:
+    """Names the execution that has the key, if it has not ended since."""
+    active = Execution.objects.filter(
+        business_template=template_id, business_key=key, completed_at__isnull=True
+    ).first()
+    if active is None:
+        return BusinessKeyTaken(remedy="Try again: the execution that had the key has just ended.")
+    return BusinessKeyTaken(
+        f"The execution {active.pk} with this business key is {active.status}.", execution_id=str(active.pk)
     )
 
 
