@@ -121,7 +121,10 @@ def state(execution: Execution) -> JSONObject:
     rows = selectors.block_rows(execution)
     by_pk = {row.pk: row.block_id for row in rows}
     tries: dict[str, list[list[object]]] = {}
-    again = [row.pk for row in rows if row.attempt > 1 or row.status == S.FAILED]
+    carried = selectors.carried(execution)
+    worked_on = {shown: origin for origin, shown in carried.items()}
+    by_pk |= {origin: by_pk[shown] for origin, shown in carried.items() if shown in by_pk}
+    again = [worked_on.get(row.pk, row.pk) for row in rows if row.attempt > 1 or row.status == S.FAILED]
     failed = BlockAttempt.objects.filter(block__in=again).exclude(outcome="ok").order_by("block", "attempt")
     for attempt in failed if again else ():
         words = str((attempt.failure or {}).get("message") or attempt.outcome)[:120]

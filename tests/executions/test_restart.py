@@ -14,7 +14,8 @@ from agentflow.errors import AgentflowError, InvalidInput
 from agentflow.governance.models import AuditEntry, User
 from agentflow.types import JSONObject
 from approvals.models import Approval
-from executions import snapshot
+from executions import page_data, snapshot
+from executions.engine.walker import Walker
 from executions.models import BlockExecution, Execution
 from executions.services import control, reconcile, restarting
 from executions.services.restarting import (
@@ -28,7 +29,7 @@ from tests.factories.executions import statuses
 from tests.graphs import Sample, samples
 from tests.reference import fails, interpret
 
-from .conftest import Start, answer, block, claim, drain, finish, template
+from .conftest import Start, answer, block, claim, drain, facts, finish, template
 
 
 def restart(execution: Execution, by: User, **asked: Any) -> int:
@@ -163,6 +164,32 @@ def test_a_worker_of_the_epoch_before_changes_nothing(start: Start, author: User
     assert statuses(Execution.objects.get(pk=execution.pk)) == {"a": "ready", "b": "blocked"}
     late = rows(Execution.objects.get(pk=execution.pk), 1)["a"].late_results.get()
     assert late.output == "from before"
+
+
+def test_a_walker_forgets_what_it_read_in_the_epoch_before(run: Start, author: User) -> None:
+    execution = run(
+        template(block("a"), block("b", "a", input={"got": "${blocks.a.output}"})), input={"n": 1}
+    )
+    restarting.restart(execution_id=execution.pk, by=author, request=RestartRequest(from_block="b"))
+    walker = Walker(facts(execution))
+    walker.outputs[0] = {"output": "from before", "status": "completed"}
+    walker.run()
+    execution.refresh_from_db()
+    assert rows(execution)["b"].output == rows(execution, 1)["b"].output
+
+
+def test_the_timeline_keeps_the_failed_attempts_of_carried_blocks(run: Start, author: User) -> None:
+    patient = block("a", retryPolicy={"maxRetries": 2, "initialDelay": 1, "jitter": False})
+    execution = run(
+        template(patient, block("b", "a")),
+        simulation={"failures": {"a": [{"kind": "transient", "times": 1}]}},
+    )
+    while execution.completed_at is None:
+        drain(execution)
+    restart(execution, author, from_block="b")
+    assert [words for *_, words in page_data.state(execution)["tries"]["a"]] == [
+        "A simulated transient failure."
+    ]
 
 
 def test_a_decision_stays_with_a_block_that_is_carried(run: Start, author: User) -> None:
