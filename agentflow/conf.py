@@ -27,6 +27,8 @@ class Limits:
     page_size_max: int = 500
     websocket_frame_bytes: int = 64 * KB
     idempotency_hours: int = 24
+    event_days: int = 7  # how long events from outside are kept for blocks that begin to wait later
+    event_name_chars: int = 200  # of an event's type, correlation and id
     lease_s: float = 30.0
     heartbeat_s: float = 10.0
     poison_crashes: int = 3  # a block that killed its worker this often goes to a person

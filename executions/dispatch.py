@@ -62,6 +62,16 @@ def look_at(execution_id: UUID) -> None:
     _publish(lambda: body.apply_async(retry=False, ignore_result=True))
 
 
+def on_commit_deliver(received: UUID) -> None:
+    """Ask for an event to be brought to the blocks that wait for it."""
+    body = current_app.signature(
+        "executions.tasks.deliver", args=(str(received),), immutable=True, queue=CONTROL
+    )
+    transaction.on_commit(
+        lambda: _publish(lambda: body.apply_async(retry=False, ignore_result=True)), robust=True
+    )
+
+
 def canary(queue: str) -> bool:
     """A message of a worker to itself.  True: the broker has taken it."""
     return _publish(

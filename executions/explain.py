@@ -171,6 +171,10 @@ def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
         return Reason("timer", "Waits for its moment.", until=row.available_at, since=row.started_at)
     if row.reason == "items":
         return _waiting_for_items(row, scene.items.get(row.block_id, {}))
+    if row.reason == "event":
+        return Reason(
+            "event", "Waits for an event from outside.", until=row.available_at, since=row.started_at
+        )
     return Reason("external", "Waits for an answer from outside.", since=row.started_at)
 
 
@@ -207,6 +211,7 @@ _ORDER = (
     ("queued", "{n} waiting for a worker."),
     ("child", "{n} waiting for a child execution."),
     ("items", "{n} working through its items."),
+    ("event", "{n} waiting for an event from outside."),
     ("external", "{n} waiting for an answer from outside."),
     ("timer", "{n} waiting for its moment."),
     ("backoff", "{n} to be tried again."),

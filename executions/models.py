@@ -205,6 +205,40 @@ class Timer(models.Model):
         return self.key
 
 
+class EventWait(models.Model):
+    """A block that waits, or has waited, for an event from outside.
+
+    Written in the transaction in which the block begins to wait.  `event` is what it got, as
+    expressions see it: `{"eventId", "type", "correlation", "payload", "at"}`.
+    """
+
+    block = models.OneToOneField(BlockExecution, on_delete=models.CASCADE, related_name="event_wait")
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="+")
+    epoch = models.PositiveIntegerField()
+    workspace_id = models.UUIDField()
+    type = models.TextField()
+    correlation = models.TextField(blank=True, default="")
+    received = models.UUIDField(null=True)  # the event's row, which is removed earlier than this one
+    event = models.JSONField(null=True)
+
+    class Meta:
+        constraints = [
+            # Within an epoch an event moves one block: two waits in a row take two events.
+            models.UniqueConstraint(fields=["execution", "epoch", "received"], name="one_wait_per_event"),
+        ]
+        indexes = [
+            # an event looks for who waits
+            models.Index(
+                fields=["workspace_id", "type", "correlation"],
+                name="waits_by_key",
+                condition=models.Q(received=None),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.correlation}".strip()
+
+
 class ProcessKind(models.TextChoices):
     WORKER = "worker"
     CLOCK = "clock"

@@ -100,9 +100,7 @@ class Service:
         if wait:
             self._await("clock", self.children["clock"].said, "ready")
 
-    def start_worker(
-        self, *, concurrency: int = 4, queues: str = "blocks,control", wait: bool = True
-    ) -> str:
+    def start_worker(self, *, concurrency: int = 4, queues: str = "blocks,control", wait: bool = True) -> str:
         """One more worker; gives its name, for `kill_worker`."""
         self._started += 1
         name = f"worker{self._started}"

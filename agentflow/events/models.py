@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -45,3 +47,33 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.block_id or ''}".strip()
+
+
+class ReceivedEvent(models.Model):
+    """Something that happened outside, told by a client; blocks with `wait.event` wait for it.
+
+    A client that repeats `event_id` tells of the same event.  Kept for `LIMITS.event_days`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace_id = models.UUIDField()
+    event_id = models.TextField()  # the client's
+    type = models.TextField()
+    correlation = models.TextField(blank=True, default="")
+    payload = models.JSONField(null=True)
+    at = models.DateTimeField(db_default=Now(), db_index=True)
+    delivered_at = models.DateTimeField(null=True)  # null: whoever waits for it may not know yet
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["workspace_id", "event_id"], name="one_event_per_event_id"),
+        ]
+        indexes = [
+            # a block that begins to wait looks for what has come already
+            models.Index(fields=["workspace_id", "type", "correlation", "at"], name="received_by_key"),
+            # the clock
+            models.Index(fields=["at"], name="received_undelivered", condition=Q(delivered_at=None)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.correlation}".strip()

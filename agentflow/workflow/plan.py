@@ -30,6 +30,7 @@ class PlanBlock:
     conditions: CompiledConditions | None
     when: Expression | None
     until: Expression | None  # the moment that `wait.until` names
+    correlation: Expression | None  # of `wait.event`
     items: Expression | None  # of `forEach`
     repeat_until: Expression | None
     mapping: Mapping | None
@@ -203,6 +204,7 @@ def _compile_block(
         conditions=compile_conditions(block.conditions) if block.conditions else None,
         when=compile_expression(block.when) if block.when is not None else None,
         until=_until(block),
+        correlation=_correlation(block),
         items=compile_expression(block.for_each.items) if block.for_each else None,
         repeat_until=compile_expression(block.repeat.until) if block.repeat else None,
         mapping=compile_mapping(block.input) if block.input is not None else None,
@@ -219,6 +221,12 @@ def _until(block: Block) -> Expression | None:
         return None
     text = block.wait.until
     return compile_expression(json.dumps(text) if is_moment(text) else text)
+
+
+def _correlation(block: Block) -> Expression | None:
+    if block.wait is None or block.wait.correlation is None:
+        return None
+    return compile_expression(block.wait.correlation)
 
 
 def _likeness(block: Block) -> str:

@@ -277,6 +277,9 @@ class _BlockCheck:
         wait = block.wait
         if wait is not None and wait.until is not None and not is_moment(wait.until):
             yield from self._expression(wait.until, (*self.path, "wait", "until"), names, own=False)
+        if wait is not None and wait.correlation is not None:
+            path = (*self.path, "wait", "correlation")
+            yield from self._expression(wait.correlation, path, names - {"event"}, own=False)
         if block.for_each is not None:
             path = (*self.path, "forEach", "items")
             yield from self._expression(block.for_each.items, path, names, own=False)
@@ -430,7 +433,6 @@ class _BlockCheck:
     def _later_fields(self) -> list[tuple[tuple[str, ...], bool]]:
         block = self.block
         return [
-            (("wait", "event"), block.wait is not None and block.wait.event is not None),
             (("compensation",), block.compensation is not None),
             (("checkpoint",), block.checkpoint),
             (("capabilities",), bool(block.capabilities) and block.agent_id is None),

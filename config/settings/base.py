@@ -287,7 +287,10 @@ CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_DB_REUSE_MAX = 1_000_000  # else the Django fixup reconnects around every task
 CELERY_TASK_DEFAULT_QUEUE = "blocks"
-CELERY_TASK_ROUTES = {"executions.tasks.join": {"queue": "control"}}
+CELERY_TASK_ROUTES = {
+    "executions.tasks.join": {"queue": "control"},
+    "executions.tasks.deliver": {"queue": "control"},
+}
 
 # Builtin agents: Python functions, named here and never by a template.  `effect` as in the template model.
 AGENTFLOW_BUILTIN_AGENTS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import commands, views
+from . import commands, signals, views
 
 
 class TextConverter:
@@ -23,6 +23,7 @@ _ONE = "executions/<uuid:execution_id>"
 _BLOCK = _ONE + "/blocks/<text:block_id>"
 
 urlpatterns = [
+    path("events", signals.EventsView.as_view(), name="events"),
     path("executions", views.ExecutionsView.as_view(), name="executions"),
     path("executions/batch", commands.BatchView.as_view(), name="executions-batch"),
     path(_ONE, views.ExecutionView.as_view(), name="execution"),

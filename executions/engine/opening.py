@@ -6,6 +6,7 @@ are asked when the run is left.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -89,7 +90,7 @@ class Opener:
 
     def _names(self, planned: PlanBlock) -> set[int]:
         refs: set[str] = set()
-        for expression in (planned.when, planned.until, planned.items):
+        for expression in (planned.when, planned.until, planned.correlation, planned.items):
             if expression is not None:
                 refs |= expression.block_refs
         if planned.human is not None or planned.noop:
@@ -114,22 +115,31 @@ class Opener:
             return replace(change, status=B.SKIPPED, reason=str(reason))
         return self._run(planned, change) if planned.special else change
 
-    def after_wait(self, pk: int, idx: int) -> Change:
-        """The moment that a block waited for has come."""
-        return self._run(self._facts.plan[idx], Change(pk=pk, idx=idx, status=B.READY), waited=True)
+    def after_wait(self, pk: int, idx: int, event: JSONObject | None = None) -> Change:
+        """The moment that a block waited for has come, or the event."""
+        change = Change(pk=pk, idx=idx, status=B.READY)
+        return self._run(self._facts.plan[idx], change, waited=True, event=event)
 
-    def _run(self, planned: PlanBlock, change: Change, *, waited: bool = False) -> Change:
+    def _run(
+        self, planned: PlanBlock, change: Change, *, waited: bool = False, event: JSONObject | None = None
+    ) -> Change:
         """A block that runs: past its guard, its wait and its person, in this order."""
         try:
             if not waited:
                 if planned.when is not None and not holds(planned.when, self._scope(planned.when.block_refs)):
                     return replace(change, status=B.SKIPPED, reason=str(Reason.GUARD))
+                wait = planned.block.wait
+                if wait is not None and wait.event is not None:
+                    if self._facts.simulation is None:
+                        return self._await_event(planned, change, wait.event)
+                    event = simulated_event(self._facts, planned)
                 seconds = self._wait_s(planned)
                 if seconds > 0:
                     return replace(change, status=B.WAITING_EXTERNAL, reason="timer", delay_s=seconds)
+            names: JSONObject = {} if event is None else {"event": event}
             if planned.items is not None:
-                return self._expand(planned, change)
-            return self._ask_or_go(planned, change, {})
+                return self._expand(planned, change, names)
+            return self._ask_or_go(planned, change, names)
         except ExpressionError as error:
             failure = Failure(FailureKind.CONFIGURATION, error.code, str(error))
             return ask_fix(change, failure)
@@ -148,10 +158,10 @@ class Opener:
             return self._ask(planned, change, names)
         return self._noop(planned, change, names) if planned.noop else change
 
-    def _expand(self, planned: PlanBlock, change: Change) -> Change:
+    def _expand(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
         """The items of a `forEach`: a row for each, or nothing to do for none."""
         assert planned.items is not None
-        items = planned.items.evaluate(self._scope(planned.items.block_refs))
+        items = planned.items.evaluate({**self._scope(planned.items.block_refs), **names})
         if not isinstance(items, list):
             raise ExpressionError("not_a_list", f"forEach.items gives {items!r:.100}, which is no list.")
         if len(items) > LIMITS.items_per_block:
@@ -167,15 +177,32 @@ class Opener:
         wait = planned.block.wait
         if wait is None:
             return 0.0
+        if wait.event is not None:
+            return 0.0
         if planned.until is None:
             scale = (self._facts.simulation or {}).get("scale", 1) or 0
             return float(wait.seconds or 0) * scale
         moment = planned.until.evaluate(self._scope(planned.until.block_refs))
         return self._seconds_until(as_moment(moment))
 
+    def _await_event(self, planned: PlanBlock, change: Change, type: str) -> Change:
+        """Wait for an event, for as long as the block's own `timeout` allows."""
+        correlation = ""
+        if planned.correlation is not None:
+            value = planned.correlation.evaluate(self._scope(planned.correlation.block_refs))
+            correlation = correlation_text(value)
+        timeout_ms = planned.block.timeout
+        return replace(
+            change,
+            status=B.WAITING_EXTERNAL,
+            reason="event",
+            delay_s=None if timeout_ms is None else timeout_ms / 1000,
+            wait_for=(type, correlation),
+        )
+
     def _noop(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
-        """A block that calls nobody: its output is its mapped input."""
-        output: JSONValue = names.get("item", {})
+        """A block that calls nobody: its output is its mapped input, else the item or event it is for."""
+        output: JSONValue = names.get("item", names["event"]["payload"] if "event" in names else {})
         if planned.mapping is not None:
             output = planned.mapping.resolve({**self._scope(planned.mapping.block_refs), **names})
         return self.complete(planned, change, output)
@@ -191,7 +218,7 @@ class Opener:
             )
         if planned.mapping is not None:
             shown = planned.mapping.resolve({**self._scope(planned.mapping.block_refs), **names})
-        elif names:
+        elif "item" in names:
             shown = names["item"]
         else:
             preds = self._outputs(planned.preds)
@@ -242,3 +269,35 @@ class Opener:
         """Completed with this output, and the branches that its conditions choose."""
         refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
         return completed(planned, change, output, scope=lambda: self._scope(refs))
+
+
+def correlation_text(value: JSONValue) -> str:
+    """A correlation as it is compared: text as it is, a number or truth value as JSON writes it.
+
+    Raises:
+        ExpressionError: nothing, a list or an object says which event is meant.
+    """
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, bool | int) or (isinstance(value, float) and value == value):
+        text = json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+    else:
+        raise ExpressionError("not_a_correlation", f"wait.correlation gives {value!r:.100}.")
+    if len(text) > LIMITS.event_name_chars:
+        raise ExpressionError(
+            "not_a_correlation", f"wait.correlation has more than {LIMITS.event_name_chars} characters."
+        )
+    return text
+
+
+def simulated_event(facts: Facts, planned: PlanBlock) -> JSONObject:
+    """What a block of a simulated run is said to have waited for: its scripted output, at once."""
+    wait = planned.block.wait
+    scripted = ((facts.simulation or {}).get("outputs") or {}).get(planned.block_id, {})
+    return {
+        "eventId": "simulated",
+        "type": wait.event if wait is not None else None,
+        "correlation": "",
+        "payload": scripted,
+        "at": None,
+    }

@@ -91,9 +91,9 @@ class Run:
         """As `Opener.answered`."""
         return self._opener.answered(block, kind=kind, approved=approved, response=response)
 
-    def after_wait(self, pk: int, idx: int) -> Change:
+    def after_wait(self, pk: int, idx: int, event: JSONObject | None = None) -> Change:
         """As `Opener.after_wait`."""
-        return self._opener.after_wait(pk, idx)
+        return self._opener.after_wait(pk, idx, event)
 
     def complete(self, change: Change, output: JSONValue) -> Change:
         """As `Opener.complete`."""
@@ -259,6 +259,8 @@ class Run:
                 items=[as_json(item) for item in change.items],
                 open=0 if planned.human is not None or planned.noop else self._places(planned),
             )
+        if change.wait_for is not None:
+            self._await_event(change.pk, *change.wait_for)
         if change.child is not None:
             self._children_to_check.append(change.child.insert(change))
         if change.status in SETTLED and not planned.succs:
@@ -270,6 +272,12 @@ class Run:
         each = planned.block.for_each
         assert each is not None
         return each.max_concurrency or LIMITS.items_per_block
+
+    def _await_event(self, pk: int, type: str, correlation: str) -> None:
+        """Begin to wait, and look after the commit: the event may be there already."""
+        self.execute(statements.AWAIT_EVENT, block=pk, type=type, correlation=correlation)
+        self.look_again(0)
+        dispatch.on_commit_look_at(self.facts.execution_id)
 
     def _move(self, changes: list[Change], leaving: B) -> set[int]:
         if not changes:

@@ -323,3 +323,38 @@ timer AS (
 INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
 VALUES (%(workspace)s, %(execution)s, 'execution_changed', 20, %(payload)s::jsonb)
 """
+
+# A block waits for an event.  One that got its event and could not go on keeps it.
+AWAIT_EVENT = """
+INSERT INTO executions_eventwait (block_id, execution_id, epoch, workspace_id, type, correlation)
+VALUES (%(block)s, %(execution)s, %(epoch)s, %(workspace)s, %(type)s, %(correlation)s)
+ON CONFLICT (block_id) DO UPDATE SET type = excluded.type, correlation = excluded.correlation
+"""
+
+# Blocks that wait for events, each with what it got before, if it did.
+EVENT_WAITS = """
+SELECT b.id, b.idx, w.id, w.type, w.correlation, w.event FROM executions_eventwait w
+JOIN executions_blockexecution b ON b.id = w.block_id
+WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'waiting_external'
+  AND b.reason = 'event' ORDER BY b.idx
+"""
+
+# The earliest event since the run was accepted that none of its blocks took in this epoch.
+TAKE_EVENT = """
+WITH found AS (
+  SELECT r.* FROM events_receivedevent r
+  WHERE r.workspace_id = %(workspace)s AND r.type = %(type)s AND r.correlation = %(correlation)s
+    AND r.at >= (SELECT created_at FROM executions_execution WHERE id = %(execution)s)
+    AND NOT EXISTS (SELECT 1 FROM executions_eventwait w WHERE w.execution_id = %(execution)s
+                    AND w.epoch = %(epoch)s AND w.received = r.id)
+  ORDER BY r.at, r.id LIMIT 1)
+UPDATE executions_eventwait w SET received = found.id,
+  event = jsonb_build_object('eventId', found.event_id, 'type', found.type, 'correlation', found.correlation,
+                             'payload', found.payload, 'at', found.at)
+FROM found WHERE w.id = %(wait)s RETURNING w.event
+"""
+
+EVENTS_TAKEN = """
+SELECT b.idx, w.event FROM executions_eventwait w JOIN executions_blockexecution b ON b.id = w.block_id
+WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = ANY(%(idxs)s::int[])
+"""

@@ -27,7 +27,7 @@ from executions.states import ExecutionStatus as E
 from . import statements
 from .facts import Facts, facts_of
 from .judging import Change, Claim, judge
-from .opening import SettledBlocks
+from .opening import SettledBlocks, simulated_event
 from .profile import FAST_MS, SLOW_MS, history, next_batch
 from .rows import loads
 from .run import raw_cursor
@@ -123,17 +123,19 @@ class Walker:
         with watch.holding(flights):
             started = time.monotonic()
             inputs = self._patiently(lambda _: self._fetch([flight.claim for flight in flights]))
+            events = self._patiently(lambda _: self._events([flight.claim.idx for flight in flights]))
             items = self._items([flight.claim.pk for flight in flights if flight.claim.iteration])
             changes = []
             for flight in flights:
                 if flight.token.cancelled:
                     continue  # its lease is lost: another has it
-                changes.append(self._call(flight, inputs, items.get(flight.claim.pk)))
+                event = events.get(flight.claim.idx)
+                changes.append(self._call(flight, inputs, items.get(flight.claim.pk), event))
             worked_ms = (time.monotonic() - started) * 1000
         self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(flights))
         return changes
 
-    def _call(self, flight: Flight, known: SettledBlocks, item: JSONValue) -> Change:
+    def _call(self, flight: Flight, known: SettledBlocks, item: JSONValue, event: JSONValue) -> Change:
         claim = flight.claim
         planned = self.facts.plan[claim.idx]
         flight.started = time.monotonic()
@@ -143,6 +145,8 @@ class Walker:
             names = {"item": item, "index": claim.iteration - 1}
         elif planned.repeat_until is not None:
             names = {"index": claim.round}
+        if event is not None:
+            names["event"] = event
         resolved: JSONValue = None
         try:
             if planned.mapping is not None:
@@ -151,7 +155,7 @@ class Walker:
                 )
                 given = resolved
             elif claim.iteration:
-                given = names
+                given = {"item": item, "index": claim.iteration - 1}
             else:
                 given = self._default_input(planned, known)
         except ExpressionError as error:
@@ -277,6 +281,19 @@ class Walker:
             for idx, status, output in rows:
                 self.outputs[idx] = {"output": loads(output), "status": status}
         return {idx: self.outputs[idx] for idx in wanted if idx in self.outputs}
+
+    def _events(self, idxs: list[int]) -> dict[int, JSONValue]:
+        """What blocks with `wait.event` waited for."""
+        waited = [idx for idx in set(idxs) if (wait := self.facts.plan[idx].block.wait) and wait.event]
+        if not waited:
+            return {}
+        if self.facts.simulation is not None:
+            return {idx: simulated_event(self.facts, self.facts.plan[idx]) for idx in waited}
+        rows = raw_cursor().execute(
+            statements.EVENTS_TAKEN,
+            {"execution": self.facts.execution_id, "epoch": self._epoch, "idxs": waited},
+        )
+        return {idx: loads(event) for idx, event in rows}
 
     def _items(self, pks: list[int]) -> dict[int, JSONValue]:
         """What the rows of a `forEach` stand for."""

@@ -21,7 +21,7 @@ from executions.states import TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
-from . import control
+from . import control, signals
 
 SOON_S = 2.0
 WATCH_S = 10.0  # while calls are in flight
@@ -57,6 +57,7 @@ def look(execution_id: UUID) -> None:
         if run.status in (E.RUNNING, E.PAUSED):
             _take_children(run)
         if run.status is E.RUNNING:
+            signals.take_events(run)
             _end_waits(run)
         run.advance()
         _plan_next_look(run)
@@ -109,14 +110,17 @@ def _take_children(run: Run) -> None:
 
 
 def _end_waits(run: Run) -> None:
-    """Blocks whose moment has come."""
+    """Blocks whose moment has come, and those whose event has not."""
     rows = run.execute(
-        "SELECT id, idx FROM executions_blockexecution"
-        " WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
+        "SELECT id, idx, reason FROM executions_blockexecution"
+        " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND iteration = 0"
         " AND status = 'waiting_external' AND available_at <= statement_timestamp() ORDER BY id"
     ).fetchall()
-    if rows:
-        run.settle([run.after_wait(pk, idx) for pk, idx in rows], leaving=B.WAITING_EXTERNAL)
+    changes = [
+        signals.expired(pk, idx) if reason == "event" else run.after_wait(pk, idx) for pk, idx, reason in rows
+    ]
+    if changes:
+        run.settle(changes, leaving=B.WAITING_EXTERNAL)
 
 
 def _child_ended(

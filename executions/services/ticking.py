@@ -23,7 +23,7 @@ from executions.engine.run import raw_cursor
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout
 
-from . import reconcile
+from . import reconcile, signals
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +56,14 @@ def _run(stop: threading.Event) -> None:
         try:
             busy = tick()
             if time.monotonic() >= stamp_at:
+                signals.deliver_late()
                 processes.stamp(own)  # after a tick: a clock that cannot tick does not count as alive
                 stamp_at = time.monotonic() + STAMP_S
             if time.monotonic() >= tidy_at:
                 idempotency.purge()
                 sessions.purge_spent()
                 processes.forget_vanished()
+                signals.purge()
                 tidy_at = time.monotonic() + TIDY_S
         except DatabaseError as error:
             log.warning("clock_waits_for_database", error=str(error))

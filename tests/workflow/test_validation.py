@@ -199,7 +199,6 @@ def test_one_defect_is_refused_at_its_place(body: dict[str, Any], code: str, at:
 
 
 LATER: list[tuple[dict[str, Any], str]] = [
-    ({"wait": {"event": "paid"}}, "wait/event"),
     ({"compensation": {"agentId": "undo"}}, "compensation"),
     ({"checkpoint": True}, "checkpoint"),
     ({"agentId": None, "capabilities": ["sums"]}, "capabilities"),
@@ -230,6 +229,8 @@ def test_what_cannot_be_executed_yet_is_said_and_not_ignored(fields: dict[str, A
         {"wait": {"seconds": 5}},
         {"wait": {"until": "2026-12-24T18:00:00Z"}},
         {"wait": {"until": "input.when"}},
+        {"wait": {"event": "paid"}},
+        {"wait": {"event": "paid", "correlation": "input.order"}, "input": {"sum": "${event.payload.sum}"}},
         {"timeout": 5, "effect": "once", "onUnknownOutcome": "fail", "retryPolicy": {"maxRetries": 0}},
     ],
 )
