@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import structlog
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models.functions import Now
 
 from agentflow.conf import LIMITS
@@ -105,7 +105,12 @@ def deliver(received: UUID) -> None:
         (received,),
     )
     for (execution_id,) in rows.fetchall():
-        reconcile.look(execution_id)
+        try:
+            reconcile.look(execution_id)
+        except DatabaseError:
+            raise
+        except Exception:  # one bad run must keep the event from no other; its own timer looks again
+            log.exception("event_not_taken", execution_id=str(execution_id), received=str(received))
     ReceivedEvent.objects.filter(pk=received, delivered_at=None).update(delivered_at=Now())
 
 

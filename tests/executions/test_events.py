@@ -146,6 +146,28 @@ def test_one_event_reaches_every_run_that_waits_for_it(run: Start, author: Any) 
     assert statuses(first) == statuses(second) == {"paid": "completed"}
 
 
+def test_a_run_that_cannot_be_looked_at_keeps_the_event_from_no_other(
+    run: Start, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = run(template(paid()), input={"order": "A-1"})
+    sound = starting.start(version=broken.template_version, by=author, input={"order": "A-1"})
+    drain(sound)
+    tell(broken)
+    look_well = reconcile.look
+
+    def look_badly(execution_id: Any) -> None:
+        if execution_id == broken.pk:
+            raise ValueError("its definition is no longer understood")
+        look_well(execution_id)
+
+    monkeypatch.setattr(reconcile, "look", look_badly)
+    deliver_all()
+    assert statuses(sound) == {"paid": "completed"}
+    monkeypatch.undo()
+    look(broken)
+    assert statuses(broken) == {"paid": "completed"}
+
+
 def test_two_events_at_once_move_the_block_once(run: Start) -> None:
     execution = run(template(paid(), block("b", "paid")), input={"order": "A-1"})
     both = [tell(execution, payload=n) for n in (1, 2)]
