@@ -183,15 +183,17 @@ def _before(run: Run) -> Before:
     rows = (
         BlockExecution.objects.filter(execution=run.facts.execution_id, epoch=run.epoch)
         .order_by("idx", "iteration")
-        .values_list("idx", "iteration", "status", "reason", "choice", "effect", "attempt")
+        .values_list(
+            "idx", "iteration", "status", "reason", "choice", "effect", "attempt", "error__outcomeUnknown"
+        )
     )
-    for idx, iteration, status, reason, choice, effect, attempt in rows:
+    for idx, iteration, status, reason, choice, effect, attempt, unknown in rows:
         if not iteration:
             settled[idx] = Settled(status, reason, None if choice is None else tuple(choice))
         if effect == "once" and attempt:
             if status == "completed":
                 once[idx] = "happened"
-            else:
+            elif unknown is not False:  # an error that is known to have come before the effect is no repeat
                 once.setdefault(idx, "unknown")
     return Before(run.epoch, run.status, settled, once)
 

@@ -235,6 +235,18 @@ def test_the_plan_names_effects_that_would_happen_twice(run: Start, author: User
     assert found["onceEffectsRepeated"] == [{"blockId": "a", "outcome": "happened"}]
 
 
+@pytest.mark.parametrize(("unknown", "repeated"), [(True, ["a"]), (False, [])])
+def test_an_effect_is_only_repeated_where_it_may_have_happened(
+    run: Start, author: User, unknown: bool, repeated: list[str]
+) -> None:
+    execution = run(template(block("a", effect="once")))
+    error = {"kind": "critical", "code": "x", "message": "x", "outcomeUnknown": unknown}
+    BlockExecution.objects.filter(execution=execution).update(status="failed", error=error)
+    Execution.objects.filter(pk=execution.pk).update(status="failed")
+    found = restarting.preview(execution_id=execution.pk, request=RestartRequest())
+    assert [one["blockId"] for one in found["onceEffectsRepeated"]] == repeated
+
+
 @pytest.mark.parametrize(
     ("prepare", "asked", "refused"),
     [
