@@ -1,13 +1,17 @@
 """Hints: messages that say "there may be work in this run".
 
 A hint carries ids only.  If it is lost, doubled or late the rows decide, and the clock sends it again
-(docs/decisions/0004).  So publishing never blocks a caller and never raises: while the broker does
-not answer, hints are left to the clock.
+(docs/decisions/0004).  So they are published by a thread of their own: no request and no walker waits
+for the broker, and while it does not answer, hints are left to the clock.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from uuid import UUID
 
@@ -21,21 +25,65 @@ QUEUE = "blocks"
 CONTROL = "control"
 CANARY_EXPIRES_S = 60
 _QUIET_S = 2.0  # after a failed publish nothing is tried for this long
+_LAST_WORDS_S = 1.0  # what a process that ends gives its last hints
 
-_silent_until = 0.0
+
+class Sender:
+    """Publishes hints in order.  Bounded: of too many the oldest are dropped, and the clock repeats them."""
+
+    def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self.flush, _LAST_WORDS_S)
+
+    def _forget(self) -> None:
+        self._waiting: deque[Callable[[], object]] = deque(maxlen=10_000)
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._silent_until = 0.0
+
+    def add(self, send: Callable[[], object]) -> None:
+        self._waiting.append(send)
+        self._idle.clear()
+        self._wake.set()
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
+                    self._thread.start()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was added has been sent or given up."""
+        return self._idle.wait(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                self.now(self._waiting.popleft())
+            self._idle.set()
+            if self._waiting:  # added between the last look and now
+                self._idle.clear()
+                self._wake.set()
+
+    def now(self, send: Callable[[], object]) -> bool:
+        """Publish on the caller's time.  True: the broker has taken it."""
+        if time.monotonic() < self._silent_until:
+            return False
+        try:
+            send()
+        except Exception as error:  # noqa: BLE001  # whichever family: a hint may fail
+            self._silent_until = time.monotonic() + _QUIET_S
+            log.warning("hint_not_sent", error=repr(error))
+            return False
+        return True
 
 
-def _publish(send: Callable[[], object]) -> bool:
-    global _silent_until
-    if time.monotonic() < _silent_until:
-        return False
-    try:
-        send()
-    except Exception as error:  # noqa: BLE001  # whichever family: a hint may fail
-        _silent_until = time.monotonic() + _QUIET_S
-        log.warning("hint_not_sent", error=repr(error))
-        return False
-    return True
+sender = Sender()
 
 
 def hint(execution_id: UUID, walkers: int = 1) -> None:
@@ -46,12 +94,12 @@ def hint(execution_id: UUID, walkers: int = 1) -> None:
         "executions.tasks.run_branch", args=(str(execution_id), QUEUE), immutable=True, queue=QUEUE
     )
     if walkers == 1:
-        _publish(lambda: one.apply_async(retry=False, ignore_result=True))
+        sender.add(lambda: one.apply_async(retry=False, ignore_result=True))
         return
     body = current_app.signature(
         "executions.tasks.join", args=(str(execution_id),), immutable=True, queue=CONTROL
     )
-    _publish(lambda: chord(group(one.clone() for _ in range(walkers)), body).apply_async(retry=False))
+    sender.add(lambda: chord(group(one.clone() for _ in range(walkers)), body).apply_async(retry=False))
 
 
 def look_at(execution_id: UUID) -> None:
@@ -59,7 +107,7 @@ def look_at(execution_id: UUID) -> None:
     body = current_app.signature(
         "executions.tasks.join", args=(str(execution_id),), immutable=True, queue=CONTROL
     )
-    _publish(lambda: body.apply_async(retry=False, ignore_result=True))
+    sender.add(lambda: body.apply_async(retry=False, ignore_result=True))
 
 
 def on_commit_deliver(received: UUID) -> None:
@@ -68,13 +116,13 @@ def on_commit_deliver(received: UUID) -> None:
         "executions.tasks.deliver", args=(str(received),), immutable=True, queue=CONTROL
     )
     transaction.on_commit(
-        lambda: _publish(lambda: body.apply_async(retry=False, ignore_result=True)), robust=True
+        lambda: sender.add(lambda: body.apply_async(retry=False, ignore_result=True)), robust=True
     )
 
 
 def canary(queue: str) -> bool:
     """A message of a worker to itself.  True: the broker has taken it."""
-    return _publish(
+    return sender.now(
         lambda: current_app.send_task(
             "executions.tasks.canary", queue=queue, retry=False, ignore_result=True, expires=CANARY_EXPIRES_S
         )

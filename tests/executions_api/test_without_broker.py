@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 from django.conf import settings
 
-from executions import dispatch
 from executions.models import Execution, Timer
 from tests.factories.executions import graph_definition
 from tests.factories.governance import client_of
@@ -32,10 +31,9 @@ def team() -> Team:
 
 
 @pytest.fixture(params=["gone", "silent"])
-def no_broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_broker(request: pytest.FixtureRequest) -> Iterator[None]:
     engines = settings.TEST_ENGINES
     assert engines is not None
-    monkeypatch.setattr(dispatch, "_silent_until", 0.0)
     if request.param == "gone":
         os.kill(engines.pid("valkey"), signal.SIGKILL)
         yield
@@ -44,7 +42,6 @@ def no_broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         os.kill(engines.pid("valkey"), signal.SIGSTOP)
         yield
         os.kill(engines.pid("valkey"), signal.SIGCONT)
-    monkeypatch.setattr(dispatch, "_silent_until", 0.0)
 
 
 @pytest.mark.usefixtures("no_broker")
