@@ -34,9 +34,9 @@ class RestartView(ExecutionAPIView):
 
         Without `fromBlock` every block that failed or was cancelled runs again, and all behind those.
         """
+        execution = self.execution(execution_id, Permission.OPERATE)
         body = serializers.RestartSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        execution = self.execution(execution_id, Permission.OPERATE)
         epoch = restarting.restart(
             execution_id=execution.pk, by=self.user(), request=_asked(body.validated_data)
         )
@@ -52,9 +52,9 @@ class RestartPlanView(ExecutionAPIView):
     @idempotent
     def post(self, request: Request, execution_id: UUID) -> Response:
         """Say what a restart would run again, carry over, ask and repeat.  Changes nothing."""
+        execution = self.execution(execution_id, Permission.OPERATE)
         body = serializers.RestartPlanRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        execution = self.execution(execution_id, Permission.OPERATE)
         return Response(restarting.preview(execution_id=execution.pk, request=_asked(body.validated_data)))
 
 
@@ -81,9 +81,9 @@ class SkipBlockView(_RepairView):
     @idempotent
     def post(self, request: Request, execution_id: UUID, block_id: str) -> Response:
         """Skip a block that is ready or waits; what it waited for is withdrawn."""
+        block = self.block(execution_id, block_id)
         body = serializers.RepairSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        block = self.block(execution_id, block_id)
         repairing.skip(
             execution_id=execution_id,
             block_pk=block.pk,
@@ -102,9 +102,9 @@ class CompleteBlockView(_RepairView):
     @idempotent
     def post(self, request: Request, execution_id: UUID, block_id: str) -> Response:
         """Complete a block that is ready or waits, with an output given by hand."""
+        block = self.block(execution_id, block_id)
         body = serializers.CompleteSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        block = self.block(execution_id, block_id)
         repairing.complete(
             execution_id=execution_id,
             block_pk=block.pk,
@@ -127,9 +127,9 @@ class RetryBlockView(_RepairView):
 
         A failed block only while nothing behind it has moved; else restart the execution from it.
         """
+        block = self.block(execution_id, block_id)
         body = serializers.RepairSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        block = self.block(execution_id, block_id)
         repairing.retry(
             execution_id=execution_id,
             block_pk=block.pk,
