@@ -339,7 +339,7 @@ class ProcessAdmin(BaseAdmin):
             raise PermissionDenied
         findings = doctor.examine(probe_s=doctor.PAGE_PROBE_S)
         context = self.admin_site.each_context(request) | {
-            "title": "Health",
+            "title": "Processes",
             "opts": self.model._meta,
             "tables": [_findings_table(findings), _process_table()],
         }
