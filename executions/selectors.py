@@ -297,6 +297,17 @@ def find_block(execution: Execution, ref: str) -> BlockExecution:
     return block
 
 
+def items(block: BlockExecution, *, statuses: Collection[str] = ()) -> QuerySet[BlockExecution]:
+    """The rows of a `forEach` block, in the order of its items; with a carried block, those of its epoch."""
+    epoch = block.epoch
+    if block.carried_from is not None:
+        epoch = BlockExecution.objects.values_list("epoch", flat=True).get(pk=block.carried_from)
+    rows = BlockExecution.objects.filter(
+        execution=block.execution_id, epoch=epoch, idx=block.idx, iteration__gt=0
+    )
+    return (rows.filter(status__in=statuses) if statuses else rows).order_by("iteration")
+
+
 def attempts(block: BlockExecution) -> QuerySet[BlockAttempt]:
     return BlockAttempt.objects.filter(block=block.carried_from or block.pk).order_by("attempt")
 

@@ -194,6 +194,26 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
     }
 
 
+def item(found: BlockExecution) -> JSONObject:
+    """One item of a `forEach`; values that are too large are given by their size."""
+
+    def small(value: JSONValue) -> JSONValue:
+        return value if _fits(value) else {"bytes": json_bytes(value)}
+
+    return {
+        "blockExecutionId": found.pk,
+        "index": found.iteration - 1,
+        "item": small(found.item),
+        "status": found.status,
+        "reason": found.reason or None,
+        "attempt": found.attempt,
+        "startedAt": found.started_at,
+        "completedAt": found.completed_at,
+        "output": small(found.output),
+        "error": found.error,
+    }
+
+
 def row_of(found: BlockExecution) -> BlockRow:
     """The row of one block that was fetched whole."""
     input_bytes = None if found.input is None else json_bytes(found.input)

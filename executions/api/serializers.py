@@ -203,6 +203,24 @@ class BlockSerializer(StrictSerializer):
     human_interactions = HumanInteractionSerializer(many=True)
 
 
+class ItemSerializer(StrictSerializer):
+    block_execution_id = serializers.IntegerField()
+    index = serializers.IntegerField()
+    item = AnyJSONField(help_text='A value above 16 KB is {"bytes": size}.')
+    status = serializers.ChoiceField(choices=BlockStatus.choices)
+    reason = serializers.CharField(allow_null=True)
+    attempt = serializers.IntegerField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    completed_at = serializers.DateTimeField(allow_null=True)
+    output = AnyJSONField()
+    error = AnyJSONField()
+
+
+class ItemListSerializer(StrictSerializer):
+    items = ItemSerializer(many=True)
+    total = serializers.IntegerField()
+
+
 class BlockListSerializer(StrictSerializer):
     blocks = BlockSerializer(many=True)
     total = serializers.IntegerField()

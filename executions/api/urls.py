@@ -36,6 +36,7 @@ urlpatterns = [
         views.BlockOutputView.as_view(),
         name="execution-block-output",
     ),
+    path(f"{_BLOCK}/items", views.BlockItemsView.as_view(), name="execution-block-items"),
     path(f"{_BLOCK}/skip", commands.SkipBlockView.as_view(), name="execution-block-skip"),
     path(f"{_BLOCK}/complete", commands.CompleteBlockView.as_view(), name="execution-block-complete"),
     path(f"{_BLOCK}/retry", commands.RetryBlockView.as_view(), name="execution-block-retry"),

@@ -178,6 +178,32 @@ class BlockView(ExecutionAPIView):
         return Response(snapshot.block_detail(execution, selectors.find_block(execution, block_id)))
 
 
+class BlockItemsView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_block_items",
+        parameters=[
+            _query(
+                "status",
+                str,
+                "Any of these; repeated or with commas.",
+                many=True,
+                enum=BlockStatus.values,
+            ),
+            EPOCH,
+            *PAGE,
+        ],
+        responses={200: serializers.ItemListSerializer},
+    )
+    def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
+        """List the items of a `forEach` block in their order; of another block there are none."""
+        statuses = _choices(request, "status", BlockStatus.values)
+        page = paging.page(request)
+        execution = _in_epoch(request, self.execution(execution_id))
+        rows = selectors.items(selectors.find_block(execution, block_id), statuses=statuses)
+        shown, total = page.of(rows)
+        return Response({"items": [snapshot.item(row) for row in shown], "total": total})
+
+
 class BlockInputView(ExecutionAPIView):
     @extend_schema(
         operation_id="executions_block_input", parameters=[EPOCH], responses={200: OpenApiTypes.ANY}
