@@ -16,7 +16,7 @@ from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from approvals.models import Approval
 from executions.models import BlockExecution
-from executions.services import control, reconcile
+from executions.services import control, reconcile, signals
 from tests import builtins
 from tests.factories.executions import statuses
 
@@ -154,6 +154,18 @@ def test_21_structured_loop(run: Start) -> None:
     execution = run(template(block("a", repeat=repeat), block("b", "a")))
     assert row(execution, "a").attempt == 3
     assert statuses(execution) == {"a": DONE, "b": DONE}
+
+
+def test_24_persistent_trigger(run: Start, author: User) -> None:
+    """An event that comes before its block waits is kept for it."""
+    waiting = {"blockId": "b", "dependencies": ["a"], "wait": {"event": "paid", "correlation": "input.order"}}
+    execution = run(template(asking("a"), waiting), input={"order": "A-1"})
+    signals.receive(workspace_id=execution.workspace_id, type="paid", correlation="A-1", payload={"sum": 5})
+    answer(execution, "a", author)
+    reconcile.look(execution.pk)
+    drain(execution)
+    assert execution.status == "completed"
+    assert row(execution, "b").output == {"sum": 5}
 
 
 def test_25_cancel_region(run: Start) -> None:
