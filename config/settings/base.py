@@ -100,7 +100,8 @@ def database(url: str) -> dict[str, Any]:
         "CONN_MAX_AGE": 0 if pool else None,
         "CONN_HEALTH_CHECKS": True,
         # Django turns prepared statements off; the engine's statements cost 2-4x more without them.
-        "OPTIONS": {"prepare_threshold": 1, "server_side_binding": True, **options},
+        # Compiling a plan costs more than any of our statements, and bad estimates set it off.
+        "OPTIONS": {"prepare_threshold": 1, "server_side_binding": True, "options": "-c jit=off", **options},
     }
 
 

@@ -41,13 +41,14 @@ def take_turn(
     *,
     want: int,
     fast: list[int] | None = None,
+    more: bool = True,
     repeated: bool = False,
 ) -> Turn:
     """Record `changes`, the outcomes of this walker's claims, and claim up to `want` blocks.
 
     Idempotent by the fences: a repeat records nothing twice.  `fast` are blocks of which several may
-    be claimed at once.  `repeated`: whether the last try committed is not known, so what it may have
-    claimed is taken up again.
+    be claimed at once.  `more`: ready blocks may have been left by the last turn.  `repeated`: whether
+    the last try committed is not known, so what it may have claimed is taken up again.
     """
     turn = Turn()
     with transaction.atomic():
@@ -68,7 +69,8 @@ def take_turn(
         run.leave()
         if repeated:
             turn.claims += [Claim(*row) for row in _held(run, walker, turn.claims)]
-        if run.status is E.RUNNING and (not turn.claims or len(turn.claims) < want):
+        # Who got something need not look what else there is, unless others left some the last time.
+        if run.status is E.RUNNING and (not turn.claims or (more and len(turn.claims) < want)):
             _claim(run, turn, walker=walker, want=want - len(turn.claims), fast=fast or [], newcomer=newcomer)
         turn.status = run.status
     poke(facts)

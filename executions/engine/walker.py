@@ -57,6 +57,7 @@ class Walker:
         self.batch = 1
         self.outputs: SettledBlocks = {}
         self._epoch = 1
+        self._more = True  # ready blocks may be left that this walker could take
 
     def run(self) -> None:
         until = time.monotonic() + SLICE_S
@@ -64,6 +65,7 @@ class Walker:
         while True:
             over = watch.leaving or time.monotonic() > until
             turn = self._turn(changes, want=0 if over else self.batch)
+            self._more = turn.ready_left > 0
             if over and turn.status is E.RUNNING and turn.ready_left:
                 dispatch.hint(self.facts.execution_id)
             if not turn.claims:
@@ -76,7 +78,9 @@ class Walker:
     def _turn(self, changes: list[Change], *, want: int) -> Turn:
         fast = self._fast() if want > 1 else []
         return self._patiently(
-            lambda repeated: take_turn(self.facts, self.id, changes, want=want, fast=fast, repeated=repeated)
+            lambda repeated: take_turn(
+                self.facts, self.id, changes, want=want, fast=fast, more=self._more, repeated=repeated
+            )
         )
 
     def _patiently(self, work: Callable[[bool], T]) -> T:
