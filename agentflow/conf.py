@@ -20,6 +20,7 @@ class Limits:
     expression_input_bytes: int = 256 * KB
     output_bytes: int = 256 * KB
     question_bytes: int = 64 * KB  # what one question to a person may show
+    list_bytes: int = 8 * MB  # the outputs of all items of a `forEach` together
     inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON
     usecase_depth: int = 8
     items_per_block: int = 10_000  # of one `forEach`

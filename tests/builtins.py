@@ -51,7 +51,13 @@ def count(input: JSONValue, configuration: JSONObject) -> JSONValue:
     return {"n": (input["before"] or {"n": 0})["n"] + 1, "round": input["round"]}
 
 
+def big(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """Just within what one output may have."""
+    return "x" * 250_000
+
+
 AGENTS = {
+    "test.big": {"function": "tests.builtins.big", "effect": "pure"},
     "test.odd": {"function": "tests.builtins.odd", "effect": "pure"},
     "test.count": {"function": "tests.builtins.count", "effect": "pure"},
     "test.record": {"function": "tests.builtins.record", "effect": "pure"},

@@ -174,18 +174,20 @@ class Run:
     def _items_done(self, pk: int, planned: PlanBlock) -> Change:
         """The outputs in the order of the items; one that failed leaves null, and keeps the others'."""
         rows = self.execute(statements.ITEM_RESULTS, idx=planned.idx).fetchall()
+        change = Change(pk=pk, idx=planned.idx, status=B.FAILED)
+        if sum(len(output or "") for _, output in rows) > LIMITS.list_bytes:
+            said = f"The outputs of the {len(rows)} items have more than {LIMITS.list_bytes} bytes together."
+            return self._items_failed(change, "output_too_large", said)
         outputs = [loads(output) for _, output in rows]
         failed = sum(status == B.FAILED for status, _ in rows)
-        change = Change(pk=pk, idx=planned.idx, status=B.FAILED, output=outputs)
-        if not failed:
-            return self._opener.complete(planned, change, outputs)
-        error: JSONObject = {
-            "kind": "critical",
-            "code": "items_failed",
-            "message": f"{failed} of {len(rows)} items failed.",
-            "outcomeUnknown": False,
-        }
-        return replace(change, reason="items_failed", error=error)
+        if failed:
+            change = replace(change, output=outputs)
+            return self._items_failed(change, "items_failed", f"{failed} of {len(rows)} items failed.")
+        return self._opener.complete(planned, change, outputs)
+
+    def _items_failed(self, change: Change, code: str, message: str) -> Change:
+        error: JSONObject = {"kind": "critical", "code": code, "message": message, "outcomeUnknown": False}
+        return replace(change, reason=code, error=error)
 
     def _next_items(self, planned: PlanBlock) -> list[Change]:
         """Let waiting items begin, as many as `maxConcurrency` has room for."""

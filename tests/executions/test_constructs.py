@@ -287,6 +287,14 @@ def test_for_each_over_something_that_is_no_list_asks_a_person(run: Start, items
     assert row(execution, "a").error["code"] == "not_a_list"  # type: ignore[index]
 
 
+def test_too_much_output_of_all_items_together_fails_the_block_and_is_kept(run: Start) -> None:
+    execution = run(template(each("a", agentId="test.big")), input={"items": list(range(40))})
+    assert execution.status == "failed"
+    assert row(execution, "a").error["code"] == "output_too_large"  # type: ignore[index]
+    kept = BlockExecution.objects.filter(execution=execution, iteration__gt=0, status="completed")
+    assert kept.count() == 40
+
+
 def test_a_choice_after_for_each_reads_the_list(run: Start) -> None:
     conditions = {
         "type": "if",
