@@ -37,6 +37,7 @@ def test_an_operator_pauses_and_resumes_by_action_and_sees_the_blocks(
     page.get_by_role("button", name="Log in").click()
     row = page.locator("#result_list tr", has_text=execution[:8])
     for action, status in (("pause_selected", "Paused"), ("resume_selected", "Running")):
+        page.wait_for_load_state("networkidle")  # the page's scripts show the actions once a row is ticked
         row.locator("input.action-select").check()
         page.locator("select[name=action]").select_option(action)
         page.get_by_role("button", name="Run").click()
