@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Count, Q
+from django.db.models import Count, Q, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
@@ -17,6 +17,7 @@ from agentflow.agents.models import Agent
 from agentflow.governance.admin_base import chip
 from agentflow.types import JSONObject
 from approvals import selectors as approvals
+from approvals.models import Approval
 from approvals.states import ApprovalStatus
 from executions import selectors as executions
 from executions.models import Execution
@@ -113,10 +114,19 @@ class Panel:
     more: str
 
 
+RUNS, ASKED = "executions.execution", "approvals.approval"
+
+
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What waits, what failed and what runs, in a fixed number of queries."""
-    asked = approvals.visible(request.user).filter(status=ApprovalStatus.PENDING)
-    runs = executions.executions(request.user)
+    return context | {"title": "Overview", "figures": _figures(request), "panels": _panels(request)}
+
+
+def _pending(request: HttpRequest) -> QuerySet[Approval]:
+    return approvals.visible(request.user).filter(status=ApprovalStatus.PENDING)
+
+
+def _figures(request: HttpRequest) -> list[Figure]:
     lately = Now() - timedelta(days=1)
     found = Execution.objects.visible_to(request.user).aggregate(
         running=Count("pk", filter=Q(status=ExecutionStatus.RUNNING)),
@@ -124,60 +134,57 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         failed=Count("pk", filter=Q(status=ExecutionStatus.FAILED, completed_at__gte=lately)),
         completed=Count("pk", filter=Q(status=ExecutionStatus.COMPLETED, completed_at__gte=lately)),
     )
+    asked = _pending(request).count()
     off = Agent.objects.visible_to(request.user).filter(enabled=False).count()
-    runs_list, asked_list = "executions.execution", "approvals.approval"
-    failed_runs = runs.filter(status=ExecutionStatus.FAILED).order_by("-completed_at")[:ROWS]
-    open_runs = runs.exclude(status__in=TERMINAL).order_by("-created_at")[:ROWS]
-    return context | {
-        "title": "Overview",
-        "figures": [
-            Figure(
-                asked.count(), "questions wait for people", changelist(asked_list, "status__exact=pending")
-            ),
-            Figure(found["running"], "executions run", changelist(runs_list, "status__exact=running")),
-            Figure(found["paused"], "are paused", changelist(runs_list, "status__exact=paused")),
-            Figure(
-                found["failed"],
-                "failed in the last day",
-                changelist(runs_list, "status__exact=failed&ended=1d"),
-            ),
-            Figure(
-                found["completed"],
-                "completed in the last day",
-                changelist(runs_list, "status__exact=completed&ended=1d"),
-            ),
-            Figure(off, "agents are switched off", changelist("agents.agent", "enabled__exact=0")),
-        ],
-        "panels": [
-            Panel(
-                "Waits for people",
-                [
-                    Line(
-                        url=reverse("admin:approvals_approval_change", args=[row.pk]),
-                        title=str(row.request.get("title") or row.block_name),
-                        note=f"{row.execution.template_version}, answer by",
-                        state=chip("waiting_human", word="Waiting"),
-                        at=row.respond_by,
-                    )
-                    for row in approvals.shown(asked).order_by("respond_by", "id")[:ROWS]
-                ],
-                "No question waits for anybody.",
-                changelist(asked_list, "status__exact=pending"),
-            ),
-            Panel(
-                "Failed lately",
-                [_line(row, row.completed_at) for row in failed_runs],
-                "No execution failed.",
-                changelist(runs_list, "status__exact=failed"),
-            ),
-            Panel(
-                "Open now",
-                [_line(row, row.created_at) for row in open_runs],
-                "No execution is open.",
-                changelist(runs_list),
-            ),
-        ],
-    }
+    return [
+        Figure(asked, "questions wait for people", changelist(ASKED, "status__exact=pending")),
+        Figure(found["running"], "executions run", changelist(RUNS, "status__exact=running")),
+        Figure(found["paused"], "are paused", changelist(RUNS, "status__exact=paused")),
+        Figure(found["failed"], "failed in the last day", changelist(RUNS, "status__exact=failed&ended=1d")),
+        Figure(
+            found["completed"],
+            "completed in the last day",
+            changelist(RUNS, "status__exact=completed&ended=1d"),
+        ),
+        Figure(off, "agents are switched off", changelist("agents.agent", "enabled__exact=0")),
+    ]
+
+
+def _panels(request: HttpRequest) -> list[Panel]:
+    runs = executions.executions(request.user)
+    failed = runs.filter(status=ExecutionStatus.FAILED).order_by("-completed_at")[:ROWS]
+    unfinished = runs.exclude(status__in=TERMINAL).order_by("-created_at")[:ROWS]
+    asked = approvals.shown(_pending(request)).order_by("respond_by", "id")[:ROWS]
+    return [
+        Panel(
+            "Waits for people",
+            [_question(row) for row in asked],
+            "No question waits for anybody.",
+            changelist(ASKED, "status__exact=pending"),
+        ),
+        Panel(
+            "Failed lately",
+            [_line(row, row.completed_at) for row in failed],
+            "No execution failed.",
+            changelist(RUNS, "status__exact=failed"),
+        ),
+        Panel(
+            "Open now",
+            [_line(row, row.created_at) for row in unfinished],
+            "No execution is open.",
+            changelist(RUNS),
+        ),
+    ]
+
+
+def _question(row: Approval) -> Line:
+    return Line(
+        url=reverse("admin:approvals_approval_change", args=[row.pk]),
+        title=str(row.request.get("title") or row.block_name),
+        note=f"{row.execution.template_version}, answer by",
+        state=chip("waiting_human", word="Waiting"),
+        at=row.respond_by,
+    )
 
 
 def _line(run: Execution, at: Any) -> Line:
