@@ -10,10 +10,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
@@ -21,11 +19,9 @@ from uuid import UUID
 import psycopg
 from django.db import connection, transaction
 
-from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.moments import check_wait_s
-from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import (
     Closings,
     Reason,
@@ -41,7 +37,8 @@ from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import asking, statements
-from .facts import Facts, as_json, as_text
+from .facts import Facts, as_text
+from .items import Items
 from .judging import Change
 from .opening import Answered, Decided, Opener, SettledBlocks
 from .rows import loads
@@ -63,11 +60,12 @@ class Run:
         self.failed_blocks: int = gate[3]
         self.ends_as: str = gate[4]
         self.known: SettledBlocks = {}
-        self._asks: list[HumanAsk] = []
-        self._opener = Opener(facts, outputs=self.outputs, seconds_until=self._seconds_until, asks=self._asks)
+        self.asks: list[HumanAsk] = []
+        self.opener = Opener(facts, outputs=self.outputs, seconds_until=self._seconds_until, asks=self.asks)
+        self._items = Items(self)
         self._sinks_closed = 0
         self._blocks_failed = 0
-        self._children_to_check: list[UUID] = []
+        self.children_to_check: list[UUID] = []
 
     # -- statements -----------------------------------------------------------
 
@@ -89,15 +87,15 @@ class Run:
 
     def answered(self, block: Answered, *, kind: str, approved: bool, response: JSONValue) -> Change:
         """As `Opener.answered`."""
-        return self._opener.answered(block, kind=kind, approved=approved, response=response)
+        return self.opener.answered(block, kind=kind, approved=approved, response=response)
 
     def after_wait(self, pk: int, idx: int, event: JSONObject | None = None) -> Change:
         """As `Opener.after_wait`."""
-        return self._opener.after_wait(pk, idx, event)
+        return self.opener.after_wait(pk, idx, event)
 
     def complete(self, change: Change, output: JSONValue) -> Change:
         """As `Opener.complete`."""
-        return self._opener.complete(self.facts.plan[change.idx], change, output)
+        return self.opener.complete(self.facts.plan[change.idx], change, output)
 
     # -- moving blocks --------------------------------------------------------
 
@@ -106,7 +104,7 @@ class Run:
 
         Returns the primary keys of the blocks that moved; a block that is missing had moved before.
         """
-        moved = self._move(changes, leaving)
+        moved = self.move(changes, leaving)
         accepted = [change for change in changes if change.pk in moved]
         while accepted:
             accepted = self._follow(accepted)
@@ -119,13 +117,13 @@ class Run:
         rows = self.execute(statements.UNDECIDED, partial=list(self.facts.plan.partial)).fetchall()
         self.open([Decided(*row) for row in rows])
         for idx in self.facts.plan.fans:  # items that a pause held back
-            accepted = self._next_items(self.facts.plan[idx])
+            accepted = self._items.next(self.facts.plan[idx])
             while accepted:
                 accepted = self._follow(accepted)
 
     def open(self, decided: list[Decided]) -> None:
         """Open, skip, ask about or settle blocks that are decided, in one go."""
-        changes = self._opener.open(decided)
+        changes = self.opener.open(decided)
         if changes:
             self.settle(changes, leaving=B.BLOCKED)
             self._end_races(changes)
@@ -135,80 +133,21 @@ class Run:
         closings = Closings()
         for change in changes:
             if change.iteration:
-                self._after_item(change)
+                self._items.after(change)
             else:
                 self._after(change, closings)
         if self.status in TERMINAL or self.status is E.CANCELLING:
             return []
-        followed = self._count_items([c.idx for c in changes if c.iteration and c.status in SETTLED])
+        followed = self._items.count([c.idx for c in changes if c.iteration and c.status in SETTLED])
         decided = self._close(closings)
         if self.status is not E.RUNNING:
             return followed
         for idx in {c.idx for c in changes if c.iteration or c.items is not None}:
-            followed += self._next_items(self.facts.plan[idx])
-        openings = self._opener.open(decided)
-        moved = self._move(openings, B.BLOCKED)
+            followed += self._items.next(self.facts.plan[idx])
+        openings = self.opener.open(decided)
+        moved = self.move(openings, B.BLOCKED)
         self._end_races(openings)
         return followed + [change for change in openings if change.pk in moved]
-
-    def _after_item(self, change: Change) -> None:
-        planned = self.facts.plan[change.idx]
-        if change.ask:
-            self._asks.append(asking.fix(self.facts, planned, change))
-        elif change.delay_s is not None:
-            self.look_again(change.delay_s)
-        if change.child is not None:
-            self._children_to_check.append(change.child.insert(change))
-
-    def _count_items(self, settled: list[int]) -> list[Change]:
-        """Count settled items on their blocks; a block whose last item settled settles with them."""
-        changes = []
-        for idx, count in Counter(settled).items():
-            row = self.execute(statements.ITEMS_SETTLED, idx=idx, settled=count).fetchone()
-            assert row is not None
-            if row[1] == 0 and row[2] == B.WAITING_EXTERNAL:
-                changes.append(self._items_done(row[0], self.facts.plan[idx]))
-        moved = self._move(changes, B.WAITING_EXTERNAL)
-        return [change for change in changes if change.pk in moved]
-
-    def _items_done(self, pk: int, planned: PlanBlock) -> Change:
-        """The outputs in the order of the items; one that failed leaves null, and keeps the others'."""
-        rows = self.execute(statements.ITEM_RESULTS, idx=planned.idx).fetchall()
-        change = Change(pk=pk, idx=planned.idx, status=B.FAILED)
-        if sum(len(output or "") for _, output in rows) > LIMITS.list_bytes:
-            said = f"The outputs of the {len(rows)} items have more than {LIMITS.list_bytes} bytes together."
-            return self._items_failed(change, "output_too_large", said)
-        outputs = [loads(output) for _, output in rows]
-        failed = sum(status == B.FAILED for status, _ in rows)
-        if failed:
-            change = replace(change, output=outputs)
-            return self._items_failed(change, "items_failed", f"{failed} of {len(rows)} items failed.")
-        return self._opener.complete(planned, change, outputs)
-
-    def _items_failed(self, change: Change, code: str, message: str) -> Change:
-        error: JSONObject = {"kind": "critical", "code": code, "message": message, "outcomeUnknown": False}
-        return replace(change, reason=code, error=error)
-
-    def _next_items(self, planned: PlanBlock) -> list[Change]:
-        """Let waiting items begin, as many as `maxConcurrency` has room for."""
-        each = planned.block.for_each
-        assert each is not None
-        room = LIMITS.items_per_block
-        if each.max_concurrency is not None:
-            row = self.execute(
-                "SELECT count(*)::int FROM executions_blockexecution WHERE execution_id = %(execution)s"
-                " AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0"
-                " AND status IN ('ready', 'running', 'waiting_human', 'waiting_external')",
-                idx=planned.idx,
-            ).fetchone()
-            assert row is not None
-            room = each.max_concurrency - row[0]
-        if room <= 0:
-            return []
-        rows = self.execute(statements.NEXT_ITEMS, idx=planned.idx, room=room).fetchall()
-        openings = [self._opener.item(pk, planned.idx, number, loads(item)) for pk, number, item in rows]
-        moved = self._move(openings, B.BLOCKED)
-        return [change for change in openings if change.pk in moved]
 
     def _end_races(self, openings: list[Change]) -> None:
         """Cancel what worked for partial joins that are open now."""
@@ -222,8 +161,8 @@ class Run:
             ).fetchall()
             pks = [pk for pk, _ in losers]
             human_gate().cancel(execution_id=self.facts.execution_id, block_pks=pks, reason="lost_race")
-            self._children_to_check += [child for _, child in losers if child is not None]
-            self._asks[:] = [ask for ask in self._asks if ask.block_pk not in pks]
+            self.children_to_check += [child for _, child in losers if child is not None]
+            self.asks[:] = [ask for ask in self.asks if ask.block_pk not in pks]
 
     def withdraw(self, block_pk: int, idx: int, attempt: int, *, reason: str) -> None:
         """Take back what a block waited for outside: its child, its items.  The block itself is settled."""
@@ -233,12 +172,9 @@ class Run:
             block=block_pk,
             attempt=attempt,
         )
-        self._children_to_check += [row[0] for row in children]
+        self.children_to_check += [row[0] for row in children]
         if self.facts.plan[idx].items is not None:
-            items = self.execute(statements.CANCEL_LOSERS, idxs=[idx], reason=reason).fetchall()
-            pks = [pk for pk, _ in items]
-            human_gate().cancel(execution_id=self.facts.execution_id, block_pks=pks, reason=reason)
-            self._children_to_check += [child for _, child in items if child is not None]
+            self._items.withdraw(idx, reason)
 
     def _after(self, change: Change, closings: Closings) -> None:
         planned = self.facts.plan[change.idx]
@@ -251,29 +187,19 @@ class Run:
         elif change.status is B.SKIPPED:
             close_skipped(self.facts.plan, change.idx, change.reason, closings)
         elif change.ask:
-            self._asks.append(asking.fix(self.facts, planned, change))
+            self.asks.append(asking.fix(self.facts, planned, change))
         elif change.delay_s is not None:  # a backoff, or a wait
             self.look_again(change.delay_s)
         if change.items is not None:
-            self.execute(
-                statements.ADD_ITEMS,
-                block=change.pk,
-                items=[as_json(item) for item in change.items],
-                open=0 if planned.human is not None or planned.noop else self._places(planned),
-            )
+            self._items.add(change)
         if change.wait_for is not None:
             self._await_event(change.pk, *change.wait_for)
         if change.child is not None:
-            self._children_to_check.append(change.child.insert(change))
+            self.children_to_check.append(change.child.insert(change))
         if change.status in SETTLED and not planned.succs:
             self._sinks_closed += 1
         if change.status is B.COMPLETED and planned.block.end and self.status in (E.RUNNING, E.PAUSED):
             self.stop(ends_as=E(planned.block.end), reason="run_ended", error=None)
-
-    def _places(self, planned: PlanBlock) -> int:
-        each = planned.block.for_each
-        assert each is not None
-        return each.max_concurrency or LIMITS.items_per_block
 
     def _await_event(self, pk: int, type: str, correlation: str) -> None:
         """Begin to wait, and look after the commit: the event may be there already."""
@@ -281,7 +207,7 @@ class Run:
         self.look_again(0)
         dispatch.on_commit_look_at(self.facts.execution_id)
 
-    def _move(self, changes: list[Change], leaving: B) -> set[int]:
+    def move(self, changes: list[Change], leaving: B) -> set[int]:
         if not changes:
             return set()
         changes = sorted(changes, key=lambda change: change.pk)
@@ -359,7 +285,7 @@ class Run:
         children = self._open_children()
         self.execute(statements.CANCEL_WAITING, reason=reason)
         human_gate().cancel(execution_id=self.facts.execution_id, block_pks=None, reason=reason)
-        self._children_to_check += children
+        self.children_to_check += children
         self.look_again(0)
 
     def leave(self) -> None:
@@ -373,13 +299,13 @@ class Run:
                 sinks=max(self.open_sinks, 0),
                 failed=self.failed_blocks,
             )
-        if self._asks and self.status in (E.RUNNING, E.PAUSED):
-            human_gate().open(self._asks)
+        if self.asks and self.status in (E.RUNNING, E.PAUSED):
+            human_gate().open(self.asks)
         if self.status is E.RUNNING and self.open_sinks <= 0:
             self._finish(E.FAILED if self._failed_for_good() else E.COMPLETED)
         elif self.status is E.CANCELLING and not self._anything_running():
             self._finish(E(self.ends_as or E.CANCELLED))
-        for child in self._children_to_check:
+        for child in self.children_to_check:
             self.execute(statements.LOOK_AGAIN, timer=check_timer(child), seconds=0)
             dispatch.on_commit_look_at(child)
 

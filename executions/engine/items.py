@@ -1,0 +1,113 @@
+"""The items of a `forEach`: rows of their own beside their block's, counted on it as they settle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agentflow.conf import LIMITS
+from agentflow.types import JSONObject
+from agentflow.workflow.plan import PlanBlock
+from executions.ports import human_gate
+from executions.states import BlockStatus as B
+
+from . import asking, statements
+from .facts import as_json
+from .judging import Change
+from .rows import loads
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class Items:
+    """What a locked run does with the items of its blocks."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def add(self, change: Change) -> None:
+        """Write the rows of a block that has just found its list."""
+        planned = self._run.facts.plan[change.idx]
+        self._run.execute(
+            statements.ADD_ITEMS,
+            block=change.pk,
+            items=[as_json(item) for item in change.items or ()],
+            open=0 if planned.human is not None or planned.noop else _places(planned),
+        )
+
+    def after(self, change: Change) -> None:
+        """Follow an item that moved: ask about it, look again at it, look after its child."""
+        planned = self._run.facts.plan[change.idx]
+        if change.ask:
+            self._run.asks.append(asking.fix(self._run.facts, planned, change))
+        elif change.delay_s is not None:
+            self._run.look_again(change.delay_s)
+        if change.child is not None:
+            self._run.children_to_check.append(change.child.insert(change))
+
+    def count(self, settled: list[int]) -> list[Change]:
+        """Count settled items on their blocks; a block whose last item settled settles with them."""
+        changes = []
+        for idx, count in Counter(settled).items():
+            row = self._run.execute(statements.ITEMS_SETTLED, idx=idx, settled=count).fetchone()
+            assert row is not None
+            if row[1] == 0 and row[2] == B.WAITING_EXTERNAL:
+                changes.append(self._done(row[0], self._run.facts.plan[idx]))
+        moved = self._run.move(changes, B.WAITING_EXTERNAL)
+        return [change for change in changes if change.pk in moved]
+
+    def next(self, planned: PlanBlock) -> list[Change]:
+        """Let waiting items begin, as many as `maxConcurrency` has room for."""
+        each = planned.block.for_each
+        assert each is not None
+        room = LIMITS.items_per_block
+        if each.max_concurrency is not None:
+            row = self._run.execute(
+                "SELECT count(*)::int FROM executions_blockexecution WHERE execution_id = %(execution)s"
+                " AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0"
+                " AND status IN ('ready', 'running', 'waiting_human', 'waiting_external')",
+                idx=planned.idx,
+            ).fetchone()
+            assert row is not None
+            room = each.max_concurrency - row[0]
+        if room <= 0:
+            return []
+        rows = self._run.execute(statements.NEXT_ITEMS, idx=planned.idx, room=room).fetchall()
+        openings = [self._run.opener.item(pk, planned.idx, number, loads(item)) for pk, number, item in rows]
+        moved = self._run.move(openings, B.BLOCKED)
+        return [change for change in openings if change.pk in moved]
+
+    def withdraw(self, idx: int, reason: str) -> None:
+        """Cancel what is open of a block's items, and what they wait for."""
+        run = self._run
+        items = run.execute(statements.CANCEL_LOSERS, idxs=[idx], reason=reason).fetchall()
+        pks = [pk for pk, _ in items]
+        human_gate().cancel(execution_id=run.facts.execution_id, block_pks=pks, reason=reason)
+        run.children_to_check += [child for _, child in items if child is not None]
+
+    def _done(self, pk: int, planned: PlanBlock) -> Change:
+        """The outputs in the order of the items; one that failed leaves null, and keeps the others'."""
+        rows = self._run.execute(statements.ITEM_RESULTS, idx=planned.idx).fetchall()
+        change = Change(pk=pk, idx=planned.idx, status=B.FAILED)
+        if sum(len(output or "") for _, output in rows) > LIMITS.list_bytes:
+            said = f"The outputs of the {len(rows)} items have more than {LIMITS.list_bytes} bytes together."
+            return _failed(change, "output_too_large", said)
+        outputs = [loads(output) for _, output in rows]
+        failed = sum(status == B.FAILED for status, _ in rows)
+        if failed:
+            change = replace(change, output=outputs)
+            return _failed(change, "items_failed", f"{failed} of {len(rows)} items failed.")
+        return self._run.opener.complete(planned, change, outputs)
+
+
+def _places(planned: PlanBlock) -> int:
+    each = planned.block.for_each
+    assert each is not None
+    return each.max_concurrency or LIMITS.items_per_block
+
+
+def _failed(change: Change, code: str, message: str) -> Change:
+    error: JSONObject = {"kind": "critical", "code": code, "message": message, "outcomeUnknown": False}
+    return replace(change, reason=code, error=error)
