@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..types import JSONObject
 from ..workflow.failures import FailureKind
-from . import http
+from . import http, http_failures, http_watch
 from .egress import EgressError, EgressPolicy
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def ask(
     policy: EgressPolicy,
     timeout_s: float,
     idempotency_key: str,
-    on_cancel: http.OnCancel | None = None,
+    on_cancel: http_watch.OnCancel | None = None,
 ) -> Answer:
     """Ask once; repeating is the engine's business.
 
@@ -58,7 +58,7 @@ def ask(
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": question.schema},
         }
-    with http.watched(timeout_s=timeout_s, on_cancel=on_cancel) as watch:
+    with http_watch.watched(timeout_s=timeout_s, on_cancel=on_cancel) as watch:
         try:
             raw = _client(base_url, api_key, policy).chat.completions.with_raw_response.create(
                 **asked, extra_headers={"Idempotency-Key": idempotency_key}
@@ -66,7 +66,7 @@ def ask(
         except openai.APIStatusError as error:
             raise _status(error) from error
         except openai.OpenAIError as error:
-            raise http.translated(error, watch) from error
+            raise http_watch.translated(error, watch) from error
         return _answer(raw.http_response.content)
 
 
@@ -97,7 +97,7 @@ def _status(error: openai.APIStatusError) -> EgressError:
     if code == "content_filter":
         return EgressError(FailureKind.AGENT, "llm_refused", said, evidence=evidence)
     try:
-        http.check_status(
+        http_failures.check_status(
             error.status_code, error.response.headers, method="POST", body=said.encode("utf-8", "replace")
         )
     except EgressError as failed:

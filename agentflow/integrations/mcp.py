@@ -26,7 +26,7 @@ from django.conf import settings
 
 from ..types import JSONObject, JSONValue
 from ..workflow.failures import FailureKind
-from . import http
+from . import http_failures, http_transport
 from .egress import EgressError, EgressPolicy
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def call_tool(
         # The loop's own timeout fires first; this one is for a loop that is stuck.
         return _value(call.result(timeout_s + 2 * CLOSE_S))
     except (concurrent.futures.CancelledError, asyncio.CancelledError):
-        raise http.CallCancelled(sent=sent.is_set()) from None
+        raise http_failures.CallCancelled(sent=sent.is_set()) from None
     except TimeoutError:
         call.cancel()
-        raise http.TimedOut(timeout_s, sent=sent.is_set()) from None
+        raise http_failures.TimedOut(timeout_s, sent=sent.is_set()) from None
 
 
 def _abandon(call: concurrent.futures.Future[CallToolResult]) -> None:
@@ -292,10 +292,10 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
             yield client
         return
     async with httpx2.AsyncClient(
-        transport=http.AsyncEgressTransport(server.policy),
+        transport=http_transport.AsyncEgressTransport(server.policy),
         headers=dict(server.headers) | {"accept-encoding": "gzip"},
         trust_env=False,
-        timeout=httpx2.Timeout(http.CONNECT_TIMEOUT_S, read=None),
+        timeout=httpx2.Timeout(http_transport.CONNECT_TIMEOUT_S, read=None),
     ) as connection:
         transport = streamable_http_client(server.url, http_client=connection)
         async with mcp.Client(transport, cache=None) as client:
@@ -344,7 +344,7 @@ def _status_of(error: BaseException) -> EgressError | None:
     if not isinstance(error, httpx2.HTTPStatusError):
         return None
     try:
-        http.check_status(error.response.status_code, error.response.headers, method="POST")
+        http_failures.check_status(error.response.status_code, error.response.headers, method="POST")
     except EgressError as status:
         return status
     return None
@@ -370,9 +370,9 @@ def _translated(error: Exception, server: Server) -> EgressError:
                 evidence={"code": inner.code},
             )
     if isinstance(inner, httpx2.HTTPStatusError):
-        return _status_of(inner) or http.ConnectionLost(str(inner)[:300], sent=True)
+        return _status_of(inner) or http_failures.ConnectionLost(str(inner)[:300], sent=True)
     if isinstance(inner, ValueError):  # pydantic's too: the answer does not fit the protocol
         return EgressError(
             FailureKind.AGENT, "mcp_bad_response", f"{server.label}: {inner}"[:500], outcome_unknown=True
         )
-    return http.ConnectionLost(f"{server.label}: {inner}"[:300], sent=True)
+    return http_failures.ConnectionLost(f"{server.label}: {inner}"[:300], sent=True)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agentflow.integrations import http
+from agentflow.integrations import http_failures, http_watch
 from agentflow.integrations.egress import EgressError, EgressPolicy, EgressRefused
 from agentflow.integrations.http import HttpClient
 from tests.servers import Exchange, HttpServer, canary, http_server
@@ -111,19 +111,19 @@ def test_a_redirect_to_another_server_takes_no_headers_and_no_effects_there(serv
 )
 def test_what_a_status_means(status: int, kind: str, unknown_after_post: bool) -> None:
     for method, unknown in (("POST", unknown_after_post), ("GET", False)):
-        with pytest.raises(http.BadStatus) as caught:
-            http.check_status(status, {}, method=method)
+        with pytest.raises(http_failures.BadStatus) as caught:
+            http_failures.check_status(status, {}, method=method)
         failure = caught.value.failure
         assert (failure.code, failure.kind, failure.outcome_unknown) == (f"http_{status}", kind, unknown)
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=90)
-    assert http.retry_after_s("7") == 7
-    assert http.retry_after_s(format_datetime(soon)) == pytest.approx(90, abs=5)
-    assert http.retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert http.retry_after_s("99999999") == 86400
-    assert [http.retry_after_s(text) for text in (None, "", "soon", "-3", "1e9")] == [None] * 5
+    assert http_failures.retry_after_s("7") == 7
+    assert http_failures.retry_after_s(format_datetime(soon)) == pytest.approx(90, abs=5)
+    assert http_failures.retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert http_failures.retry_after_s("99999999") == 86400
+    assert [http_failures.retry_after_s(text) for text in (None, "", "soon", "-3", "1e9")] == [None] * 5
 
 
 def test_nobody_there_is_no_unknown_outcome(server: HttpServer) -> None:
@@ -213,7 +213,7 @@ def test_garbage_instead_of_http_is_a_bad_response(server: HttpServer, client: H
 
 def test_a_cancel_from_another_thread_cuts_the_call(server: HttpServer, client: HttpClient) -> None:
     arrived = threading.Event()
-    cancels: list[http.OnCancel] = []
+    cancels: list[http_watch.OnCancel] = []
 
     def hold(exchange: Exchange) -> None:
         arrived.set()
@@ -225,7 +225,7 @@ def test_a_cancel_from_another_thread_cuts_the_call(server: HttpServer, client: 
 
     server.on("/", hold)
     threading.Thread(target=cut, daemon=True).start()
-    with pytest.raises(http.CallCancelled) as caught:
+    with pytest.raises(http_failures.CallCancelled) as caught:
         client.request("POST", server.url(), timeout_s=20, on_cancel=cancels.append)  # type: ignore[arg-type]
     assert caught.value.failure.outcome_unknown
 
@@ -245,7 +245,7 @@ def test_certificates_are_checked_against_the_name_and_not_the_address(tmp_path:
 
         assert call("shop.example", trusting) == b"proved"
         for name, verify in (("bank.example", trusting), ("shop.example", True)):
-            with pytest.raises(http.TlsFailed) as caught:
+            with pytest.raises(http_failures.TlsFailed) as caught:
                 call(name, verify)
             assert not caught.value.failure.outcome_unknown
 

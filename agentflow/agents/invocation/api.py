@@ -7,7 +7,7 @@ import re
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from ...integrations import http
+from ...integrations import http, http_failures
 from ...integrations.egress import EgressError, EgressPolicy
 from ...types import JSONObject, JSONValue
 from ...workflow.failures import Failure, FailureKind
@@ -73,7 +73,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
             on_cancel=call.cancel.on_cancel,
         )
         if response.status not in _also_good(configuration):
-            http.check_status(response.status, response.headers, method=method, body=response.body)
+            http_failures.check_status(response.status, response.headers, method=method, body=response.body)
     except EgressError as error:
         return Failed(error.failure)
     return _answer(configuration, response)
