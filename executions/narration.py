@@ -13,6 +13,7 @@ REASONS: Mapping[str, str] = {
     "cancelled": "the execution was cancelled",
     "child": "the execution it started has not ended",
     "deadline": "the execution's time is over",
+    "enough_items": "enough of its items completed",
     "event": "it waits for its event",
     "event_timeout": "its event did not come in time",
     "failed_by_hand": "a person said so",

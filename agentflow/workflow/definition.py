@@ -110,10 +110,14 @@ class AtLeast(_Part):
 
 
 class ForEach(_Part):
-    """A fan-out over the list that `items`, an expression, gives at run time."""
+    """A fan-out over the list that `items`, an expression, gives at run time.
+
+    With `atLeast` the block is complete once so many items completed; the others are cancelled.
+    """
 
     items: str
     max_concurrency: int | None = Field(default=None, ge=1, le=LIMITS.blocks_per_template)
+    at_least: int | None = Field(default=None, ge=1, le=LIMITS.items_per_block)
 
 
 class Repeat(_Part):

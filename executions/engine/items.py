@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject
+from agentflow.workflow.definition import ForEach
 from agentflow.workflow.plan import PlanBlock
-from executions.ports import human_gate
 from executions.states import BlockStatus as B
 
 from . import asking, statements
@@ -19,6 +19,8 @@ from .rows import loads
 
 if TYPE_CHECKING:
     from .run import Run
+
+ENOUGH = "enough_items"  # why items are cancelled that `atLeast` does not need
 
 
 class Items:
@@ -48,20 +50,33 @@ class Items:
             self._run.children_to_check.append(change.child.insert(change))
 
     def count(self, settled: list[int]) -> list[Change]:
-        """Count settled items on their blocks; a block whose last item settled settles with them."""
+        """Count settled items on their blocks; a block that needs no further item settles with them."""
         changes = []
         for idx, count in Counter(settled).items():
             row = self._run.execute(statements.ITEMS_SETTLED, idx=idx, settled=count).fetchone()
             assert row is not None
-            if row[1] == 0 and row[2] == B.WAITING_EXTERNAL:
-                changes.append(self._done(row[0], self._run.facts.plan[idx]))
+            pk, left, status = row
+            planned = self._run.facts.plan[idx]
+            if status == B.WAITING_EXTERNAL and (left == 0 or self._enough(planned)):
+                changes.append(self._done(pk, planned))
         moved = self._run.move(changes, B.WAITING_EXTERNAL)
-        return [change for change in changes if change.pk in moved]
+        done = [change for change in changes if change.pk in moved]
+        early = [change.idx for change in done if _each(self._run.facts.plan[change.idx]).at_least]
+        if early:
+            self._run.cancel(early, first=1, reason=ENOUGH)
+        return done
+
+    def _enough(self, planned: PlanBlock) -> bool:
+        """Whether as many items completed as `atLeast` asks for."""
+        wanted = _each(planned).at_least
+        if wanted is None:
+            return False
+        row = self._run.execute(statements.ITEMS_COMPLETED, idx=planned.idx).fetchone()
+        return row is not None and row[0] >= wanted
 
     def next(self, planned: PlanBlock) -> list[Change]:
         """Let waiting items begin, as many as `maxConcurrency` has room for."""
-        each = planned.block.for_each
-        assert each is not None
+        each = _each(planned)
         room = LIMITS.items_per_block
         if each.max_concurrency is not None:
             row = self._run.execute(
@@ -79,33 +94,32 @@ class Items:
         moved = self._run.move(openings, B.BLOCKED)
         return [change for change in openings if change.pk in moved]
 
-    def withdraw(self, idx: int, reason: str) -> None:
-        """Cancel what is open of a block's items, and what they wait for."""
-        run = self._run
-        items = run.execute(statements.CANCEL_LOSERS, idxs=[idx], reason=reason).fetchall()
-        pks = [pk for pk, _ in items]
-        human_gate().cancel(execution_id=run.facts.execution_id, block_pks=pks, reason=reason)
-        run.children_to_check += [child for _, child in items if child is not None]
-
     def _done(self, pk: int, planned: PlanBlock) -> Change:
-        """The outputs in the order of the items; one that failed leaves null, and keeps the others'."""
+        """The outputs in the order of the items; one that did not complete leaves null."""
         rows = self._run.execute(statements.ITEM_RESULTS, idx=planned.idx).fetchall()
         change = Change(pk=pk, idx=planned.idx, status=B.FAILED)
         if sum(len(output or "") for _, output in rows) > LIMITS.list_bytes:
             said = f"The outputs of the {len(rows)} items have more than {LIMITS.list_bytes} bytes together."
             return _failed(change, "output_too_large", said)
         outputs = [loads(output) for _, output in rows]
+        wanted = min(_each(planned).at_least or 0, len(rows))
+        completed = sum(status == B.COMPLETED for status, _ in rows)
         failed = sum(status == B.FAILED for status, _ in rows)
-        if failed:
-            change = replace(change, output=outputs)
-            return _failed(change, "items_failed", f"{failed} of {len(rows)} items failed.")
+        if completed < wanted or (failed and not wanted):
+            said = f"{failed} of {len(rows)} items failed."
+            if wanted:
+                said = f"{completed} of {len(rows)} items completed; {wanted} are needed."
+            return _failed(replace(change, output=outputs), "items_failed", said)
         return self._run.opener.complete(planned, change, outputs)
 
 
+def _each(planned: PlanBlock) -> ForEach:
+    assert planned.block.for_each is not None
+    return planned.block.for_each
+
+
 def _places(planned: PlanBlock) -> int:
-    each = planned.block.for_each
-    assert each is not None
-    return each.max_concurrency or LIMITS.items_per_block
+    return _each(planned).max_concurrency or LIMITS.items_per_block
 
 
 def _failed(change: Change, code: str, message: str) -> Change:

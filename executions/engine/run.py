@@ -156,13 +156,15 @@ class Run:
             if change.idx in self.facts.plan.partial and change.status is not B.SKIPPED:
                 rivals |= self.facts.plan.rivals(change.idx)
         if rivals:
-            losers = self.execute(
-                statements.CANCEL_LOSERS, idxs=list(rivals), reason=str(Reason.LOST_RACE)
-            ).fetchall()
-            pks = [pk for pk, _ in losers]
-            human_gate().cancel(execution_id=self.facts.execution_id, block_pks=pks, reason="lost_race")
-            self.children_to_check += [child for _, child in losers if child is not None]
-            self.asks[:] = [ask for ask in self.asks if ask.block_pk not in pks]
+            self.cancel(rivals, first=0, reason=str(Reason.LOST_RACE))
+
+    def cancel(self, idxs: Iterable[int], *, first: int, reason: str) -> None:
+        """Cancel what is open of these blocks (`first` 1: of their items alone), and what it waits for."""
+        lost = self.execute(statements.CANCEL_LOSERS, idxs=list(idxs), first=first, reason=reason).fetchall()
+        pks = [pk for pk, _ in lost]
+        human_gate().cancel(execution_id=self.facts.execution_id, block_pks=pks, reason=reason)
+        self.children_to_check += [child for _, child in lost if child is not None]
+        self.asks[:] = [ask for ask in self.asks if ask.block_pk not in pks]
 
     def withdraw(self, block_pk: int, idx: int, attempt: int, *, reason: str) -> None:
         """Take back what a block waited for outside: its child, its items.  The block itself is settled."""
@@ -174,7 +176,7 @@ class Run:
         )
         self.children_to_check += [row[0] for row in children]
         if self.facts.plan[idx].items is not None:
-            self._items.withdraw(idx, reason)
+            self.cancel([idx], first=1, reason=reason)
 
     def _after(self, change: Change, closings: Closings) -> None:
         planned = self.facts.plan[change.idx]

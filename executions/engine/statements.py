@@ -199,12 +199,13 @@ SELECT count(*) FROM moved
 """
 
 # Blocks that work for nothing any more: what they waited for is withdrawn, a call in flight is stopped
-# by its worker, and its result will be late.
+# by its worker, and its result will be late.  Of the items of a `forEach` alone with `first` 1.
 CANCEL_LOSERS = """
 WITH lost AS (
   SELECT id, attempt, status = 'running' AS running, status = 'waiting_external' AS waiting, started_at
   FROM executions_blockexecution
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[])
+    AND iteration >= %(first)s
     AND status IN ('blocked', 'ready', 'running', 'waiting_human', 'waiting_external')),
 moved AS (
   UPDATE executions_blockexecution b
@@ -244,6 +245,12 @@ ITEMS_SETTLED = """
 UPDATE executions_blockexecution SET todo = todo - %(settled)s
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration = 0
 RETURNING id, todo, status
+"""
+
+ITEMS_COMPLETED = """
+SELECT count(*)::int FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
+  AND status = 'completed'
 """
 
 NEXT_ITEMS = """

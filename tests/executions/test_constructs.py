@@ -253,6 +253,24 @@ def test_one_failed_item_does_not_lose_the_results_of_the_others(run: Start) -> 
     assert a.error["code"] == "items_failed"  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("items", "wanted", "ends"),
+    [
+        ([2, 1, 4, 3], 2, "completed"),
+        ([2, 1, 4], 2, "failed"),  # too few completed
+        ([1, 3], 9, "completed"),  # never more than there are
+        ([1, 2], 9, "failed"),
+    ],
+)
+def test_at_least_so_many_items_must_complete(run: Start, items: list[int], wanted: int, ends: str) -> None:
+    policy = {"maxRetries": 0, "onExhausted": "fail"}
+    for_each = {"atLeast": wanted, "maxConcurrency": 1}
+    a = each("a", agentId="test.odd", input={"n": "${item}"}, retryPolicy=policy, forEach=for_each)
+    execution = run(template(a), input={"items": items})
+    assert execution.status == ends
+    assert row(execution, "a").output == [{"odd": n} if n % 2 else None for n in items]
+
+
 def test_each_item_is_retried_by_itself(run: Start, author: Any) -> None:
     definition = template(
         each("a", agentId="test.odd", input={"n": "${item}"}, retryPolicy={"maxRetries": 0})

@@ -15,8 +15,9 @@ from django.conf import settings
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from approvals.models import Approval
-from executions.models import BlockExecution
-from executions.services import control, reconcile, signals
+from approvals.services import responding
+from executions.models import BlockExecution, Execution
+from executions.services import control, reconcile, repairing, signals
 from tests import builtins
 from tests.factories.executions import statuses
 
@@ -28,6 +29,12 @@ PAGE = settings.BASE_DIR / "docs" / "patterns.md"
 
 def asking(block_id: str, *dependencies: str, **fields: Any) -> JSONObject:
     return block(block_id, *dependencies, humanInLoop={"type": "approval"}, **fields)
+
+
+def items(execution: Execution, block_id: str) -> list[str]:
+    """The statuses of a `forEach`'s items."""
+    found = execution.blocks.filter(block_id=block_id, iteration__gt=0).order_by("iteration")
+    return list(found.values_list("status", flat=True))
 
 
 def timer(block_id: str, *dependencies: str) -> JSONObject:
@@ -189,6 +196,34 @@ def test_26_cancel_multiple_instances(run: Start) -> None:
     reconcile.look(execution.pk)
     drain(execution)
     assert set(execution.blocks.filter(block_id="many").values_list("status", flat=True)) == {CANCELLED}
+    assert execution.status == "completed"
+
+
+def test_27_complete_multiple_instances(run: Start, author: User) -> None:
+    """By hand: what is open of the instances is cancelled, and the next block begins."""
+    execution = run(template(asking("many", forEach={"items": "[1, 2, 3]"}), block("next", "many")))
+    repairing.complete(
+        execution_id=execution.pk, block_pk=row(execution, "many").pk, output=["two"], by=author, reason="due"
+    )
+    drain(execution)
+    assert items(execution, "many") == [CANCELLED] * 3
+    assert not Approval.objects.filter(execution=execution, status="pending").exists()
+    assert row(execution, "next").output == {"many": ["two"]}
+    assert execution.status == "completed"
+
+
+def test_35_cancelling_partial_join_for_multiple_instances(run: Start, author: User) -> None:
+    """Two of three instances are enough: the third is withdrawn, and the output keeps the order."""
+    many = asking("many", forEach={"items": "[1, 2, 3]", "atLeast": 2}, input={"n": "${item}"})
+    execution = run(template(many, block("next", "many")))
+    for number in (3, 1):
+        asked = Approval.objects.get(execution=execution, block_execution__iteration=number)
+        responding.respond(approval_id=asked.pk, by=author, approved=True)
+        drain(execution)
+    assert items(execution, "many") == [DONE, CANCELLED, DONE]
+    assert row(execution, "many").output == [{"n": 1}, None, {"n": 3}]
+    assert not Approval.objects.filter(execution=execution, status="pending").exists()
+    assert row(execution, "next").attempt == 1
     assert execution.status == "completed"
 
 
