@@ -8,7 +8,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 SETTINGS_TEST := DJANGO_SETTINGS_MODULE=config.settings.test
-PACKAGES := agentflow templates_app executions approvals monitoring demo config tests
+PACKAGES := agentflow templates_app executions approvals monitoring demo config bench tests
 ARGS ?=
 
 help: ## List the targets
@@ -64,11 +64,8 @@ openapi-check: install-test
 	$(SETTINGS_TEST) $(PY) manage.py spectacular --validate --fail-on-warn --file "$$fresh" && \
 	{ diff -u docs/openapi.yaml "$$fresh" || { echo "docs/openapi.yaml is stale: make openapi"; exit 1; }; }
 
-bench: install-test ## Measure the engine beside raw Celery; bench-NAME runs one
+bench: install-test ## Measure the engine beside raw Celery (docs/performance.md)
 	$(PY) -m bench $(ARGS)
-
-bench-%: install-test
-	$(PY) -m bench $* $(ARGS)
 
 lock: install-test ## Pin requirements/*.in anew; LOCK_FLAGS=--upgrade takes newer versions
 	$(PY) -m pip install --quiet --disable-pip-version-check uv

@@ -1,1 +1,4 @@
-"""Benchmarks: the engine beside raw Celery canvas, on the same machine, broker and run."""
+"""Benchmarks: the engine beside others on the same workloads, on the same machine, in the same run.
+
+Everything a peer's environment imports (`graphs`, `blocks`, `measuring`) uses the standard library only.
+"""

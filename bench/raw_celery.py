@@ -1,44 +1,45 @@
 """Plain Celery canvas: chains, groups and chords; nothing is durable.
 
-The grid cannot be written in canvas: it runs as one chord per layer, a barrier, whose body hands all
-results of a layer to every block of the next.
+Canvas cannot say the grid: it runs with a barrier after each layer, a chord whose body hands on what
+the layer gave.  (Two groups side by side in a chain run blocks twice in Celery 5.7.)
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, chain, group
 from celery.result import AsyncResult
 
-from agentflow.agents.builtin import fibonacci
+from .blocks import BlockLog, work
+from .graphs import Graph, Node, layers, sinks
+from .measuring import TIMEOUT_S
 
-from .workloads import MODULO, Graph, Node, layers
-
-# Not the current app: in the benchmark's own process that is the service's.
+# Not the current app: in the benchmark's own process that is the service's.  No fixups: Django's would
+# come along wherever its settings are named.
 app = Celery(
     "raw",
     broker=os.environ["BENCH_BROKER"],
     backend=os.environ["BENCH_RESULTS"],
     set_as_current=False,
+    fixups=[],
 )
 app.conf.update(
     task_default_queue="raw",
     broker_connection_retry_on_startup=True,
-    worker_prefetch_multiplier=16,
     worker_hijack_root_logger=False,
 )
 
-Value = dict[str, int]
+Value = list[Any]  # [name, value]
 
 
 @app.task(name="raw.block")
-def block(given: Any, name: str, after: list[str], n: int) -> Value:
-    values: Value = {}
-    for item in given if isinstance(given, list) else [given] if given else []:
-        values.update(item)
-    return {name: (1 + fibonacci(n) + sum(values[other] for other in after)) % MODULO}
+def block(given: Any, run: str, name: str, after: list[str], n: int) -> Value:
+    many = given if given and isinstance(given[0], list) else [given] if given else []
+    wanted = set(after)
+    return [name, work(run, name, n, [value for other, value in many if other in wanted])]
 
 
 @app.task(name="raw.gather")
@@ -46,23 +47,35 @@ def gather(given: list[Value]) -> list[Value]:
     return given
 
 
-def start(graph: Graph) -> AsyncResult[Any]:
-    steps = [_layer(nodes, last=i == len(layers(graph)) - 1) for i, nodes in enumerate(layers(graph))]
-    flow = chain(*[step for pair in steps for step in pair])
-    return flow.apply_async((None,))
+class RawCelery:
+    def prepare(self, name: str, graph: Graph) -> None:
+        """Canvas is made for each run: that is how it starts."""
+
+    def refresh(self) -> None:
+        """Nothing."""
+
+    def start(self, name: str, graph: Graph, run: str) -> AsyncResult[Any]:
+        steps: list[Any] = []
+        wide = False
+        for layer in layers(graph):
+            tasks = [_task(node, run, first=not steps) for node in layer]
+            if wide and len(tasks) > 1:
+                steps.append(gather.s())
+            wide = len(tasks) > 1
+            steps.append(group(tasks) if wide else tasks[0])
+        return chain(*steps).apply_async()
+
+    def wait(self, handles: Sequence[AsyncResult[Any]], log: BlockLog) -> None:
+        for handle in handles:
+            handle.get(timeout=TIMEOUT_S)
+
+    def answers(self, handle: AsyncResult[Any], graph: Graph) -> dict[str, int]:
+        found = handle.get(timeout=TIMEOUT_S)
+        wanted = set(sinks(graph))
+        pairs = found if isinstance(found[0], list) else [found]
+        return {name: value for name, value in pairs if name in wanted}
 
 
-def _layer(nodes: list[Node], *, last: bool) -> list[Any]:
-    tasks = [block.s(node.name, list(node.after), node.n) for node in nodes]
-    if len(tasks) == 1:
-        return tasks
-    # A group followed by a task is a chord; the body forwards what the layer gave.
-    return [group(tasks), gather.s()]
-
-
-def wait(result: AsyncResult[Any], timeout_s: float) -> dict[str, int]:
-    got = result.get(timeout=timeout_s)
-    values: dict[str, int] = {}
-    for item in got if isinstance(got, list) else [got]:
-        values.update(item)
-    return values
+def _task(node: Node, run: str, *, first: bool) -> Any:
+    named = {"run": run, "name": node.name, "after": list(node.after), "n": node.n}
+    return block.s(None, **named) if first else block.s(**named)
