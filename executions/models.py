@@ -13,6 +13,13 @@ from agentflow.governance.access import WorkspaceScopedQuerySet
 from .states import BlockStatus, ExecutionStatus
 
 
+class Durability(models.TextChoices):
+    """What one commit of the engine may hold; either way nothing that was committed is lost."""
+
+    STRICT = "strict"  # one call's outcome
+    GROUP = "group"  # outcomes of several calls that are fast and may be repeated
+
+
 class Execution(models.Model):
     """One run of one template version.
 
@@ -31,6 +38,9 @@ class Execution(models.Model):
     # {"scale": 0.001, "outputs": {...}, "failures": {...}, "answers": {...}}; null = for real
     simulation = models.JSONField(null=True)
     max_parallel = models.PositiveIntegerField()
+    durability = models.CharField(
+        max_length=6, choices=Durability.choices, default=Durability.GROUP, db_default=Durability.GROUP
+    )
     open_sinks = (
         models.PositiveIntegerField()
     )  # blocks without successors that are not settled; 0 ends the run

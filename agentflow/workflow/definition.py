@@ -199,11 +199,15 @@ class Block(_Part):
     end: Literal["completed", "failed"] | None = None
 
 
+Durability = Literal["strict", "group"]
+
+
 class GlobalSettings(_Part):
     """Settings of the run, and what blocks get that say nothing themselves."""
 
     timeout: Duration | None = None
     max_parallel_blocks: int = Field(default=LIMITS.max_parallel_blocks, ge=1, le=LIMITS.blocks_per_template)
+    durability: Durability = "group"
     default_retry_policy: RetryPolicy | None = None
     human_in_loop_defaults: HumanInLoop | None = None
 

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 
 from .conditions import CompiledConditions, compile_conditions
-from .definition import AtLeast, Block, Definition, HumanInLoop, RetryPolicy
+from .definition import AtLeast, Block, Definition, Durability, HumanInLoop, RetryPolicy
 from .expressions import Expression, Mapping, compile_expression, compile_mapping
 from .moments import is_moment
 
@@ -94,6 +94,7 @@ class Plan:
     handles_failure: bool  # some block runs because another failed
     max_parallel: int
     timeout_ms: int | None
+    durability: Durability
 
     def __getitem__(self, idx: int) -> PlanBlock:
         return self.blocks[idx]
@@ -142,6 +143,7 @@ def compile_plan(definition: Definition) -> Plan:
         handles_failure=any(p.block.run_on == "failure" for p in planned),
         max_parallel=definition.global_settings.max_parallel_blocks,
         timeout_ms=definition.global_settings.timeout,
+        durability=definition.global_settings.durability,
     )
 
 

@@ -211,6 +211,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums"],
     "ENUM_NAME_OVERRIDES": {
         "WorkspaceRole": "agentflow.governance.roles.ROLE_CHOICES",
+        "Durability": "executions.models.Durability",
         "ExecutionStatus": "executions.states.ExecutionStatus",
         "BlockStatus": "executions.states.BlockStatus",
         "ApprovalStatus": "approvals.states.ApprovalStatus",

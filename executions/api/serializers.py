@@ -16,7 +16,7 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.types import JSONValue
 from agentflow.workflow.failures import FailureKind
-from executions.models import AttemptOutcome
+from executions.models import AttemptOutcome, Durability
 from executions.services.admission import LATEST
 from executions.states import BlockStatus, ExecutionStatus
 
@@ -118,6 +118,13 @@ class StartSerializer(StrictSerializer):
         max_length=BUSINESS_KEY_CHARS,
         help_text="What the run is about, such as an order number: unique among the template's active ones.",
     )
+    durability = serializers.ChoiceField(
+        choices=Durability.choices,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="What one commit may hold: one outcome, or several; without, as the template says.",
+    )
 
 
 class SteerSerializer(StrictSerializer):
@@ -151,6 +158,7 @@ class ExecutionSummarySerializer(StrictSerializer):
     status = serializers.ChoiceField(choices=ExecutionStatus.choices)
     epoch = serializers.IntegerField(help_text="1, and one more with each restart.")
     simulated = serializers.BooleanField()
+    durability = serializers.ChoiceField(choices=Durability.choices)
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     completed_at = serializers.DateTimeField(allow_null=True)

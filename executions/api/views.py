@@ -106,6 +106,7 @@ class ExecutionsView(ExecutionAPIView):
                 input=given.get("input", {}),
                 simulation=given["simulation"],
                 business_key=given["business_key"],
+                durability=given["durability"],
             ),
         )
         return Response(

@@ -13,7 +13,7 @@ from uuid import UUID
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
-from executions.models import Execution
+from executions.models import Durability, Execution
 from templates_app.models import TemplateVersion
 
 K = TypeVar("K")
@@ -52,6 +52,7 @@ class Facts:
     workspace_id: UUID
     version: VersionFacts
     max_parallel: int
+    strict: bool  # each outcome in a commit of its own
     input: JSONObject
     simulation: JSONObject | None
     created_by_id: int | None
@@ -115,6 +116,7 @@ def facts_of(execution_id: UUID) -> Facts | None:
             "workspace_id",
             "template_version_id",
             "max_parallel",
+            "durability",
             "input",
             "simulation",
             "created_by_id",
@@ -132,6 +134,7 @@ def facts_of(execution_id: UUID) -> Facts | None:
         workspace_id=row["workspace_id"],
         version=version_facts(row["template_version_id"]),
         max_parallel=row["max_parallel"],
+        strict=row["durability"] == Durability.STRICT,
         input=row["input"],
         simulation=row["simulation"],
         created_by_id=row["created_by_id"],

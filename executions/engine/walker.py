@@ -74,6 +74,8 @@ class Walker:
                 self._epoch = turn.epoch
                 self.outputs.clear()
             changes = self._work(turn)
+            while self.facts.strict and len(changes) > 1:  # after a lost connection more may be held
+                self._turn([changes.pop(0)], want=0)
 
     def _turn(self, changes: list[Change], *, want: int) -> Turn:
         fast = self._fast() if want > 1 else []
@@ -136,7 +138,8 @@ class Walker:
                 event = events.get(flight.claim.idx)
                 changes.append(self._call(flight, inputs, items.get(flight.claim.pk), event))
             worked_ms = (time.monotonic() - started) * 1000
-        self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(flights))
+        if not self.facts.strict:
+            self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(flights))
         return changes
 
     def _call(self, flight: Flight, known: SettledBlocks, item: JSONValue, event: JSONValue) -> Change:

@@ -62,6 +62,7 @@ class StartRequest:
     workspace_id: UUID | None = None
     version: int | None = None
     simulation: JSONObject | None = None
+    durability: str | None = None  # `strict` or `group`; None: as the template says
     business_key: str | None = None  # unique among the template's executions that have not ended
 
     @property
@@ -97,6 +98,7 @@ def start(*, by: User, request: StartRequest) -> Execution:
         input=request.input,
         simulation=request.simulation,
         business_key=request.business_key,
+        durability=request.durability,
     )
 
 

@@ -39,6 +39,7 @@ def start(
     input: JSONObject,
     simulation: JSONObject | None = None,
     business_key: str | None = None,
+    durability: str | None = None,
 ) -> Execution:
     """Accept an execution of `version`.  Once this commits it is never lost.
 
@@ -60,6 +61,7 @@ def start(
             input=input,
             simulation=simulation,
             created_by_id=by.pk,
+            durability=durability,
         )
         if business_key is not None:
             _claim_key(execution_id, version.template_id, business_key)
@@ -74,6 +76,7 @@ def start(
                 "version": version.number,
                 "simulated": simulation is not None,
                 **({"businessKey": business_key} if business_key is not None else {}),
+                **({"durability": durability} if durability is not None else {}),
             },
         )
         dispatch.on_commit_hint(execution_id)
@@ -141,6 +144,7 @@ class Child:
             parent_block_id=change.pk,
             parent_attempt=change.attempt,
             depth=self.parent.depth + 1,
+            durability="strict" if self.parent.strict else None,  # else as its own template says
         )
         dispatch.on_commit_hint(child_id)
         return child_id
@@ -180,6 +184,7 @@ def _insert(
     parent_block_id: int | None = None,
     parent_attempt: int | None = None,
     depth: int = 0,
+    durability: str | None = None,
 ) -> None:
     plan = version_facts(version_id).plan
     blocks = [planned.block for planned in plan.blocks]
@@ -198,6 +203,7 @@ def _insert(
             "parent_attempt": parent_attempt,
             "depth": depth,
             "created_by": created_by_id,
+            "durability": durability or plan.durability,
             "timeout_ms": plan.timeout_ms,
             "block_ids": [block.block_id for block in blocks],
             "todos": [len(planned.preds) for planned in plan.blocks],
