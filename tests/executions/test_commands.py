@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
+from celery.signals import before_task_publish
 from django.db import connection
+from django.db.models.functions import Now
 
 from agentflow.governance.models import AuditEntry, User
 from agentflow.lifecycle import IllegalTransition
+from agentflow.types import JSONObject
 from approvals.models import Approval
+from executions import dispatch
 from executions.engine.walker import walk
 from executions.models import Execution
 from executions.services import control, reconcile
@@ -188,3 +194,28 @@ def _in_thread(work: Callable[..., None], *args: object) -> threading.Thread:
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
     return thread
+
+
+@pytest.mark.parametrize(
+    "first",
+    [{"wait": {"seconds": 60}}, {"humanInLoop": {"type": "approval"}}, {"forEach": {"items": "[1]"}}, {}],
+    ids=["wait", "question", "items", "plain"],
+)
+def test_a_pending_run_whose_first_hint_was_lost_is_hinted_again(start: Start, first: JSONObject) -> None:
+    """A first block that takes more than a claim is not ready: the run itself asks for a walker."""
+    hinted: list[str] = []
+
+    def sent(body: Any, **kwargs: Any) -> None:
+        hinted.append(body[0][0])
+
+    execution = start(template(block("a", **first)))
+    dispatch.sender.flush(5)
+    before_task_publish.connect(sent)
+    try:
+        reconcile.look(execution.pk)
+        dispatch.sender.flush(5)
+    finally:
+        before_task_publish.disconnect(sent)
+    assert hinted == [str(execution.pk)]
+    soon = Now() + timedelta(seconds=reconcile.REHINT_S)
+    assert execution.timers.filter(kind="check", due_at__lte=soon).exists()
