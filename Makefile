@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run manage test test-slow test-chaos test-load check format format-check lint types imports \
+.PHONY: help run manage test test-slow chaos test-load check format format-check lint types imports \
 	migrations migrations-check openapi openapi-check bench lock hooks clean python install-local install-test
 
 VENV := .venv
@@ -10,6 +10,7 @@ PY := $(VENV)/bin/python
 SETTINGS_TEST := DJANGO_SETTINGS_MODULE=config.settings.test
 PACKAGES := agentflow templates_app executions approvals monitoring demo config bench tests
 ARGS ?=
+PLAN ?= c0
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +25,8 @@ manage: install-local ## A command of manage.py beside `make run`: make manage A
 test: install-test ## Run the tests on engines of their own
 	$(PY) -m pytest $(ARGS)
 
-test-chaos: install-test ## Kill processes on purpose and look what is lost
-	$(PY) -m pytest -m chaos $(ARGS)
+chaos: install-test ## Break things under load, look what is lost; PLAN=c1 for an hour, cc no fault, named
+	$(PY) -m tests.chaos $(PLAN) $(ARGS)
 
 test-load: install-test ## Measure under load
 	$(PY) -m pytest -m load $(ARGS)

@@ -1,4 +1,4 @@
-"""Processes killed and stopped on purpose, at real leases: `make test-chaos`, about four minutes."""
+"""Processes killed and stopped on purpose, at real leases: `make chaos PLAN=named`, about four minutes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,166 @@
+"""Agents of the rig: addresses on loopback that do effects, and write each down before they answer.
+
+What an agent does to a call follows from the call's key and number, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.servers import Exchange, HttpServer, http_server
+
+QUICK_S = (0.002, 0.04)
+LONG_S = (0.5, 2.5)
+
+
+class Ledger:
+    """Every call and every effect, in memory and line by line in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._file = path.open("a")
+        self.calls: Counter[str] = Counter()
+        self.effects: Counter[str] = Counter()
+        self.at: dict[str, list[float]] = defaultdict(list)  # when each effect happened
+        self.answers: Counter[str] = Counter()
+
+    def called(self, key: str) -> int:
+        """Which call of this key it is, from 1."""
+        with self._lock:
+            self.calls[key] += 1
+            return self.calls[key]
+
+    def effect(self, key: str, *, once: bool) -> None:
+        """Do it; `once`: unless it was done under this key."""
+        with self._lock:
+            if once and self.effects[key]:
+                return
+            self.effects[key] += 1
+            self.at[key].append(time.time())
+            self._write({"key": key, "effect": True})
+
+    def answered(self, key: str, how: str) -> None:
+        with self._lock:
+            self.answers[how] += 1
+            self._write({"key": key, "answer": how})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"at": time.time(), **line}) + "\n")
+        self._file.flush()
+
+
+def chance(*of: object) -> float:
+    """From 0 to 1, always the same for the same things."""
+    digest = hashlib.sha256(repr(of).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def take_time(key: str, call: int, *, long: float = 0.1) -> None:
+    low, high = LONG_S if chance("long", key, call) < long else QUICK_S
+    time.sleep(low + (high - low) * chance("time", key, call))
+
+
+class Agents:
+    def __init__(self, ledger: Ledger, server: HttpServer) -> None:
+        self.ledger = ledger
+        self.server = server
+        server.on("/keyed", self.keyed)
+        server.on("/flaky", self.flaky)
+        server.on("/once", self.once)
+        server.on("/slow", self.slow)
+        server.on("/broken", self.broken)
+        server.on("/v1/chat/completions", self.model)
+
+    def keyed(self, exchange: Exchange) -> None:
+        """Honours keys.  Now and then the effect happens and no answer comes."""
+        key, call = self._begin(exchange)
+        take_time(key, call)
+        self.ledger.effect(key, once=True)
+        if call == 1 and chance("drop", key) < 0.03:
+            self._drop(exchange, key)
+        else:
+            self._done(exchange, key, call)
+
+    def slow(self, exchange: Exchange) -> None:
+        """As `keyed`, and always in somebody's hands."""
+        key, call = self._begin(exchange)
+        take_time(key, call, long=1.0)
+        self.ledger.effect(key, once=True)
+        self._done(exchange, key, call)
+
+    def flaky(self, exchange: Exchange) -> None:
+        """One or two failures of a kind, then as it should be."""
+        key, call = self._begin(exchange)
+        kind = int(chance("kind", key) * 5)
+        if call > 1 + int(chance("times", key) * 2):
+            kind = -1
+        match kind:
+            case 0:
+                exchange.reply(b"busy", 503)
+            case 1:
+                exchange.reply(b"slow down", 429, Retry_After="1")
+            case 2:
+                exchange.reply(b"\x00 garbage }{", content_type="application/json")
+            case 3:
+                self._drop(exchange, key)
+                return
+            case 4:
+                exchange.reply(b"oh", 500)
+            case _:
+                self.ledger.effect(key, once=True)
+                self._done(exchange, key, call)
+                return
+        self.ledger.answered(key, ("503", "429", "garbage", "", "500")[kind])
+
+    def once(self, exchange: Exchange) -> None:
+        """Knows no keys: every call is an effect.  One in three answers is lost."""
+        key, call = self._begin(exchange)
+        take_time(key, call, long=0.3)
+        self.ledger.effect(key, once=False)
+        if chance("drop", key, call) < 0.33:
+            self._drop(exchange, key)
+        else:
+            self._done(exchange, key, call)
+
+    def broken(self, exchange: Exchange) -> None:
+        key, _ = self._begin(exchange)
+        exchange.reply(b"no such thing", 422)
+        self.ledger.answered(key, "422")
+
+    def model(self, exchange: Exchange) -> None:
+        """A language model, as far as it is asked here."""
+        message = {"role": "assistant", "content": "Well."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        exchange.json(
+            {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage, "model": "fake"}
+        )
+
+    def _begin(self, exchange: Exchange) -> tuple[str, int]:
+        key = exchange.headers.get("idempotency-key", "")
+        self.server.seen.clear()  # hours of calls are not kept
+        return key, self.ledger.called(key)
+
+    def _done(self, exchange: Exchange, key: str, call: int) -> None:
+        exchange.json(
+            {"done": True, "call": call, "amount": int(chance("amount", key.split(":")[1:2]) * 100)}
+        )
+        self.ledger.answered(key, "ok")
+
+    def _drop(self, exchange: Exchange, key: str) -> None:
+        exchange.drop()
+        self.ledger.answered(key, "dropped")
+
+
+@contextmanager
+def agents(ledger_path: Path) -> Iterator[Agents]:
+    with http_server() as server:
+        yield Agents(Ledger(ledger_path), server)

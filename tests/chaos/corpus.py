@@ -1,0 +1,281 @@
+"""What the rig runs: templates that together go through every state, every way to go on and every tool kind.
+
+`EXERCISED` and `LEFT_OUT` are compared with the code by tests/chaos/test_corpus.py: what is added to the
+engine is added here, or its absence gets a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Block = dict[str, Any]
+
+QUICK_RETRY = {"maxRetries": 6, "backoffStrategy": "fixed", "initialDelay": 100, "jitter": False}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A template, what share of the executions run it, and what a client does to such a run."""
+
+    name: str
+    blocks: list[Block]
+    weight: int = 0
+    script: str = ""  # a method of `load.Scripts`
+    settings: dict[str, Any] = field(default_factory=dict)
+    input: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        settings = {"globalSettings": self.settings} if self.settings else {}
+        return {"name": f"Chaos: {self.name}", "blocks": self.blocks, **settings}
+
+
+def echo(block_id: str, *after: str, **fields: Any) -> Block:
+    return {"blockId": block_id, "agentId": "builtin.echo", "dependencies": list(after), **fields}
+
+
+class Corpus:
+    """The templates, for agents at an address.  `child` is the template that others start."""
+
+    def __init__(self, url: Callable[[str], str]) -> None:
+        self._url = url
+
+    def call(
+        self, block_id: str, *after: str, path: str = "/keyed", effect: str = "keyed", **more: Any
+    ) -> Block:
+        return {
+            "blockId": block_id,
+            "toolType": "API",
+            "configuration": {"url": self._url(path), "method": "POST"},
+            "dependencies": list(after),
+            "effect": effect,
+            "retryPolicy": QUICK_RETRY,
+            **more,
+        }
+
+    def child(self) -> Case:
+        return Case("child", [self.call("c1"), self.call("c2", "c1")])
+
+    def cases(self, child_id: str) -> list[Case]:
+        return [
+            self._linear(),
+            self._diamond(),
+            self._choice(),
+            self._retried(),
+            self._asked(),
+            self._parent(child_id),
+            self._loop(),
+            self._items(),
+            self._waits(),
+            self._races(),
+            self._once(),
+            self._caught(),
+            self._tools(),
+            self._commanded(),
+            self._restarted(),
+            self._repaired(),
+            self._wide(50, 6),
+            self._wide(1000, 0),
+        ]
+
+    def _linear(self) -> Case:
+        chain = [self.call(f"l{n}", *([f"l{n - 1}"] if n else [])) for n in range(5)]
+        return Case("linear of 5", chain, 50)
+
+    def _diamond(self) -> Case:
+        sides = [self.call("left", "top"), self.call("right", "top", path="/slow")]
+        return Case("diamond", [self.call("top"), *sides, echo("bottom", "left", "right")], 30)
+
+    def _choice(self) -> Case:
+        """One branch is skipped, the join behind both runs."""
+        conditions = {
+            "type": "if",
+            "branches": [
+                {"condition": "input.number > 50", "nextBlocks": ["high"]},
+                {"condition": "default", "nextBlocks": ["low"]},
+            ],
+        }
+        blocks = [
+            self.call("score", conditions=conditions),
+            self.call("high", "score"),
+            self.call("low", "score"),
+            echo("join", "high", "low"),
+        ]
+        return Case("conditional with a skipped branch", blocks, 20)
+
+    def _retried(self) -> Case:
+        failing = {**QUICK_RETRY, "onExhausted": "fail"}
+        refused = self.call("hopeless", "f2", path="/broken", retryPolicy=failing, onError="continue")
+        blocks = [
+            self.call("f1", path="/flaky"),
+            self.call("f2", "f1", path="/flaky"),
+            refused,
+            echo("e", "hopeless"),
+        ]
+        return Case("retries", blocks, 18)
+
+    def _asked(self) -> Case:
+        """Approvals, an input, and one that nobody answers in time."""
+        blocks = [
+            self.call("pay", humanInLoop={"type": "approval", "title": "Pay?", "onReject": "skip"}),
+            {"blockId": "form", "humanInLoop": {"type": "input", "title": "Which?"}},
+            self.call(
+                "late",
+                humanInLoop={"type": "approval", "title": "Ignored", "timeout": 2000},
+                onError="continue",
+            ),
+            echo("end", "pay", "form", "late"),
+        ]
+        return Case("questions to people", blocks, 12, settings={"maxParallelBlocks": 3})
+
+    def _parent(self, child_id: str) -> Case:
+        sub = {"blockId": "sub", "toolType": "UseCase", "configuration": {"templateId": child_id}}
+        return Case(
+            "sub-workflow",
+            [self.call("before"), {**sub, "dependencies": ["before"]}, self.call("after", "sub")],
+            12,
+        )
+
+    def _loop(self) -> Case:
+        again = self.call("again", repeat={"until": "index >= 3", "maxIterations": 5})
+        return Case("repeat", [again, self.call("done", "again")], 8)
+
+    def _items(self) -> Case:
+        each = self.call("each", forEach={"items": "input.items", "maxConcurrency": 4})
+        return Case("forEach", [each, echo("sum", "each")], 9, input={"items": list(range(10))})
+
+    def _waits(self) -> Case:
+        told = {
+            "blockId": "told",
+            "wait": {"event": "chaos.told", "correlation": "input.number"},
+            "dependencies": ["nap"],
+        }
+        blocks = [echo("nap", wait={"seconds": 1}), told, self.call("after", "told")]
+        return Case("waits for a moment and an event", blocks, 8, "tell")
+
+    def _races(self) -> Case:
+        runners = [self.call(f"r{n}", path="/slow" if n else "/keyed", effect="pure") for n in range(3)]
+        unasked: Block = {
+            "blockId": "unasked",
+            "humanInLoop": {"type": "approval", "title": "Ignored", "timeout": 600_000},
+        }
+        never: Block = {"blockId": "never", "wait": {"seconds": 3000}}
+        first = echo("first", "r0", "r1", "unasked", "never", join="any")
+        blocks = [*runners, unasked, never, first, echo("two", "r1", "r2", join={"atLeast": 1})]
+        return Case("races", blocks, 8, settings={"maxParallelBlocks": 5})
+
+    def _once(self) -> Case:
+        """Effects that must not be repeated: whoever answers looks into the ledger first."""
+        return Case(
+            "once",
+            [
+                self.call("o1", path="/once", effect="once"),
+                self.call("o2", "o1", path="/once", effect="once"),
+            ],
+            10,
+        )
+
+    def _caught(self) -> Case:
+        failing = {"maxRetries": 0, "onExhausted": "fail"}
+        blocks = [
+            self.call("bad", path="/broken", retryPolicy=failing),
+            self.call("behind", "bad"),
+            self.call("catch", "behind", runOn="failure"),
+            self.call("tidy", "catch", runOn="always", end="completed"),
+            echo("cut", wait={"seconds": 2000}),
+        ]
+        return Case("caught failure and an early end", blocks, 6)
+
+    def _tools(self) -> Case:
+        model: Block = {
+            "blockId": "model",
+            "toolType": "LLM",
+            "configuration": {"prompt": "Say well."},
+            "effect": "pure",
+        }
+        script: Block = {
+            "blockId": "script",
+            "toolType": "Script",
+            "configuration": {"script": "double"},
+            "effect": "pure",
+        }
+        script["dependencies"] = ["model"]
+        return Case("a language model and a script", [model, script], 5)
+
+    def _commanded(self) -> Case:
+        chain = [self.call(f"s{n}", *([f"s{n - 1}"] if n else []), path="/slow") for n in range(4)]
+        return Case("paused, resumed, cancelled", chain, 8, "pause")
+
+    def _restarted(self) -> Case:
+        chain = [self.call(f"s{n}", *([f"s{n - 1}"] if n else []), path="/slow") for n in range(3)]
+        return Case("cancelled and restarted", chain, 5, "restart")
+
+    def _repaired(self) -> Case:
+        failing = {"maxRetries": 0, "onExhausted": "fail"}
+        stuck = {
+            "blockId": "stuck",
+            "humanInLoop": {"type": "approval", "title": "Ignored", "timeout": 600_000},
+        }
+        nap = {"blockId": "nap", "wait": {"seconds": 3000}}
+        blocks = [
+            self.call("bad", path="/broken", retryPolicy=failing),
+            stuck,
+            nap,
+            echo("end", "bad", "stuck", "nap"),
+        ]
+        return Case("mended by hand", blocks, 4, "repair")
+
+    def _wide(self, width: int, weight: int) -> Case:
+        if width < 1000:
+            arms = [self.call(f"w{n}", "root") for n in range(width)]
+        else:
+            arms = [echo(f"w{n}", "root") for n in range(width)]
+        blocks = [echo("root"), *arms, echo("join", *(arm["blockId"] for arm in arms))]
+        return Case(f"{width} wide", blocks, weight, settings={"maxParallelBlocks": 8})
+
+
+# What the cases above go through.
+EXERCISED: dict[str, set[str]] = {
+    "tool kinds": {"API", "UseCase", "LLM", "Script"},
+    "approval kinds": {"approval", "input", "fix"},
+    "execution statuses": {"pending", "running", "paused", "cancelling", "completed", "failed", "cancelled"},
+    "block statuses": {
+        "blocked",
+        "ready",
+        "running",
+        "waiting_human",
+        "waiting_external",
+        "completed",
+        "failed",
+        "skipped",
+        "cancelled",
+    },
+    "block fields": {
+        "agent_id", "block_id", "conditions", "configuration", "dependencies", "effect", "end", "for_each",
+        "human_in_loop", "join", "on_error", "repeat", "retry_policy", "run_on", "tool_type", "wait",
+    },
+}  # fmt: skip
+
+LEFT_OUT: dict[str, dict[str, str]] = {
+    "tool kinds": {
+        "MCP": "an MCP server costs two seconds of import per call; tests/agents has its failures"
+    },
+    "approval kinds": {},
+    "execution statuses": {},
+    "block statuses": {},
+    "block fields": {
+        "name": "for people",
+        "description": "for people",
+        "agent_type": "a way to choose an agent, which is over before anything can fail",
+        "capabilities": "a way to choose an agent, which is over before anything can fail",
+        "input": "pure, computed from settled outputs",
+        "when": "pure; a skipped branch is there",
+        "timeout": "minutes by default; a call past its deadline is in tests/executions/test_processes.py",
+        "on_unknown_outcome": "`fail` is the shorter way of what `once` asks",
+        "compensation": "validation refuses it still",
+        "checkpoint": "validation refuses it still",
+        "priority": "an order among ready blocks, not a state",
+    },
+}
