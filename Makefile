@@ -65,7 +65,7 @@ openapi-check: install-test
 	$(SETTINGS_TEST) $(PY) manage.py spectacular --validate --fail-on-warn --file "$$fresh" && \
 	{ diff -u docs/openapi.yaml "$$fresh" || { echo "docs/openapi.yaml is stale: make openapi"; exit 1; }; }
 
-bench: install-test ## Measure the engine beside raw Celery (docs/performance.md)
+bench: install-test ## Measure the engine beside raw Celery; PEERS=1: and beside LangGraph and DBOS
 	$(PY) -m bench $(ARGS)
 
 lock: install-test ## Pin requirements/*.in anew; LOCK_FLAGS=--upgrade takes newer versions
@@ -74,6 +74,10 @@ lock: install-test ## Pin requirements/*.in anew; LOCK_FLAGS=--upgrade takes new
 	  echo "requirements/$$name.txt" && \
 	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	    --no-emit-index-url $(LOCK_FLAGS) requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	done
+	@for name in langgraph dbos; do \
+	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	    --no-emit-index-url $(LOCK_FLAGS) bench/peers/$$name.in -o bench/peers/$$name.txt || exit 1; \
 	done
 
 hooks: install-test ## Install the pre-commit hooks

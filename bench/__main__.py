@@ -16,7 +16,7 @@ from . import comparing, report
 from .blocks import log_folder
 from .graphs import STANDARD, WORKLOADS
 
-ALWAYS = ("celery", "agentflow", "http")
+ALWAYS = (comparing.BASE, *comparing.OURS)
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         results = comparing.compare(
             Path(folder),
             block_log,
-            systems=_chosen(options.systems, (*ALWAYS,), "system"),
+            systems=_chosen(options.systems, comparing.TITLES, "system"),
             workloads=_chosen(options.workloads, WORKLOADS, "workload"),
             runs=options.runs or (1 if options.quick else 7),
         )
@@ -42,7 +42,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=0, help="counted runs of each workload (7)")
     parser.add_argument("--quick", action="store_true", help="one counted run: does it work at all?")
     parser.add_argument("--workloads", default=",".join(STANDARD), help=_listing())
-    parser.add_argument("--systems", default=",".join(ALWAYS), help="which to compare")
+    systems = (*ALWAYS, *(comparing.PEERS if os.environ.get("PEERS", "0") not in ("", "0") else ()))
+    parser.add_argument(
+        "--systems",
+        default=",".join(systems),
+        help=f"which to compare, of {', '.join(comparing.TITLES)} (PEERS=1: all)",
+    )
     parser.add_argument("--json", default="", help="also write the figures to this file")
     return parser.parse_args()
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.engines import Engines
+
 from .graphs import WORKLOADS
 from .measuring import Figures, System, perform
-from .processes import Fleet, machine, memory_mb, stage
+from .peers.environments import python_of
+from .peers.remote import Peer
+from .processes import Fleet, family, machine, memory_mb, stage
 
 BASE = "celery"
 OURS = ("agentflow", "http")
+PEERS = ("langgraph", "dbos")
 TITLES = {
     "celery": "raw Celery",
     "agentflow": "agentflow",
@@ -35,14 +41,19 @@ class Contestant:
 def compare(
     folder: Path, block_log: Path, *, systems: list[str], workloads: list[str], runs: int
 ) -> dict[str, Any]:
+    pythons = {name: python_of(name) for name in PEERS if name in systems}
     results: dict[str, Any] = {
         "machine": machine(),
         "runs": runs,
         "systems": {name: {"title": TITLES[name]} for name in systems},
         "workloads": {},
     }
-    with stage(folder, block_log) as (_, fleet):
+    with stage(folder, block_log) as (engines, fleet), contextlib.ExitStack() as stack:
         contestants = _contestants(systems, fleet)
+        for name, python in pythons.items():
+            peer = Peer(name, python, _own_database(engines, name), folder)
+            stack.callback(peer.stop)
+            contestants[name] = _there(peer)
         for name in workloads:
             results["workloads"][name] = _measure(name, contestants, runs)
         for name, contestant in contestants.items():
@@ -78,6 +89,18 @@ def _here(system: System, pids: Callable[[], list[int]]) -> Contestant:
         perform=lambda name, run: perform(system, name, run),
         pids=pids,
     )
+
+
+def _there(peer: Peer) -> Contestant:
+    return Contestant(prepare=peer.prepare, perform=peer.perform, pids=lambda: family(peer.pid))
+
+
+def _own_database(engines: Engines, name: str) -> str:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE bench_{name}")
+    return engines.database_url(f"bench_{name}")
 
 
 def _measure(name: str, contestants: dict[str, Contestant], runs: int) -> dict[str, Any]:
