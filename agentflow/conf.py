@@ -23,6 +23,9 @@ class Limits:
     list_bytes: int = 8 * MB  # the outputs of all items of a `forEach` together
     inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON
     usecase_depth: int = 8
+    recovery_points_kept: int = 200  # of one execution, automatic ones: the newest
+    recovery_points_manual: int = 50  # of one execution, made by people
+    recovery_point_s: int = 60  # of progress between two
     items_per_block: int = 10_000  # of one `forEach`
     page_size: int = 50
     page_size_max: int = 500

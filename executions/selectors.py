@@ -26,7 +26,7 @@ from agentflow.events.store import Cursor
 from agentflow.governance.access import Principal
 from agentflow.types import JSONValue
 
-from .models import BlockAttempt, BlockExecution, Execution, LateResult
+from .models import BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint
 from .states import SETTLED, BlockStatus
 
 # However small each value is, one answer carries no more than this of them.
@@ -355,6 +355,26 @@ def parents(found: Iterable[Execution]) -> dict[UUID, UUID]:
     rows = BlockExecution.objects.filter(pk__in=set(started_by.values())).values_list("pk", "execution")
     runs = dict(rows)
     return {child: runs[block_pk] for child, block_pk in started_by.items() if block_pk in runs}
+
+
+# -- recovery points -----------------------------------------------------------
+
+
+def points(execution: Execution) -> QuerySet[RecoveryPoint]:
+    """The recovery points of an execution, the newest first."""
+    return execution.recovery_points.select_related("created_by").order_by("-pk")
+
+
+def point(execution_id: UUID, point_id: int) -> RecoveryPoint:
+    """One recovery point.
+
+    Raises:
+        NotFound: the execution has no such one.
+    """
+    found = RecoveryPoint.objects.filter(pk=point_id, execution=execution_id).first()
+    if found is None:
+        raise NotFound("The execution has no such recovery point.", recovery_point_id=point_id)
+    return found
 
 
 # -- logs ----------------------------------------------------------------------

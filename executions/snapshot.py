@@ -13,16 +13,19 @@ from urllib.parse import quote
 from uuid import UUID
 
 from agentflow.conf import LIMITS
+from agentflow.events.store import Cursor
 from agentflow.types import JSONObject, JSONValue
 
 from . import facts, ports, selectors
 from .facts import NOTHING_KNOWN, BlockFacts
-from .models import BlockExecution, Execution
+from .models import BlockExecution, Execution, RecoveryPoint
 from .selectors import BlockRow, Progress
 from .states import BlockStatus
 
 CURRENT = (BlockStatus.READY, BlockStatus.RUNNING)
 WAITING = (BlockStatus.WAITING_HUMAN, BlockStatus.WAITING_EXTERNAL)
+
+POINTS_SHOWN = 20  # in the execution; the list has all
 
 SUMMARY_FIELDS = (
     "executionId",
@@ -100,7 +103,10 @@ def detail(execution: Execution, fields: Collection[str] = DETAIL_FIELDS) -> JSO
     progress = Progress(sum(row.settled for row in rows), len(rows))
     parents = selectors.parents([execution]) if "parentExecutionId" in wanted else {}
     found = summary(execution, progress, parents.get(execution.pk))
-    found |= {"deadlineAt": execution.deadline_at, "error": execution.error, "recoveryPoints": []}
+    found |= {"deadlineAt": execution.deadline_at, "error": execution.error}
+    if "recoveryPoints" in wanted:
+        newest = selectors.points(execution)[:POINTS_SHOWN]
+        found["recoveryPoints"] = [point(each) for each in newest]
     if "input" in wanted:
         found["input"] = _inline(execution.input, f"{address(execution)}/input")
     found |= {
@@ -120,6 +126,20 @@ def detail(execution: Execution, fields: Collection[str] = DETAIL_FIELDS) -> JSO
 
 def _ids(rows: Iterable[BlockRow], statuses: Collection[str]) -> list[str]:
     return [row.block_id for row in rows if row.status in statuses]
+
+
+def point(found: RecoveryPoint) -> JSONObject:
+    """A recovery point; its cursor is where the log of what came after it begins."""
+    return {
+        "recoveryPointId": found.pk,
+        "epoch": found.epoch,
+        "kind": found.kind,
+        "name": found.name or None,
+        "settled": found.settled_count,
+        "cursor": str(Cursor.after(found.xid)),
+        "createdAt": found.created_at,
+        "createdBy": found.created_by.get_username() if found.created_by else None,
+    }
 
 
 # -- blocks --------------------------------------------------------------------

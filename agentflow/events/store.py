@@ -63,6 +63,11 @@ class Cursor:
         return cls(xid, id_)
 
     @classmethod
+    def after(cls, xid: int) -> Cursor:
+        """The place behind all events of a transaction."""
+        return cls(xid, _BIGINT_MAX)
+
+    @classmethod
     def of(cls, event: Event) -> Cursor:
         return cls(event.xid, event.id)
 

@@ -79,8 +79,8 @@ class PlanBlock:
 
     @property
     def routes(self) -> bool:
-        """Completing it takes more than closing its edges: it chooses, or ends the run."""
-        return self.conditions is not None or self.block.end is not None
+        """Completing it takes more than closing its edges: it chooses, ends the run, or is to be kept."""
+        return self.conditions is not None or self.block.end is not None or self.block.checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ were.  A block that runs again begins with the edges that carried blocks have cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from .plan import Plan
-from .settlement import Closing, Closings, Reason, close_completed, close_failed, close_skipped
+from .settlement import Closing, Closings, Reason, close_completed, close_failed, close_skipped, uncaught
 
 _UNTOUCHED = Closing()
 
@@ -35,11 +35,15 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class RestartPlan:
-    """`open_sinks` and `failed_blocks` are the run's counters as the restart begins."""
+    """`open_sinks` and `failed_blocks` are the run's counters as the restart begins.
+
+    `joins` are partial joins that are carried though blocks before them run again.
+    """
 
     reruns: Mapping[int, Counters]
     open_sinks: int
     failed_blocks: int
+    joins: Mapping[int, Counters] = field(default_factory=dict)
 
 
 def restart_plan(
@@ -51,7 +55,21 @@ def restart_plan(
     all behind those; with `reset` every block.  `settled` holds every block of a run that has ended,
     `succeeded` says whether it completed.
     """
-    reruns = _reruns(plan, settled, from_idx=from_idx, reset=reset, succeeded=succeeded)
+    return _planned(
+        plan, settled, _reruns(plan, settled, from_idx=from_idx, reset=reset, succeeded=succeeded)
+    )
+
+
+def return_plan(plan: Plan, settled: Mapping[int, Settled], point: Collection[int]) -> RestartPlan:
+    """What runs again to go back to a moment: all but the blocks of `point`, which had settled then.
+
+    Of these, too, what stood in the run's way: a failure that nothing caught, a block that was stopped
+    or that ended the run, and all behind them.  `settled` holds the blocks of the point at least.
+    """
+    return _planned(plan, settled, _not_at(plan, settled, set(point).intersection(settled)))
+
+
+def _planned(plan: Plan, settled: Mapping[int, Settled], reruns: set[int]) -> RestartPlan:
     closings = _carried_edges(plan, settled, reruns)
     carried_failures = (
         idx
@@ -60,6 +78,11 @@ def restart_plan(
     )
     return RestartPlan(
         reruns={idx: _counters(plan, idx, closings) for idx in sorted(reruns)},
+        joins={
+            idx: _counters(plan, idx, closings)
+            for idx in sorted(plan.partial - reruns)
+            if not reruns.isdisjoint(plan[idx].preds)
+        },
         open_sinks=sum(idx in reruns for idx in plan.sinks),
         failed_blocks=sum(1 for _ in carried_failures),
     )
@@ -86,10 +109,31 @@ def _reruns(
     roots |= {
         idx for idx, ended in settled.items() if _interrupted(ended) or _ended_the_run(plan, idx, ended)
     }
-    found = _with_descendants(plan, roots)
+    return _with_losers(plan, settled, _with_descendants(plan, roots))
+
+
+def _with_losers(plan: Plan, settled: Mapping[int, Settled], found: set[int]) -> set[int]:
     while losers := _losers_needed(plan, settled, found):
         found |= _with_descendants(plan, losers)
     return found
+
+
+def _not_at(plan: Plan, settled: Mapping[int, Settled], kept: set[int]) -> set[int]:
+    late = set(range(len(plan.blocks))) - kept
+    # What runs again may still catch a failure, directly or behind blocks that it makes skip.
+    catchers = {idx for idx in late if plan[idx].block.run_on == "failure"}
+    ends = {idx: (settled[idx].status, settled[idx].reason) for idx in kept}
+    ends |= dict.fromkeys(catchers, ("completed", ""))
+    ends |= dict.fromkeys(late - catchers, ("skipped", str(Reason.UPSTREAM_FAILED)))
+    broken = set(uncaught(plan, ends))
+    broken |= {idx for idx in kept if _interrupted(settled[idx]) or _ended_the_run(plan, idx, settled[idx])}
+    for planned in plan.blocks:  # in topological order
+        if planned.idx in kept:
+            # A partial join that had opened needed none of the blocks before it that had not settled.
+            behind = planned.needed is None and not late.isdisjoint(planned.preds)
+            if behind or not broken.isdisjoint(planned.preds):
+                broken.add(planned.idx)
+    return _with_losers(plan, settled, late | broken)
 
 
 def _interrupted(ended: Settled) -> bool:
@@ -119,8 +163,8 @@ def _losers_needed(plan: Plan, settled: Mapping[int, Settled], reruns: set[int])
         counters = _counters(plan, join, closings)
         taken = len(plan[join].preds) - counters.todo - counters.dead - counters.failed
         if taken < (plan[join].needed or 0):
-            losers |= {idx for idx in plan.rivals(join) if settled[idx].status == "cancelled"}
-    return losers - reruns
+            losers |= {idx for idx in plan.rivals(join) - reruns if settled[idx].status == "cancelled"}
+    return losers
 
 
 def _carried_edges(plan: Plan, settled: Mapping[int, Settled], reruns: set[int]) -> Closings:

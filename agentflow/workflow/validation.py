@@ -434,7 +434,6 @@ class _BlockCheck:
         block = self.block
         return [
             (("compensation",), block.compensation is not None),
-            (("checkpoint",), block.checkpoint),
             (("capabilities",), bool(block.capabilities) and block.agent_id is None),
         ]
 

@@ -7,9 +7,10 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.conf import LIMITS
 
+from ..engine.points import NAME_CHARS
 from ..services.batch import BATCH_MAX, Command
 from ..states import ExecutionStatus
-from .serializers import BUSINESS_KEY_CHARS, REASON_CHARS, AnyJSONField
+from .serializers import BUSINESS_KEY_CHARS, REASON_CHARS, AnyJSONField, RecoveryPointSerializer
 
 PLAN_ID_CHARS = 64
 
@@ -26,6 +27,13 @@ class RestartPlanRequestSerializer(StrictSerializer):
     reset_state = serializers.BooleanField(
         required=False, default=False, help_text="Everything runs again, and every effect gets a new key."
     )
+    recovery_point_id = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        default=None,
+        min_value=1,
+        help_text="Everything but what had settled at this recovery point runs again.",
+    )
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
 
 
@@ -37,6 +45,22 @@ class RestartSerializer(RestartPlanRequestSerializer):
         max_length=PLAN_ID_CHARS,
         help_text="Of a restart-plan: refused when the execution has moved since.",
     )
+
+
+class RestoreSerializer(StrictSerializer):
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
+    plan_id = serializers.CharField(
+        required=False, allow_null=True, default=None, max_length=PLAN_ID_CHARS, help_text="As of a restart."
+    )
+
+
+class MarkSerializer(StrictSerializer):
+    name = serializers.CharField(required=False, allow_blank=True, default="", max_length=NAME_CHARS)
+
+
+class RecoveryPointListSerializer(StrictSerializer):
+    recovery_points = RecoveryPointSerializer(many=True)
+    total = serializers.IntegerField()
 
 
 class RestartedSerializer(StrictSerializer):

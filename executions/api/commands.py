@@ -64,6 +64,7 @@ def _asked(given: dict[str, Any]) -> RestartRequest:
         reset_state=given["reset_state"],
         reason=given["reason"],
         plan_id=given.get("plan_id") or "",
+        point_id=given["recovery_point_id"],
     )
 
 

@@ -16,7 +16,7 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.types import JSONValue
 from agentflow.workflow.failures import FailureKind
-from executions.models import AttemptOutcome, Durability
+from executions.models import AttemptOutcome, Durability, PointKind
 from executions.services.admission import LATEST
 from executions.states import BlockStatus, ExecutionStatus
 
@@ -259,9 +259,14 @@ class BlockDetailSerializer(BlockSerializer):
 
 
 class RecoveryPointSerializer(StrictSerializer):
-    timestamp = serializers.DateTimeField()
-    state = JSONObjectField()
-    completed_blocks = serializers.ListField(child=serializers.CharField())
+    recovery_point_id = serializers.IntegerField()
+    epoch = serializers.IntegerField()
+    kind = serializers.ChoiceField(choices=PointKind.choices)
+    name = serializers.CharField(allow_null=True)
+    settled = serializers.IntegerField(help_text="Blocks that had settled.")
+    cursor = serializers.CharField(help_text="Of the log: what follows it came after the point.")
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField(allow_null=True)
 
 
 class ExecutionSerializer(ExecutionSummarySerializer):
@@ -278,7 +283,7 @@ class ExecutionSerializer(ExecutionSummarySerializer):
     )
     block_executions = BlockSerializer(many=True)
     global_context = JSONObjectField(help_text="Outputs of completed blocks by blockId.")
-    recovery_points = RecoveryPointSerializer(many=True)
+    recovery_points = RecoveryPointSerializer(many=True, help_text="The newest 20.")
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = super().get_fields()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import commands, signals, views
+from . import commands, points, signals, views
 
 
 class TextConverter:
@@ -48,5 +48,16 @@ urlpatterns = [
     path(f"{_ONE}/resume", views.ResumeView.as_view(), name="execution-resume"),
     path(f"{_ONE}/cancel", views.CancelView.as_view(), name="execution-cancel"),
     path(f"{_ONE}/restart", commands.RestartView.as_view(), name="execution-restart"),
+    path(f"{_ONE}/recovery-points", points.RecoveryPointsView.as_view(), name="execution-recovery-points"),
+    path(
+        f"{_ONE}/recovery-points/<int:point_id>",
+        points.RecoveryPointView.as_view(),
+        name="execution-recovery-point",
+    ),
+    path(
+        f"{_ONE}/recovery-points/<int:point_id>/restore",
+        points.RestoreView.as_view(),
+        name="execution-restore",
+    ),
     path(f"{_ONE}/restart-plan", commands.RestartPlanView.as_view(), name="execution-restart-plan"),
 ]

@@ -31,12 +31,13 @@ from agentflow.workflow.settlement import (
     uncaught,
 )
 from executions import dispatch
+from executions.models import PointKind
 from executions.ports import HumanAsk, human_gate
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
-from . import asking, statements
+from . import asking, points, statements
 from .facts import Facts, as_text
 from .items import Items
 from .judging import Change
@@ -66,6 +67,7 @@ class Run:
         self._sinks_closed = 0
         self._blocks_failed = 0
         self.children_to_check: list[UUID] = []
+        self._point: tuple[PointKind, str, int | None] | None = None
 
     # -- statements -----------------------------------------------------------
 
@@ -200,6 +202,8 @@ class Run:
             self.children_to_check.append(change.child.insert(change))
         if change.status in SETTLED and not planned.succs:
             self._sinks_closed += 1
+        if change.status is B.COMPLETED and planned.block.checkpoint:
+            self.mark(PointKind.CHECKPOINT, planned.block.name or planned.block_id)
         if change.status is B.COMPLETED and planned.block.end and self.status in (E.RUNNING, E.PAUSED):
             self.stop(ends_as=E(planned.block.end), reason="run_ended", error=None)
 
@@ -255,6 +259,10 @@ class Run:
             key=lambda block: block.idx,
         )
 
+    def mark(self, kind: PointKind, name: str = "", *, by_id: int | None = None) -> None:
+        """Take a recovery point as the run is left; one is enough for a transaction."""
+        self._point = self._point or (kind, name, by_id)
+
     # -- ending ---------------------------------------------------------------
 
     def begin(self) -> None:
@@ -303,6 +311,9 @@ class Run:
             )
         if self.asks and self.status in (E.RUNNING, E.PAUSED):
             human_gate().open(self.asks)
+        if self._point is not None:
+            kind, name, by_id = self._point
+            points.write(self, kind, name=name, by_id=by_id)
         if self.status is E.RUNNING and self.open_sinks <= 0:
             self._finish(E.FAILED if self._failed_for_good() else E.COMPLETED)
         elif self.status is E.CANCELLING and not self._anything_running():

@@ -11,7 +11,7 @@ from executions.engine.facts import facts_of
 from executions.engine.judging import Change
 from executions.engine.opening import Answered
 from executions.engine.run import locked
-from executions.models import BlockExecution, Execution
+from executions.models import BlockExecution, Execution, PointKind
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
@@ -57,6 +57,9 @@ def answered(
             waited = Answered(pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration)
             change = run.answered(waited, kind=kind, approved=approved, response=response)
         run.settle([change], leaving=B.WAITING_HUMAN)
+        if not expired:
+            decided = facts.plan[block.idx].block
+            run.mark(PointKind.DECISION, decided.name or decided.block_id, by_id=by.pk if by else None)
         if run.status is E.RUNNING:
             run.look_again(2)
             dispatch.on_commit_hint(execution.pk)

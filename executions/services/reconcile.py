@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from agentflow.conf import LIMITS
 from agentflow.types import JSONObject
 from executions import dispatch
 from executions.engine import judging
@@ -16,7 +17,7 @@ from executions.engine.facts import Facts, facts_of
 from executions.engine.judging import Change, Claim
 from executions.engine.rows import loads
 from executions.engine.run import Run, check_timer, locked
-from executions.models import AttemptOutcome
+from executions.models import AttemptOutcome, PointKind
 from executions.states import TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
@@ -41,6 +42,9 @@ class Standing:
     backoff_s: float | None  # until the next backoff or wait ends
     deadline_s: float | None
     progress: int
+    settled: int  # blocks, without the items of a `forEach`
+    marked: int  # of these, when the last recovery point was taken
+    unmarked_s: float  # since then, or since the run began
 
 
 def look(execution_id: UUID) -> None:
@@ -60,7 +64,9 @@ def look(execution_id: UUID) -> None:
             signals.take_events(run)
             _end_waits(run)
         run.advance()
-        _plan_next_look(run)
+        standing = _standing(run)
+        _mark(run, standing)
+        _plan_next_look(run, standing)
 
 
 def _stop_if_due(run: Run, facts: Facts) -> None:
@@ -168,8 +174,14 @@ def _outputs_of(run: Run, child_id: UUID, epoch: int) -> JSONObject:
     return {block_id: loads(output) for block_id, output in rows}
 
 
-def _plan_next_look(run: Run) -> None:
-    standing = _standing(run)
+def _mark(run: Run, standing: Standing) -> None:
+    """A recovery point after each minute in which something settled."""
+    due = standing.unmarked_s >= LIMITS.recovery_point_s
+    if run.status is E.RUNNING and due and standing.settled > standing.marked:
+        run.mark(PointKind.INTERVAL)
+
+
+def _plan_next_look(run: Run, standing: Standing) -> None:
     timer = run.execute(
         "SELECT tries, progress FROM executions_timer WHERE key = %(timer)s",
         timer=check_timer(run.facts.execution_id),
@@ -212,7 +224,14 @@ def _standing(run: Run) -> Standing:
         "         AND available_at > statement_timestamp()) - statement_timestamp())::float8,"
         " (SELECT extract(epoch FROM deadline_at - statement_timestamp())::float8 FROM executions_execution"
         "   WHERE id = %(execution)s),"
-        " (sum(attempt) + count(*) FILTER (WHERE completed_at IS NOT NULL))::bigint"
+        " (sum(attempt) + count(*) FILTER (WHERE completed_at IS NOT NULL))::bigint,"
+        " count(*) FILTER (WHERE completed_at IS NOT NULL AND iteration = 0)::int,"
+        " coalesce((SELECT settled_count FROM executions_recoverypoint p WHERE p.execution_id = %(execution)s"
+        "   AND p.epoch = %(epoch)s ORDER BY p.id DESC LIMIT 1), 0),"
+        " coalesce((SELECT extract(epoch FROM statement_timestamp() - coalesce((SELECT p.created_at"
+        "     FROM executions_recoverypoint p WHERE p.execution_id = e.id ORDER BY p.id DESC LIMIT 1),"
+        "     e.started_at))::float8"
+        "   FROM executions_execution e WHERE e.id = %(execution)s), 0)"
         " FROM executions_blockexecution WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
     ).fetchone()
     assert row is not None

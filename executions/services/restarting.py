@@ -21,13 +21,14 @@ from agentflow.governance import audit
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from agentflow.workflow.plan import Plan
-from agentflow.workflow.restart import RestartPlan, Settled, restart_plan
+from agentflow.workflow.restart import RestartPlan, Settled, restart_plan, return_plan
 from executions import dispatch, history, selectors
+from executions.engine import points
 from executions.engine.facts import Facts, as_text, facts_of
 from executions.engine.run import Run, check_timer, locked
-from executions.models import BlockExecution, Execution
+from executions.models import BlockExecution, Execution, PointKind
 from executions.ports import human_history
-from executions.states import RESTART, TERMINAL
+from executions.states import RESTART, SETTLED, TERMINAL
 from executions.states import ExecutionStatus as E
 
 from .starting import key_taken
@@ -63,30 +64,49 @@ class ChildExecution(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class RestartRequest:
-    """`from_block` None: what did not succeed.  `reset_state` carries nothing over."""
+    """`from_block` None: what did not succeed.  `reset_state` carries nothing over.
+
+    Raises:
+        InvalidInput: a recovery point together with one of these.
+    """
 
     from_block: str | None = None
     reset_state: bool = False
     reason: str = ""
     plan_id: str = ""
+    point_id: int | None = None  # the recovery point to go back to; excludes the other two
+
+    def __post_init__(self) -> None:
+        if self.point_id is not None and (self.from_block is not None or self.reset_state):
+            raise InvalidInput(
+                "A recovery point says already what runs again.",
+                pointer="/recoveryPointId",
+                remedy="Send either recoveryPointId, or fromBlock or resetState.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """How an execution ended, as a restart finds it."""
+    """How an execution ended, as a restart finds it.
+
+    `epoch` is the one whose rows are carried over: the last, or that of a recovery point.
+    """
 
     epoch: int
+    last_epoch: int
     status: str
+    point: frozenset[int] | None
     settled: Mapping[int, Settled]
     once: Mapping[int, str]  # blocks with a `once` effect: what is known of it, `happened` or `unknown`
 
     def plan_id(self, request: RestartRequest) -> str:
         said = [
-            self.epoch,
+            self.last_epoch,
             self.status,
             sorted((idx, ended.status) for idx, ended in self.settled.items()),
             request.from_block,
             request.reset_state,
+            request.point_id,
         ]
         return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()[:32]
 
@@ -100,16 +120,18 @@ def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> 
         NothingToRestart: nothing failed, and neither a block nor a reset was asked for.
         InvalidInput: there is no block `from_block`.
         PlanStale: `plan_id` was given for something else.
+        NotFound: it has no such recovery point.
         BusinessKeyTaken: another execution with its business key has become active since.
     """
     facts = _facts(execution_id)
     with locked(facts) as run:
         _check(run.status, facts)
-        before = _before(run)
+        before = _before(run, request)
         if request.plan_id and request.plan_id != before.plan_id(request):
             raise PlanStale
         found = _decide(facts.plan, before, request)
-        _begin(run, found, reset=request.reset_state)
+        points.write(run, PointKind.RESTART, by_id=by.pk if by else None)
+        _begin(run, found, before.epoch, reset=request.reset_state)
         run.advance()
         audit.record(
             action="execution.restart",
@@ -122,6 +144,7 @@ def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> 
                 "reruns": len(found.reruns),
                 **({"fromBlock": request.from_block} if request.from_block is not None else {}),
                 **({"resetState": True} if request.reset_state else {}),
+                **({"recoveryPointId": request.point_id} if request.point_id is not None else {}),
                 **({"reason": request.reason} if request.reason else {}),
             },
         )
@@ -139,7 +162,7 @@ def preview(*, execution_id: UUID, request: RestartRequest) -> JSONObject:
     facts = _facts(execution_id)
     with locked(facts) as run:
         _check(run.status, facts)
-        before = _before(run)
+        before = _before(run, request)
     plan = facts.plan
     found = _decide(plan, before, request)
     reruns, carried = list(found.reruns), [idx for idx in before.settled if idx not in found.reruns]
@@ -147,7 +170,7 @@ def preview(*, execution_id: UUID, request: RestartRequest) -> JSONObject:
     decided = _decided_approvals(execution_id, before.epoch)
     return {
         "planId": before.plan_id(request),
-        "epoch": before.epoch + 1,
+        "epoch": before.last_epoch + 1,
         "reruns": [plan[idx].block_id for idx in reruns],
         "carried": [plan[idx].block_id for idx in carried],
         "approvals": {
@@ -177,28 +200,48 @@ def _check(status: E, facts: Facts) -> None:
         raise ChildExecution
 
 
-def _before(run: Run) -> Before:
-    settled: dict[int, Settled] = {}
-    once: dict[int, str] = {}
-    rows = (
-        BlockExecution.objects.filter(execution=run.facts.execution_id, epoch=run.epoch)
-        .order_by("idx", "iteration")
-        .values_list(
-            "idx", "iteration", "status", "reason", "choice", "effect", "attempt", "error__outcomeUnknown"
-        )
+def _before(run: Run, request: RestartRequest) -> Before:
+    point = None if request.point_id is None else selectors.point(run.facts.execution_id, request.point_id)
+    epoch = run.epoch if point is None else point.epoch
+    return Before(
+        epoch=epoch,
+        last_epoch=run.epoch,
+        status=run.status,
+        point=None if point is None else point.idxs,
+        settled=settled_blocks(run.facts.execution_id, epoch),
+        once=_once_effects(run.facts.execution_id),
     )
-    for idx, iteration, status, reason, choice, effect, attempt, unknown in rows:
-        if not iteration:
-            settled[idx] = Settled(status, reason, None if choice is None else tuple(choice))
-        if effect == "once" and attempt:
-            if status == "completed":
-                once[idx] = "happened"
-            elif unknown is not False:  # an error that is known to have come before the effect is no repeat
-                once.setdefault(idx, "unknown")
-    return Before(run.epoch, run.status, settled, once)
+
+
+def settled_blocks(execution_id: UUID, epoch: int) -> dict[int, Settled]:
+    """How the blocks of an epoch ended, those that have."""
+    rows = BlockExecution.objects.filter(
+        execution=execution_id, epoch=epoch, iteration=0, status__in=SETTLED
+    ).order_by("idx")
+    return {
+        idx: Settled(status, reason, None if choice is None else tuple(choice))
+        for idx, status, reason, choice in rows.values_list("idx", "status", "reason", "choice")
+    }
+
+
+def _once_effects(execution_id: UUID) -> dict[int, str]:
+    """Blocks that were called with a `once` effect, in any epoch: whether it happened, or may have."""
+    rows = BlockExecution.objects.filter(execution=execution_id, effect="once", attempt__gt=0)
+    once: dict[int, str] = {}
+    for idx, status, unknown in rows.values_list("idx", "status", "error__outcomeUnknown"):
+        if status == "completed":
+            once[idx] = "happened"
+        elif unknown is not False:  # an error that is known to have come before the effect is no repeat
+            once.setdefault(idx, "unknown")
+    return once
 
 
 def _decide(plan: Plan, before: Before, request: RestartRequest) -> RestartPlan:
+    if before.point is not None:
+        found = return_plan(plan, before.settled, before.point)
+        if not found.reruns:
+            raise NothingToRestart("Every block had settled at the recovery point, and none had failed.")
+        return found
     from_idx = None
     if request.from_block is not None:
         from_idx = plan.index.get(request.from_block)
@@ -256,10 +299,13 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s:
 ORDER BY idx
 """
 
-_DONE_BEFORE = "%(reset)s OR old.status = 'completed'"
+# The sequences that a block's effect has had, in all epochs: with the next one where it happened.
 _NEXT_KEY = (
-    "(SELECT max(k.effect_seq) + 1 FROM executions_blockexecution k WHERE k.execution_id = old.execution_id"
-    " AND k.epoch = old.epoch AND k.idx = old.idx)"
+    "(SELECT max(CASE WHEN %(reset)s OR k.status = 'completed' THEN (SELECT max(i.effect_seq) + 1"
+    " FROM executions_blockexecution i WHERE i.execution_id = k.execution_id AND i.epoch = k.epoch"
+    " AND i.idx = k.idx) ELSE k.effect_seq END) FROM executions_blockexecution k"
+    " WHERE k.execution_id = old.execution_id AND k.epoch = ANY(%(epochs)s::int[]) AND k.idx = old.idx"
+    " AND k.iteration = 0)"
 )
 
 # Columns that are not simply the old row's where a block is carried, or new where it runs again.
@@ -268,38 +314,37 @@ _NEXT_KEY = (
 # have keys of their own, above which the block's rises too.
 _COLUMNS: Mapping[str, tuple[str, str]] = {  # column -> (carried, runs again)
     "execution_id": ("old.execution_id", "old.execution_id"),
-    "epoch": ("old.epoch + 1", "old.epoch + 1"),
+    "epoch": ("%(next)s", "%(next)s"),
     "idx": ("old.idx", "old.idx"),
     "iteration": ("old.iteration", "0"),
     "block_id": ("old.block_id", "old.block_id"),
     "status": ("old.status", "'blocked'"),
-    "todo": ("old.todo", "x.todo"),
-    "dead": ("old.dead", "x.dead"),
-    "failed": ("old.failed", "x.failed"),
+    # A partial join may be carried though blocks before it run again: they will close its edges.
+    "todo": ("coalesce(x.todo, old.todo)", "x.todo"),
+    "dead": ("coalesce(x.dead, old.dead)", "x.dead"),
+    "failed": ("coalesce(x.failed, old.failed)", "x.failed"),
     "effect": ("old.effect", "old.effect"),
-    "effect_seq": ("old.effect_seq", f"CASE WHEN {_DONE_BEFORE} THEN {_NEXT_KEY} ELSE old.effect_seq END"),
+    "effect_seq": ("old.effect_seq", _NEXT_KEY),
     "carried_from": ("coalesce(old.carried_from, old.id)", "NULL"),
 }
 
 
 @cache
 def _next_rows() -> str:
-    """Copies the rows of an epoch to the next; a column added later is carried without being named here."""
+    """Copies the rows of an epoch to a new one; a column added later is carried without being named here."""
     names, values = [], []
     for field in BlockExecution._meta.concrete_fields:
         if field.primary_key or field.column is None:
             continue
         carried, again = _COLUMNS.get(field.column, (f"old.{field.column}", _fresh(field)))
         names.append(field.column)
-        values.append(
-            carried if carried == again else f"CASE WHEN x.idx IS NULL THEN {carried} ELSE {again} END"
-        )
+        values.append(carried if carried == again else f"CASE WHEN x.again THEN {again} ELSE {carried} END")
     return (
         f"INSERT INTO executions_blockexecution ({', '.join(names)}) SELECT {', '.join(values)}"
         " FROM executions_blockexecution old LEFT JOIN unnest(%(idxs)s::int[], %(todos)s::int[],"
-        " %(deads)s::int[], %(faileds)s::int[]) AS x(idx, todo, dead, failed) ON x.idx = old.idx"
-        " WHERE old.execution_id = %(execution)s AND old.epoch = %(epoch)s"
-        " AND (x.idx IS NULL OR old.iteration = 0) ORDER BY old.idx, old.iteration"
+        " %(deads)s::int[], %(faileds)s::int[], %(agains)s::bool[]) AS x(idx, todo, dead, failed, again)"
+        " ON x.idx = old.idx WHERE old.execution_id = %(execution)s AND old.epoch = %(carried)s"
+        " AND (x.again IS NOT TRUE OR old.iteration = 0) ORDER BY old.idx, old.iteration"
     )
 
 
@@ -310,18 +355,25 @@ def _fresh(field: object) -> str:
     return str(default) if isinstance(default, int) else "'" + str(default).replace("'", "''") + "'"
 
 
-def _begin(run: Run, found: RestartPlan, *, reset: bool) -> None:
-    """Write the next epoch's rows and put `run` into it; what is decided is opened by `advance`."""
+def _begin(run: Run, found: RestartPlan, carried: int, *, reset: bool) -> None:
+    """Write the next epoch's rows and put `run` into it; what is decided is opened by `advance`.
+
+    `carried` is the epoch whose rows are copied.
+    """
     RESTART.check(run.status, E.RUNNING)
     row = _next_epoch(run, found)
-    counters = found.reruns.values()
-    run.execute(  # the rows of the epoch that `run` still stands in are copied
+    counters = [*found.reruns.values(), *found.joins.values()]
+    run.execute(
         _next_rows(),
-        idxs=list(found.reruns),
+        idxs=[*found.reruns, *found.joins],
         todos=[c.todo for c in counters],
         deads=[c.dead for c in counters],
         faileds=[c.failed for c in counters],
+        agains=[True] * len(found.reruns) + [False] * len(found.joins),
         reset=reset,
+        carried=carried,
+        next=row,
+        epochs=list(range(1, row)),
     )
     run.epoch = row
     run.status = E.RUNNING

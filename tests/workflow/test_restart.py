@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agentflow.workflow.conditions import choose, holds
 from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
-from agentflow.workflow.restart import Counters, RestartPlan, Settled, restart_plan
+from agentflow.workflow.restart import Counters, RestartPlan, Settled, restart_plan, return_plan
 from agentflow.workflow.settlement import (
     Closings,
     close_completed,
@@ -47,6 +47,61 @@ def test_a_restart_ends_as_a_fresh_run_would(
     )
     assert {plan[idx].block_id: ended.status for idx, ended in again.items()} == expected
     assert found.open_sinks == sum(idx in found.reruns for idx in plan.sinks)
+
+
+@settings(max_examples=50, deadline=None)
+@given(samples(), st.randoms(use_true_random=False), st.data())
+def test_going_back_to_any_moment_ends_as_a_fresh_run_would(
+    sample: Sample, order: random.Random, data: st.DataObject
+) -> None:
+    plan = compile_plan(parse(sample.definition))
+    first = settle(plan, all_open(plan), {}, sample, sample.failing, order)
+    point = list(first)[: data.draw(st.integers(0, len(first)))]  # in the order in which they settled
+    mended = data.draw(st.booleans())
+    found = return_plan(plan, first, point)
+    carried = {plan[idx].block_id for idx in first if idx not in found.reruns}
+    failing = sample.failing & carried if mended else sample.failing
+    again = settle(plan, found.reruns, first, sample, failing, order)
+    expected = interpret(sample.definition, run_input=sample.input, failing=failing, answers=sample.answers)
+    assert {plan[idx].block_id: ended.status for idx, ended in again.items()} == expected
+    stands = uncaught(plan, {idx: (how.status, how.reason) for idx, how in first.items()})
+    if not stands:
+        assert set(found.reruns) == set(first) - set(point)
+
+
+def test_a_join_that_had_opened_early_stays_though_what_it_did_not_wait_for_runs_again() -> None:
+    plan = of(
+        [
+            block("fast"),
+            block("slow"),
+            block("join", "fast", "slow", join="any"),
+            block("side", "slow"),
+            block("end", "join"),
+        ]
+    )
+    point = [plan.index[name] for name in ("fast", "join", "end")]
+    found = return_plan(plan, everything(plan, "completed"), point)
+    assert {plan[idx].block_id for idx in found.reruns} == {"slow", "side"}
+    assert found.joins == {plan.index["join"]: Counters(todo=1, dead=0, failed=0)}
+
+
+def test_going_back_mends_a_failure_that_nothing_could_catch() -> None:
+    plan = of([block("a"), block("b", "a"), block("c", "b"), block("rescue", "a", runOn="failure")])
+    ended = {
+        0: Settled("completed"),
+        plan.index["b"]: Settled("failed", "x"),
+        plan.index["c"]: Settled("skipped", "upstream_failed"),
+        plan.index["rescue"]: Settled("skipped", "no_failure"),
+    }
+    found = return_plan(plan, ended, list(ended))
+    assert {plan[idx].block_id for idx in found.reruns} == {"b", "c"}
+
+
+def test_going_back_leaves_a_failure_to_what_will_catch_it() -> None:
+    plan = of([block("a"), block("rescue", "a", runOn="failure"), block("z", "rescue")])
+    found = return_plan(plan, {0: Settled("failed", "x")}, [0])
+    assert {plan[idx].block_id for idx in found.reruns} == {"rescue", "z"}
+    assert found.reruns[1] == Counters(todo=0, dead=0, failed=1)
 
 
 @settings(max_examples=100, deadline=None)

@@ -200,7 +200,6 @@ def test_one_defect_is_refused_at_its_place(body: dict[str, Any], code: str, at:
 
 LATER: list[tuple[dict[str, Any], str]] = [
     ({"compensation": {"agentId": "undo"}}, "compensation"),
-    ({"checkpoint": True}, "checkpoint"),
     ({"agentId": None, "capabilities": ["sums"]}, "capabilities"),
     ({"humanInLoop": {"type": "review"}}, "humanInLoop/type"),
     ({"humanInLoop": {"type": "edit"}}, "humanInLoop/type"),
@@ -221,6 +220,7 @@ def test_what_cannot_be_executed_yet_is_said_and_not_ignored(fields: dict[str, A
         {"humanInLoop": {"type": "review", "required": False}},
         {"capabilities": ["sums"]},
         {"forEach": {"items": "[1]"}},
+        {"checkpoint": True},
         {"repeat": {"until": "index == 1", "maxIterations": 3}},
         {"join": "any"},
         {"join": {"atLeast": 1}},
@@ -245,7 +245,7 @@ def test_all_issues_are_found_at_once_and_in_order() -> None:
     body["blocks"][SCORE]["dependencies"] = ["fetsh"]
     body["blocks"][ROUTE]["conditions"]["branches"][1]["nextBlocks"] = ["pay", "gone"]
     body["blocks"][PAY]["when"] = "nope"
-    body["blocks"][TELL]["checkpoint"] = True
+    body["blocks"][TELL]["compensation"] = {"agentId": "undo"}
     body["blocks"][LOG]["dependencies"] = ["archive"]
     codes = [(issue.code, issue.pointer) for issue in found(body)]
     assert codes[0] == ("unknown_dependency", "/blocks/1/dependencies/0")
