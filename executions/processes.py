@@ -17,10 +17,13 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from celery import current_app
 from django.db import DatabaseError, connection
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.models.functions import Now
 from kombu import Exchange, Queue
 
@@ -48,6 +51,19 @@ class Signs:
     asked_s: float | None
     busy: bool = False
     leaving: bool = False
+
+
+def plan_statements_once() -> None:
+    """Let this process's connections plan a prepared statement once and for all.
+
+    The engine's statements are the same for any value, and planning costs as much as running them.
+    """
+    connection_created.connect(_plan_once, dispatch_uid="plan_statements_once")
+
+
+def _plan_once(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET plan_cache_mode = force_generic_plan")
 
 
 def deaf(signs: Signs) -> bool:

@@ -21,8 +21,9 @@ _pulse: WorkerPulse | None = None
 @celeryd_after_setup.connect
 def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
     """Consume a queue of one's own, beside the shared ones and through the same consumer."""
-    from executions.processes import WorkerPulse, canary_queue
+    from executions.processes import WorkerPulse, canary_queue, plan_statements_once
 
+    plan_statements_once()
     global _pulse
     queues = instance.app.amqp.queues
     _pulse = WorkerPulse(queues=list(queues.consume_from), name=sender, threads=instance.concurrency)

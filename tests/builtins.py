@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from agentflow.agents.builtin import BuiltinFailure
@@ -10,6 +11,7 @@ from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.failures import Failure, FailureKind
 
 calls: list[Any] = []
+on_call: dict[str, Callable[[], Any]] = {}  # what `record` does first, by its configured name
 gate = threading.Event()  # `hold` waits for it
 arrived = threading.Semaphore(0)  # `hold` says that it was called
 
@@ -17,6 +19,7 @@ arrived = threading.Semaphore(0)  # `hold` says that it was called
 def record(input: JSONValue, configuration: JSONObject) -> JSONValue:
     """Remembers that it was called."""
     calls.append(configuration.get("name"))
+    on_call.get(str(configuration.get("name")), lambda: None)()
     return {"calls": len(calls)}
 
 

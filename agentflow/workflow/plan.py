@@ -91,6 +91,7 @@ class Plan:
     special: frozenset[int]
     partial: frozenset[int]  # joins that may open before all their edges are closed
     fans: tuple[int, ...]  # blocks with `forEach`
+    alike: dict[str, tuple[int, ...]]  # likeness -> the blocks that have it
     handles_failure: bool  # some block runs because another failed
     max_parallel: int
     timeout_ms: int | None
@@ -140,6 +141,7 @@ def compile_plan(definition: Definition) -> Plan:
         special=frozenset(p.idx for p in planned if p.special),
         partial=frozenset(p.idx for p in planned if p.needed is not None),
         fans=tuple(p.idx for p in planned if p.items is not None),
+        alike=_alike(planned),
         handles_failure=any(p.block.run_on == "failure" for p in planned),
         max_parallel=definition.global_settings.max_parallel_blocks,
         timeout_ms=definition.global_settings.timeout,
@@ -229,6 +231,13 @@ def _correlation(block: Block) -> Expression | None:
     if block.wait is None or block.wait.correlation is None:
         return None
     return compile_expression(block.wait.correlation)
+
+
+def _alike(planned: tuple[PlanBlock, ...]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, list[int]] = {}
+    for block in planned:
+        found.setdefault(block.likeness, []).append(block.idx)
+    return {likeness: tuple(idxs) for likeness, idxs in found.items()}
 
 
 def _likeness(block: Block) -> str:

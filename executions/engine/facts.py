@@ -10,10 +10,13 @@ from threading import Lock
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import OuterRef
+
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
-from executions.models import Durability, Execution
+from executions.models import BlockExecution, Durability, Execution
 from templates_app.models import TemplateVersion
 
 K = TypeVar("K")
@@ -59,6 +62,7 @@ class Facts:
     depth: int
     parent_execution_id: UUID | None
     workspace: JSONObject  # as expressions see it
+    once: frozenset[int]  # positions of blocks whose effect must not be repeated
 
     @property
     def plan(self) -> Plan:
@@ -103,6 +107,9 @@ class _Recent(Generic[K, V]):
 
 
 _recent: _Recent[UUID, Facts] = _Recent(256)
+_ONCE = ArraySubquery(  # an effect is fixed at the start, so the first epoch tells it
+    BlockExecution.objects.filter(execution=OuterRef("pk"), epoch=1, iteration=0, effect="once").values("idx")
+)
 
 
 def facts_of(execution_id: UUID) -> Facts | None:
@@ -112,7 +119,9 @@ def facts_of(execution_id: UUID) -> Facts | None:
         return found
     row = (
         Execution.objects.filter(pk=execution_id)
+        .annotate(once=_ONCE)
         .values(
+            "once",
             "workspace_id",
             "template_version_id",
             "max_parallel",
@@ -145,6 +154,7 @@ def facts_of(execution_id: UUID) -> Facts | None:
             "slug": row["workspace__slug"],
             "name": row["workspace__name"],
         },
+        once=frozenset(row["once"]),
     )
     _recent.put(execution_id, facts)
     return facts

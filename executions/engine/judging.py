@@ -52,7 +52,8 @@ class Change:
     `attempt` fences a walker's change; None where the block was not running.  `ask` is the kind of
     question to open (`fix`).  `ended` is the outcome that the attempt is recorded with.  `afresh` counts
     the block's retries anew; `again` begins the next round of a `repeat`.  `items` are the rows of a
-    `forEach` to be made, `wait_for` names the event that a block waits for.
+    `forEach` to be made, `wait_for` names the event that a block waits for.  `times` are when the call
+    began and ended, in seconds of this process's monotonic clock.
     """
 
     pk: int
@@ -74,6 +75,7 @@ class Change:
     again: bool = False
     items: list[JSONValue] | None = None
     wait_for: tuple[str, str] | None = None  # type and correlation of the event to wait for
+    times: tuple[float, float] | None = None
 
 
 def judge(

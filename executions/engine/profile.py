@@ -23,10 +23,13 @@ class SpeedHistory:
         before = self._ms.get(likeness)
         if before is None:
             if len(self._ms) >= _KEPT:
-                self._ms.clear()
+                self.forget()
             self._ms[likeness] = ms
         else:
             self._ms[likeness] = max(ms, before) if ms > FAST_MS else before + _WEIGHT * (ms - before)
+
+    def forget(self) -> None:
+        self._ms.clear()
 
     def expect(self, likeness: str) -> float | None:
         """None: nothing is known."""

@@ -17,34 +17,56 @@ FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
 # Successors that need more than that (guards, people, no-ops, partial joins, a dead or failed edge)
 # come back as 'decided'.  A block of `ids` that is not among 'done' was given to somebody else: its
 # result is late.
+#
+# A row without an id is a block done ahead of its claim (module `ahead`).  Those count together or not
+# at all: when all claims were still held and each is as the walker took it to be.  `must` are claimed
+# whatever `want` says.  Ends and beginnings are seconds before now.
 SETTLE_AND_CLAIM = """
 WITH x AS (
-  SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(outputs)s::text[], %(inputs)s::text[],
-                       %(agents)s::text[]) AS x(id, attempt, output, input, agent)),
-done AS (
+  SELECT * FROM unnest(%(ids)s::bigint[], %(idxs)s::int[], %(attempts)s::int[], %(todos)s::int[],
+                       %(outputs)s::text[], %(inputs)s::text[], %(agents)s::text[],
+                       %(began)s::float8[], %(ended)s::float8[])
+    WITH ORDINALITY AS x(pk, idx, attempt, todo, output, input, agent, began, ended, place)),
+held AS (
   UPDATE executions_blockexecution b
   SET status = 'completed', output = x.output::jsonb, input = x.input::jsonb, error = NULL, reason = '',
-      lease_owner = NULL, lease_expires_at = NULL, completed_at = statement_timestamp()
-  FROM x WHERE b.id = x.id AND b.status = 'running' AND b.attempt = x.attempt
-  RETURNING b.id, b.idx, b.block_id, b.attempt, b.started_at, x.agent),
+      lease_owner = NULL, lease_expires_at = NULL,
+      completed_at = greatest(statement_timestamp() - x.ended * interval '1 second', b.started_at)
+  FROM x WHERE b.id = x.pk AND b.status = 'running' AND b.attempt = x.attempt
+  RETURNING b.id, b.idx, b.block_id, b.attempt, b.started_at, b.completed_at, x.agent, x.place),
+fresh AS (
+  SELECT b.id, x.* FROM x JOIN executions_blockexecution b
+    ON b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.idx AND b.iteration = 0
+  WHERE x.pk IS NULL AND b.status = 'blocked' AND b.attempt = 0 AND b.effect <> 'once'
+    AND b.effect_seq = 0 AND b.todo = x.todo AND b.dead = 0 AND b.failed = 0),
+ahead AS (
+  UPDATE executions_blockexecution b
+  SET status = 'completed', output = f.output::jsonb, input = f.input::jsonb, attempt = 1, todo = 0,
+      started_at = statement_timestamp() - f.began * interval '1 second',
+      completed_at = statement_timestamp() - f.ended * interval '1 second'
+  FROM fresh f WHERE b.id = f.id
+    AND (SELECT count(*) FROM held) + (SELECT count(*) FROM fresh) = cardinality(%(ids)s::bigint[])
+  RETURNING b.id, b.idx, b.block_id, b.attempt, b.started_at, b.completed_at, f.agent, f.place),
+done AS (SELECT *, false AS early FROM held UNION ALL SELECT *, true FROM ahead),
 attempts AS (
   INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, started_at, ended_at)
-  SELECT id, attempt, 'ok', agent, started_at, statement_timestamp() FROM done),
+  SELECT id, attempt, 'ok', agent, started_at, completed_at FROM done),
 closing AS (
   SELECT e.succ, count(*)::int AS closed
-  FROM done d JOIN unnest(%(preds)s::int[], %(succs)s::int[]) AS e(pred, succ) ON e.pred = d.idx GROUP BY 1),
+  FROM done d JOIN unnest(%(preds)s::int[], %(succs)s::int[]) AS e(pred, succ) ON e.pred = d.idx
+  WHERE NOT EXISTS (SELECT 1 FROM ahead a WHERE a.idx = e.succ) GROUP BY 1),
 near AS (
   SELECT b.id, b.idx, c.closed, b.todo = c.closed AS over,
          b.todo = c.closed AND b.dead = 0 AND b.failed = 0 AND NOT b.idx = ANY(%(special)s::int[]) AS opens
   FROM closing c JOIN executions_blockexecution b
     ON b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = c.succ AND b.iteration = 0
   WHERE b.status = 'blocked'),
-ranked AS (
-  SELECT *, opens AND (%(want)s = 1 OR idx = ANY(%(fast)s::int[])) AS fits,
-         count(*) FILTER (WHERE opens AND (%(want)s = 1 OR idx = ANY(%(fast)s::int[]))) OVER (ORDER BY idx)
-           AS rank
-  FROM near),
-chosen AS (SELECT *, fits AND rank <= %(want)s AS mine FROM ranked),
+fitting AS (
+  SELECT *, opens AND b_must AS must,
+         opens AND NOT b_must AND (%(want)s = 1 OR idx = ANY(%(fast)s::int[])) AS fits
+  FROM near, LATERAL (SELECT idx = ANY(%(must)s::int[]) AS b_must) m),
+ranked AS (SELECT *, count(*) FILTER (WHERE fits) OVER (ORDER BY idx) AS rank FROM fitting),
+chosen AS (SELECT *, must OR (fits AND rank <= %(want)s) AS mine FROM ranked),
 moved AS (
   UPDATE executions_blockexecution b
   SET todo = b.todo - c.closed,
@@ -60,10 +82,11 @@ moved AS (
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
-         jsonb_build_object('status', 'completed', 'attempt', attempt) FROM done
-  UNION ALL
-  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
-         jsonb_build_object('status', status, 'attempt', attempt) FROM moved WHERE opens),
+         jsonb_build_object('status', status, 'attempt', attempt)
+  FROM (SELECT place, 0 AS step, block_id, 'running' AS status, attempt FROM done WHERE early
+        UNION ALL SELECT place, 1, block_id, 'completed', attempt FROM done
+        UNION ALL SELECT 2147483647, idx, block_id, status, attempt FROM moved WHERE opens) AS e
+  ORDER BY place, step),
 sinks AS (
   UPDATE executions_execution SET open_sinks = open_sinks - s.closed
   FROM (SELECT count(*)::int AS closed FROM done WHERE idx = ANY(%(sinks)s::int[])) s
@@ -71,7 +94,8 @@ sinks AS (
 SELECT CASE WHEN NOT opens THEN 'decided' WHEN status = 'running' THEN 'claim' ELSE 'ready' END,
        id, idx, attempt, effect, effect_seq, crashes, tries_from, todo, dead, failed
 FROM moved WHERE over OR idx = ANY(%(partial)s::int[])
-UNION ALL SELECT 'done', id, idx, attempt, '', 0, 0, 0, 0, 0, 0 FROM done
+UNION ALL
+SELECT CASE WHEN early THEN 'ahead' ELSE 'done' END, id, idx, attempt, '', 0, 0, 0, 0, 0, 0 FROM done
 UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0, 0, 0 FROM sinks
 """
 
@@ -79,7 +103,8 @@ UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0, 0, 0 FROM sinks
 # while fewer than `places` walkers are at work.  More than one block at once only of those known to be fast.
 CLAIM = """
 WITH live AS MATERIALIZED (
-  SELECT id, idx, iteration, status, lease_owner, idx = ANY(%(fast)s::int[]) AS fast
+  SELECT id, idx, iteration, status, lease_owner,
+         coalesce(idx = ANY(%(fast)s::int[]), true) AS fast
   FROM executions_blockexecution
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status IN ('ready', 'running')
     AND (status = 'running' OR available_at IS NULL OR available_at <= statement_timestamp())),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import statements
+from .ahead import AHEAD, is_plain, waited_for
 from .facts import Facts, as_text
 from .judging import Change, Claim
 from .opening import Decided
@@ -32,6 +34,7 @@ class Turn:
     walkers: int = 0
     status: E = E.PENDING
     epoch: int = 1
+    refused: bool = False  # what was done ahead does not count
 
 
 def take_turn(
@@ -40,15 +43,17 @@ def take_turn(
     changes: list[Change],
     *,
     want: int,
-    fast: list[int] | None = None,
+    fast: Collection[int] | None = (),
     more: bool = True,
     repeated: bool = False,
 ) -> Turn:
     """Record `changes`, the outcomes of this walker's claims, and claim up to `want` blocks.
 
-    Idempotent by the fences: a repeat records nothing twice.  `fast` are blocks of which several may
-    be claimed at once.  `more`: ready blocks may have been left by the last turn.  `repeated`: whether
-    the last try committed is not known, so what it may have claimed is taken up again.
+    Idempotent by the fences: a repeat records nothing twice.  Behind the claims' changes may stand
+    those of blocks done ahead; then all changes but the last completed plainly.  `fast` are blocks of
+    which several may be claimed at once; None: all of them.  `more`: ready blocks may have been left
+    by the last turn.  `repeated`: whether the last try committed is not known, so what it may have
+    claimed is taken up again.
     """
     turn = Turn()
     with transaction.atomic():
@@ -59,11 +64,13 @@ def take_turn(
         run = Run(facts, cursor, gate)
         turn.epoch = run.epoch
         newcomer = True
-        if run.status is E.RUNNING and changes and all(_plain(facts, change) for change in changes):
+        held = [change for change in changes if change.pk != AHEAD]
+        if run.status is E.RUNNING and held and all(is_plain(facts, change) for change in held):
             # A walker all of whose blocks were given to others has lost its place too.
-            newcomer = not _settle_plainly(run, turn, changes, walker=walker, want=want, fast=fast or [])
-        elif changes:
-            newcomer = not _settle(run, changes)
+            newcomer = not _settle_plainly(run, turn, changes, walker=walker, want=want, fast=fast)
+        elif held:
+            newcomer = not _settle(run, held)
+            turn.refused = len(held) < len(changes)
         if run.status is E.PENDING:
             run.begin()
         run.leave()
@@ -71,7 +78,7 @@ def take_turn(
             turn.claims += [Claim(*row) for row in _held(run, walker, turn.claims)]
         # Who got something need not look what else there is, unless others left some the last time.
         if run.status is E.RUNNING and (not turn.claims or (more and len(turn.claims) < want)):
-            _claim(run, turn, walker=walker, want=want - len(turn.claims), fast=fast or [], newcomer=newcomer)
+            _claim(run, turn, walker=walker, want=want - len(turn.claims), fast=fast, newcomer=newcomer)
         turn.status = run.status
     poke(facts)
     return turn
@@ -81,43 +88,48 @@ def _held(run: Run, walker: UUID, claims: list[Claim]) -> Iterable[Sequence[Any]
     return run.execute(statements.HELD, walker=walker, taken=[claim.pk for claim in claims])
 
 
-def _plain(facts: Facts, change: Change) -> bool:
-    return change.status is B.COMPLETED and not change.iteration and not facts.plan[change.idx].routes
-
-
 def _settle_plainly(
-    run: Run, turn: Turn, changes: list[Change], *, walker: UUID, want: int, fast: list[int]
+    run: Run, turn: Turn, changes: list[Change], *, walker: UUID, want: int, fast: Collection[int] | None
 ) -> int:
-    """How many of `changes` were accepted; the others came late."""
-    plan = run.facts.plan
-    preds: list[int] = []
-    succs: list[int] = []
-    for change in changes:
-        out = plan[change.idx].succs
-        preds += [change.idx] * len(out)
-        succs += out
+    """How many of the claims' changes were accepted; the others came late."""
+    facts, plan = run.facts, run.facts.plan
+    plain = [change for change in changes if is_plain(facts, change)]
+    last = None if len(plain) == len(changes) else changes[-1]  # done ahead, with another outcome
+    edges = [(change.idx, succ) for change in plain for succ in plan[change.idx].succs]
+    succs = {succ for _, succ in edges}
+    idxs = {change.idx for change in plain}
+    now = time.monotonic()
     rows = run.execute(
         statements.SETTLE_AND_CLAIM,
-        ids=[c.pk for c in changes],
-        attempts=[c.attempt for c in changes],
-        outputs=[as_text(c.output) for c in changes],
-        inputs=[as_text(c.input) for c in changes],
-        agents=[c.agent_id for c in changes],
-        preds=preds,
-        succs=succs,
-        special=[idx for idx in set(succs) if idx in plan.special],
-        partial=[idx for idx in set(succs) if idx in plan.partial],
-        sinks=[c.idx for c in changes if not plan[c.idx].succs],
+        ids=[None if c.pk == AHEAD else c.pk for c in plain],
+        idxs=[c.idx for c in plain],
+        attempts=[c.attempt for c in plain],
+        todos=[waited_for(plan[c.idx], idxs) for c in plain],
+        outputs=[as_text(c.output) for c in plain],
+        inputs=[as_text(c.input) for c in plain],
+        agents=[c.agent_id for c in plain],
+        began=[now - c.times[0] if c.times else 0.0 for c in plain],
+        ended=[now - c.times[1] if c.times else 0.0 for c in plain],
+        preds=[pred for pred, _ in edges],
+        succs=[succ for _, succ in edges],
+        special=[idx for idx in succs if idx in plan.special],
+        partial=[idx for idx in succs if idx in plan.partial],
+        sinks=[c.idx for c in plain if not plan[c.idx].succs],
+        must=[] if last is None else [last.idx],
         want=want,
-        fast=fast,
+        fast=list(succs if fast is None else succs.intersection(fast)),
         walker=walker,
         lease=LIMITS.lease_s,
     ).fetchall()
-    done: set[int] = set()
+    accepted: set[int] = set()
+    held: set[int] = set()
     decided: list[Decided] = []
     for kind, pk, idx, attempt, effect, effect_seq, crashes, tries_from, todo, dead, failed in rows:
         if kind == "done":
-            done.add(pk)
+            held.add(pk)
+            accepted.add(idx)
+        elif kind == "ahead":
+            accepted.add(idx)
         elif kind == "claim":
             turn.claims.append(Claim(pk, idx, attempt, effect, effect_seq, crashes, tries_from))
         elif kind == "ready":
@@ -126,14 +138,27 @@ def _settle_plainly(
             decided.append(Decided(pk, idx, todo, dead, failed))
         elif kind == "sinks":
             run.open_sinks = idx
-    for change in changes:
-        if change.pk in done:
+    for change in plain:
+        if change.idx in accepted:
             run.known[change.idx] = {"output": change.output, "status": "completed"}
-    if len(done) < len(changes):
-        _keep_late(run, [change for change in changes if change.pk not in done])
+    late = [change for change in plain if change.pk != AHEAD and change.pk not in held]
+    if late:
+        _keep_late(run, late)
     if decided:
         run.open(sorted(decided, key=lambda block: block.idx))
-    return len(done)
+    turn.refused = len(accepted) < len(plain)
+    if last is not None and not _settle_claimed(run, turn, last):
+        turn.refused = True
+    return len(held)
+
+
+def _settle_claimed(run: Run, turn: Turn, change: Change) -> bool:
+    """Settle a block done ahead that did not complete plainly.  False: it was not given to this walker."""
+    for claim in turn.claims:
+        if claim.idx == change.idx:
+            turn.claims.remove(claim)
+            return bool(run.settle([replace(change, pk=claim.pk, attempt=claim.attempt)], leaving=B.RUNNING))
+    return False
 
 
 def _settle(run: Run, changes: list[Change]) -> int:
@@ -185,11 +210,13 @@ def _keep_late(run: Run, changes: list[Change]) -> None:
             )
 
 
-def _claim(run: Run, turn: Turn, *, walker: UUID, want: int, fast: list[int], newcomer: bool) -> None:
+def _claim(
+    run: Run, turn: Turn, *, walker: UUID, want: int, fast: Collection[int] | None, newcomer: bool
+) -> None:
     rows = run.execute(
         statements.CLAIM,
         want=want,
-        fast=fast,
+        fast=None if fast is None else list(fast),
         walker=walker,
         lease=LIMITS.lease_s,
         newcomer=newcomer,

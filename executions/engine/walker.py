@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -25,10 +27,11 @@ from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import statements
+from .ahead import Ahead, is_plain
 from .facts import Facts, facts_of
 from .judging import Change, Claim, judge
 from .opening import SettledBlocks, simulated_event
-from .profile import FAST_MS, SLOW_MS, history, next_batch
+from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, history, next_batch
 from .rows import loads
 from .run import raw_cursor
 from .turns import Turn, take_turn
@@ -57,6 +60,7 @@ class Walker:
         self.batch = 1
         self.outputs: SettledBlocks = {}
         self._epoch = 1
+        self._done: set[int] = set()  # completed plainly by this walker
         self._more = True  # ready blocks may be left that this walker could take
 
     def run(self) -> None:
@@ -73,6 +77,10 @@ class Walker:
             if turn.epoch != self._epoch:  # a restart: what was read before may be no output any more
                 self._epoch = turn.epoch
                 self.outputs.clear()
+            if turn.refused:
+                self.outputs.clear()
+            else:
+                self._done.update(change.idx for change in changes if is_plain(self.facts, change))
             changes = self._work(turn)
             while self.facts.strict and len(changes) > 1:  # after a lost connection more may be held
                 self._turn([changes.pop(0)], want=0)
@@ -101,9 +109,16 @@ class Walker:
                 time.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _fast(self) -> list[int]:
-        """Blocks that may share a transaction with others: known to be fast, and repeatable."""
-        return [p.idx for p in self.facts.plan.blocks if self._expected_ms(p) <= FAST_MS]
+    def _fast(self) -> list[int] | None:
+        """Blocks that may share a transaction with others: known to be fast, and repeatable.  None: all."""
+        plan = self.facts.plan
+        if self.facts.simulation is not None:
+            return [planned.idx for planned in plan.blocks if self._is_fast(planned)]
+        fast = [alike for alike in plan.alike.values() if self._is_fast(plan[alike[0]])]
+        return None if len(fast) == len(plan.alike) else list(chain.from_iterable(fast))
+
+    def _is_fast(self, planned: PlanBlock) -> bool:
+        return self._expected_ms(planned) <= FAST_MS
 
     def _expected_ms(self, planned: PlanBlock) -> float:
         """Infinite where nothing is known, so that it counts as neither fast nor surely slow."""
@@ -128,7 +143,7 @@ class Walker:
             flights[0].may_fork = helpers
         with watch.holding(flights):
             started = time.monotonic()
-            inputs = self._patiently(lambda _: self._fetch([flight.claim for flight in flights]))
+            inputs = self._inputs([flight.claim for flight in flights])
             events = self._patiently(lambda _: self._events([flight.claim.idx for flight in flights]))
             items = self._items([flight.claim.pk for flight in flights if flight.claim.iteration])
             changes = []
@@ -137,10 +152,32 @@ class Walker:
                     continue  # its lease is lost: another has it
                 event = events.get(flight.claim.idx)
                 changes.append(self._call(flight, inputs, items.get(flight.claim.pk), event))
+            if len(changes) == len(flights) and turn.epoch == 1 and not self.facts.strict:
+                self._go_ahead(flights[-1], changes, until=started + BATCH_MS / 1000)
             worked_ms = (time.monotonic() - started) * 1000
         if not self.facts.strict:
-            self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(flights))
+            self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(changes))
         return changes
+
+    def _go_ahead(self, carrier: Flight, changes: list[Change], *, until: float) -> None:
+        """Do what these changes make possible and add what comes of it; `carrier` is watched meanwhile."""
+        ahead = Ahead(self.facts, before=self._done, is_fast=self._is_fast)
+        if not all(change.attempt == 1 and ahead.add(change) for change in changes):
+            return
+        while len(changes) < BATCH_BLOCKS and time.monotonic() < until and not watch.leaving:
+            claim = ahead.next()
+            if claim is None:
+                return
+            planned = self.facts.plan[claim.idx]
+            flight = Flight(claim, self.facts.execution_id, planned.timeout_s, token=carrier.token)
+            carrier.started, carrier.timeout_s = time.monotonic(), planned.timeout_s
+            carrier.abandon = partial(self._abandon_ahead, list(changes))
+            change = self._call(flight, self._inputs([claim]), None, None)
+            if carrier.token.cancelled:
+                return
+            changes.append(change)
+            if not ahead.add(change):
+                return
 
     def _call(self, flight: Flight, known: SettledBlocks, item: JSONValue, event: JSONValue) -> Change:
         claim = flight.claim
@@ -175,7 +212,7 @@ class Walker:
         change = self._judge(planned, claim, outcome, known)
         if change.status is B.COMPLETED and not claim.iteration:
             self.outputs[claim.idx] = {"output": change.output, "status": "completed"}
-        return replace(change, input=resolved)
+        return replace(change, input=resolved, times=(flight.started, time.monotonic()))
 
     def _judge(self, planned: PlanBlock, claim: Claim, outcome: Any, known: SettledBlocks) -> Change:
         if isinstance(outcome, StartChild):
@@ -207,6 +244,11 @@ class Walker:
         planned = self.facts.plan[flight.claim.idx]
         change = self._judge(planned, flight.claim, Failed(failure), self.outputs)
         take_turn(self.facts, uuid4(), [change], want=0)
+        dispatch.hint(self.facts.execution_id)
+
+    def _abandon_ahead(self, changes: list[Change]) -> None:
+        """A call ahead of its claim never comes back: settle the others, and let it be claimed."""
+        take_turn(self.facts, uuid4(), changes, want=0)
         dispatch.hint(self.facts.execution_id)
 
     def _describe(self, flight: Flight, planned: PlanBlock, given: JSONValue) -> Call:
@@ -261,6 +303,9 @@ class Walker:
         )
 
     # -- inputs ---------------------------------------------------------------
+
+    def _inputs(self, claims: list[Claim]) -> SettledBlocks:
+        return self._patiently(lambda _: self._fetch(claims))
 
     def _fetch(self, claims: list[Claim]) -> SettledBlocks:
         """The outputs that these claims read, in at most one query."""

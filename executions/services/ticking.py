@@ -49,6 +49,7 @@ def run(stop: threading.Event) -> None:
 
 
 def _run(stop: threading.Event) -> None:
+    processes.plan_statements_once()
     tidy_at = time.monotonic()
     stamp_at = time.monotonic()
     own = processes.register(ProcessKind.CLOCK, name="clock")

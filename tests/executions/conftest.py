@@ -97,6 +97,7 @@ def template(*blocks: JSONObject, **settings: Any) -> JSONObject:
 def test_agents(settings: Any) -> None:
     settings.AGENTFLOW_BUILTIN_AGENTS = {**settings.AGENTFLOW_BUILTIN_AGENTS, **builtins.AGENTS}
     builtins.calls.clear()
+    builtins.on_call.clear()
     builtins.gate.clear()
 
 
