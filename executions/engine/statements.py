@@ -215,11 +215,12 @@ WITH moved AS (
       started_at = coalesce(started_at, statement_timestamp()), available_at = NULL
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s
     AND status IN ('blocked', 'ready', 'waiting_human', 'waiting_external')
-  RETURNING block_id, attempt),
+  RETURNING block_id, iteration, attempt),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
-         jsonb_build_object('status', 'cancelled', 'attempt', attempt, 'reason', %(reason)s::text) FROM moved)
+         jsonb_strip_nulls(jsonb_build_object('status', 'cancelled', 'attempt', attempt,
+           'reason', %(reason)s::text, 'item', nullif(iteration, 0))) FROM moved)
 SELECT count(*) FROM moved
 """
 
@@ -237,14 +238,15 @@ moved AS (
   SET status = 'cancelled', reason = %(reason)s, completed_at = statement_timestamp(), lease_owner = NULL,
       lease_expires_at = NULL, started_at = coalesce(b.started_at, statement_timestamp()), available_at = NULL
   FROM lost WHERE b.id = lost.id
-  RETURNING b.id, b.block_id, b.attempt),
+  RETURNING b.id, b.block_id, b.iteration, b.attempt),
 attempts AS (
   INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, started_at, ended_at)
   SELECT id, attempt, 'cancelled', '', started_at, statement_timestamp() FROM lost WHERE running),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
-         jsonb_build_object('status', 'cancelled', 'attempt', attempt, 'reason', %(reason)s::text) FROM moved)
+         jsonb_strip_nulls(jsonb_build_object('status', 'cancelled', 'attempt', attempt,
+           'reason', %(reason)s::text, 'item', nullif(iteration, 0))) FROM moved)
 SELECT m.id, c.id FROM moved m JOIN lost l ON l.id = m.id
 LEFT JOIN executions_execution c
   ON l.waiting AND c.parent_block_id = m.id AND c.parent_attempt = m.attempt AND c.completed_at IS NULL

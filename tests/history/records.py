@@ -1,0 +1,95 @@
+"""I10 to I12: bounds, the pinned version, and one audit entry for every command."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from agentflow.workflow.definition import content_hash, parse
+from executions.states import ExecutionStatus as E
+
+from .effects import check_budget
+from .reading import Story
+from .violations import Violation
+
+
+def check(story: Story) -> list[Violation]:
+    pk = story.execution.pk
+    return [
+        *check_budget(story),
+        *(Violation("I11", pk, what) for what in _pinned(story)),
+        *(Violation("I12", pk, what) for what in (*_recorded(story), *_isolated(story))),
+    ]
+
+
+def _pinned(story: Story) -> Iterator[str]:
+    version = story.execution.template_version
+    if content_hash(parse(version.definition)) != version.content_hash:
+        yield "the definition of its version has another hash"
+    for entry in story.audit:
+        if entry.action == "execution.start" and (
+            entry.detail.get("version") != version.number
+            or entry.detail.get("templateId") != str(version.template_id)
+        ):
+            yield f"it was started with version {entry.detail.get('version')}, its row names {version.number}"
+    names = [planned.block_id for planned in story.plan.blocks]
+    for row in story.rows.values():
+        if row.idx >= len(names) or row.block_id != names[row.idx]:
+            yield f"the row at {row.idx} in epoch {row.epoch} is {row.block_id!r}, not the version's"
+            return
+
+
+def _recorded(story: Story) -> Iterator[str]:
+    execution = story.execution
+    entries = Counter(entry.action for entry in story.audit)
+    changes: Counter[str] = Counter()
+    before = ""
+    for event in story.events:
+        if event.type == "execution_changed":
+            payload = event.payload or {}
+            after = payload["status"]
+            changes[after] += 1
+            changes["resumed"] += before == E.PAUSED and after == E.RUNNING
+            changes["restarted"] += "epoch" in payload
+            before = after
+    expected = {
+        "execution.start": int(execution.parent_block_id is None),
+        "execution.pause": changes[E.PAUSED],
+        "execution.resume": changes["resumed"],
+        "execution.restart": changes["restarted"],
+    }
+    for action, count in expected.items():
+        if entries[action] != count:
+            yield f"{count} times {action}, and {entries[action]} audit entries"
+    by_command = (execution.error or {}).get("code") == "cancelled"
+    if entries["execution.cancel"] < by_command or entries["execution.cancel"] > changes[E.CANCELLING]:
+        yield f"it was stopped {changes[E.CANCELLING]} times, {entries['execution.cancel']} audit entries"
+    answered = Counter(entry.target_id for entry in story.decisions if entry.action == "approval.respond")
+    for asked in story.approvals:
+        if asked.status in ("approved", "rejected") and answered[str(asked.pk)] != 1:
+            yield f"the answer to {asked.block_id} has {answered[str(asked.pk)]} audit entries"
+    by_hand = Counter(row.block_id for row in story.own() if row.reason == "by_hand")
+    told = Counter(
+        entry.detail.get("blockId")
+        for entry in story.audit
+        if entry.action in ("execution.skip_block", "execution.complete_block")
+    )
+    told.update(asked.block_id for asked in story.approvals if asked.kind == "fix")
+    for block_id, count in by_hand.items():
+        items = any(row.block_id == block_id and row.iteration for row in story.own())
+        if not items and told[block_id] < count:
+            yield f"{block_id} was settled by hand, and nobody is named"
+
+
+def _isolated(story: Story) -> Iterator[str]:
+    workspace = story.execution.workspace_id
+    if story.execution.template_version.template.workspace_id != workspace:
+        yield "its template belongs to another workspace"
+    for kind, owners in (
+        ("events", {event.workspace_id for event in story.events}),
+        ("questions", {asked.workspace_id for asked in story.approvals}),
+        ("audit entries", {entry.workspace_id for entry in (*story.audit, *story.decisions)}),
+        ("children", {child.workspace_id for child in story.children.values()}),
+    ):
+        if owners - {workspace}:
+            yield f"some of its {kind} belong to another workspace"
