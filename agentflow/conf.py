@@ -27,6 +27,8 @@ class Limits:
     recovery_points_manual: int = 50  # of one execution, made by people
     recovery_point_s: int = 60  # of progress between two
     items_per_block: int = 10_000  # of one `forEach`
+    concurrency_key_chars: int = 200
+    holders_per_key: int = 10_000
     page_size: int = 50
     page_size_max: int = 500
     websocket_frame_bytes: int = 64 * KB

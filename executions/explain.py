@@ -20,13 +20,15 @@ NAMED_MAX = 20  # of what a block waits for, so many are named; the rest are cou
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """`code` is stable; `until` is when it ends by itself; `waits_for` are blockIds or an execution's id."""
+    """`code` is stable; `until` is when it ends by itself; `waits_for` are blockIds or executions' ids."""
 
     code: str
     message: str
     until: datetime | None = None
     since: datetime | None = None
     waits_for: tuple[str, ...] = ()
+    key: str = ""  # a concurrency key, and its limit
+    limit: int = 0
 
     def as_json(self) -> JSONObject:
         found: JSONObject = {"code": self.code, "message": self.message}
@@ -37,6 +39,8 @@ class Reason:
         if self.waits_for:
             found["waitsFor"] = list(self.waits_for[:NAMED_MAX])
             found["waitsForTotal"] = len(self.waits_for)
+        if self.key:
+            found |= {"key": self.key, "limit": self.limit}
         return found
 
 
@@ -53,6 +57,7 @@ class Scene:
     questions: Mapping[int, Sequence[JSONObject]]  # by block row, as snapshot.interactions gives them
     children: Mapping[int, str]
     items: Mapping[str, Mapping[str, int]]  # by blockId of a `forEach`: how many items have which status
+    queues: Mapping[int | None, selectors.Queue]  # by block row, None: the run itself, where it has no place
 
 
 def explain(execution: Execution) -> JSONObject:
@@ -64,7 +69,7 @@ def explain(execution: Execution) -> JSONObject:
     return {
         "executionId": execution.pk,
         "status": execution.status,
-        "reason": overall(execution, [reason for _, reason in reasons]).as_json(),
+        "reason": overall(execution, [reason for _, reason in reasons], scene.queues.get(None)).as_json(),
         "blocks": [
             {"blockId": row.block_id, "status": row.status, "reason": reason.as_json()}
             for row, reason in reasons
@@ -85,7 +90,12 @@ def read_scene(execution: Execution, rows: Sequence[BlockRow], now: datetime) ->
         questions=snapshot.interactions(execution, people) if people else {},
         children={pk: str(child) for pk, child in selectors.children(elsewhere).items()} if elsewhere else {},
         items=selectors.items_by_status(execution) if any(row.reason == "items" for row in rows) else {},
+        queues=selectors.place_queues(execution) if _may_queue(execution, rows) else {},
     )
+
+
+def _may_queue(execution: Execution, rows: Sequence[BlockRow]) -> bool:
+    return execution.status == ExecutionStatus.PENDING or any(row.reason == "concurrency" for row in rows)
 
 
 def reason_of(row: BlockRow, scene: Scene) -> Reason:
@@ -167,6 +177,8 @@ def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
     child = scene.children.get(row.pk)
     if child:
         return Reason("child", f"Waits for the execution {child} that it started.", waits_for=(child,))
+    if row.pk in scene.queues:
+        return _waiting_for_a_place(scene.queues[row.pk], since=row.started_at)
     if row.reason == "timer":
         return Reason("timer", "Waits for its moment.", until=row.available_at, since=row.started_at)
     if row.reason == "items":
@@ -185,6 +197,19 @@ def _waiting_for_items(row: BlockRow, counts: Mapping[str, int]) -> Reason:
     if people:
         said += f", {people} {'waits' if people == 1 else 'wait'} for a person"
     return Reason("items", f"{said}.", since=row.started_at)
+
+
+def _waiting_for_a_place(queue: selectors.Queue, since: datetime | None = None) -> Reason:
+    at_a_time = "one works" if queue.limit == 1 else f"{queue.limit} work"
+    return Reason(
+        "waiting_concurrency",
+        f"Waits for a place of the key “{queue.key}”, of which {at_a_time} at a time; "
+        f"{len(queue.holders)} hold one and {len(queue.before)} come before it.",
+        since=since,
+        waits_for=(*queue.holders, *queue.before),
+        key=queue.key,
+        limit=queue.limit,
+    )
 
 
 def _paused() -> Reason:
@@ -209,6 +234,7 @@ _ORDER = (
     ("worker_silent", "{n} to be taken from a silent worker."),
     ("running", "{n} at work."),
     ("queued", "{n} waiting for a worker."),
+    ("waiting_concurrency", "{n} waiting for a place of a concurrency key."),
     ("child", "{n} waiting for a child execution."),
     ("items", "{n} working through its items."),
     ("event", "{n} waiting for an event from outside."),
@@ -218,13 +244,15 @@ _ORDER = (
 )
 
 
-def overall(execution: Execution, reasons: Sequence[Reason]) -> Reason:
+def overall(execution: Execution, reasons: Sequence[Reason], queue: selectors.Queue | None = None) -> Reason:
     """Why the execution as a whole is where it is."""
     status = execution.status
     if status in TERMINAL:
         error = execution.error if isinstance(execution.error, dict) else {}
         said = str(error.get("message") or "")
         return Reason(status, f"It {_ENDED[ExecutionStatus(status)]}" + (f": {said}" if said else "."))
+    if status == ExecutionStatus.PENDING and queue is not None:
+        return _waiting_for_a_place(queue)
     if status == ExecutionStatus.PENDING:
         return Reason("queued", "It was accepted and waits for a worker.")
     if status == ExecutionStatus.PAUSED:

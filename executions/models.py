@@ -295,6 +295,43 @@ class EventWait(models.Model):
         return f"{self.type} {self.correlation}".strip()
 
 
+class PlaceKind(models.TextChoices):
+    EXECUTION = "execution"
+    BLOCK = "block"
+
+
+class Place(models.Model):
+    """A place of a concurrency key, held or waited for, by an execution or one of its blocks.
+
+    One whose holder is settled counts for nothing any more; the holder's next transaction removes it.
+    """
+
+    workspace_id = models.UUIDField()
+    kind = models.CharField(max_length=9, choices=PlaceKind.choices)
+    key = models.TextField()
+    places = models.PositiveIntegerField()  # how many there are at a time, as its own version says
+    priority = models.SmallIntegerField(default=0)
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="+")
+    block = models.OneToOneField(BlockExecution, on_delete=models.CASCADE, null=True, related_name="place")
+    held = models.BooleanField(default=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["execution"], condition=models.Q(block=None), name="one_place_per_run"
+            ),
+        ]
+        indexes = [
+            # who holds a key, and who is next
+            models.Index(
+                fields=["workspace_id", "kind", "key", "held", "-priority", "id"], name="place_queue"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class ProcessKind(models.TextChoices):
     WORKER = "worker"
     CLOCK = "clock"

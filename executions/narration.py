@@ -12,6 +12,7 @@ REASONS: Mapping[str, str] = {
     "by_hand": "a person said so",
     "cancelled": "the execution was cancelled",
     "child": "the execution it started has not ended",
+    "concurrency": "all places of its concurrency key are taken",
     "deadline": "the execution's time is over",
     "enough_items": "enough of its items completed",
     "event": "it waits for its event",

@@ -186,7 +186,10 @@ def why(execution: Execution, user: User) -> Why | None:
         return _why_running(execution, user)
     if execution.status == ExecutionStatus.FAILED:
         return _why_failed(execution)
-    if execution.status in {ExecutionStatus.PENDING, ExecutionStatus.PAUSED, ExecutionStatus.CANCELLING}:
+    if execution.status == ExecutionStatus.PENDING:
+        queue = selectors.place_queues(execution).get(None)
+        return Why(execution.status, explain.overall(execution, (), queue).message)
+    if execution.status in {ExecutionStatus.PAUSED, ExecutionStatus.CANCELLING}:
         return Why(execution.status, explain.overall(execution, ()).message)
     return None
 
@@ -201,7 +204,8 @@ def _why_running(execution: Execution, user: User) -> Why | None:
         scene = explain.read_scene(execution, backing_off, now)
         reasons = [explain.reason_of(row, scene) for row in backing_off]
         if reasons and all(
-            reason.code in {"backoff", "child", "timer", "items", "worker_silent"} for reason in reasons
+            reason.code in {"backoff", "child", "timer", "items", "waiting_concurrency", "worker_silent"}
+            for reason in reasons
         ):
             row, reason = backing_off[0], reasons[0]
             link = (

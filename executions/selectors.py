@@ -208,6 +208,42 @@ def items_by_status(execution: Execution) -> dict[str, dict[str, int]]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Who comes before something that waits for a place of a concurrency key, as executions' ids."""
+
+    key: str
+    limit: int
+    holders: tuple[str, ...]
+    before: tuple[str, ...]
+
+
+def place_queues(execution: Execution) -> dict[int | None, Queue]:
+    """By block row (None: the run itself), what waits for a place."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PLACE_QUEUES, {"execution": execution.pk})
+        return {
+            block: Queue(key, limit, tuple(holders or ()), tuple(before or ()))
+            for block, key, limit, holders, before in cursor.fetchall()
+        }
+
+
+_PLACE_QUEUES = """
+SELECT m.block_id, m.key, m.places, q.holders, q.before FROM executions_place m
+LEFT JOIN executions_blockexecution o ON o.id = m.block_id
+CROSS JOIN LATERAL (
+  SELECT array_agg(p.execution_id::text ORDER BY p.id) FILTER (WHERE p.held) AS holders,
+         array_agg(p.execution_id::text ORDER BY p.priority DESC, p.id) FILTER (WHERE NOT p.held) AS before
+  FROM executions_place p JOIN executions_execution e ON e.id = p.execution_id
+  LEFT JOIN executions_blockexecution b ON b.id = p.block_id
+  WHERE p.workspace_id = m.workspace_id AND p.kind = m.kind AND p.key = m.key AND e.completed_at IS NULL
+    AND (b.id IS NULL OR b.completed_at IS NULL)
+    AND (p.held OR (e.status IN ('pending', 'running')
+                    AND (p.priority > m.priority OR (p.priority = m.priority AND p.id < m.id))))) q
+WHERE m.execution_id = %(execution)s AND NOT m.held AND (o.id IS NULL OR o.iteration = 0)
+"""
+
+
 def _blocks(execution: Execution) -> QuerySet[BlockExecution]:
     return execution.blocks.filter(epoch=execution.epoch, iteration=0).order_by("idx")
 

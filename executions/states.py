@@ -8,7 +8,7 @@ from agentflow.lifecycle import Lifecycle
 
 
 class ExecutionStatus(TextChoices):
-    PENDING = "pending"  # accepted; the first walker moves it on
+    PENDING = "pending"  # accepted; the first walker moves it on, once its concurrency key has a place
     RUNNING = "running"  # the last settled block, a command or the deadline moves it on
     PAUSED = "paused"  # running calls finish, nothing opens; only resume or cancel moves it on
     CANCELLING = "cancelling"  # calls in flight are being stopped; the last of them, or its lease, ends it
@@ -23,7 +23,7 @@ class BlockStatus(TextChoices):
     RUNNING = "running"  # one worker holds it; if that dies, the clock moves it on after its lease
     WAITING_HUMAN = "waiting_human"  # only a decision, its timer or cancel moves it on
     WAITING_EXTERNAL = (
-        "waiting_external"  # its child's end, its moment (`available_at`) or cancel moves it on
+        "waiting_external"  # its child's end, its moment (`available_at`), a place or cancel moves it on
     )
     COMPLETED = "completed"
     FAILED = "failed"
@@ -38,7 +38,8 @@ EXECUTION: Lifecycle[ExecutionStatus] = Lifecycle(
     {
         E.PENDING: {E.RUNNING, E.PAUSED, E.CANCELLING},
         E.RUNNING: {E.PAUSED, E.CANCELLING, E.COMPLETED, E.FAILED},
-        E.PAUSED: {E.RUNNING, E.CANCELLING},
+        # One that was paused while it waited for its concurrency key waits on.
+        E.PAUSED: {E.PENDING, E.RUNNING, E.CANCELLING},
         # A block with `end` stops what is in flight, then the run is what `end` says.
         E.CANCELLING: {E.CANCELLED, E.COMPLETED, E.FAILED},
         E.COMPLETED: set(),
@@ -69,7 +70,15 @@ BLOCK: Lifecycle[BlockStatus] = Lifecycle(
             B.CANCELLED,
         },
         # An answer that leads nowhere (no branch fits it) asks again.
-        B.WAITING_HUMAN: {B.READY, B.WAITING_HUMAN, B.COMPLETED, B.SKIPPED, B.FAILED, B.CANCELLED},
+        B.WAITING_HUMAN: {
+            B.READY,
+            B.WAITING_HUMAN,
+            B.WAITING_EXTERNAL,
+            B.COMPLETED,
+            B.SKIPPED,
+            B.FAILED,
+            B.CANCELLED,
+        },
         # After its wait a block may wait for its items.
         B.WAITING_EXTERNAL: {
             B.READY,

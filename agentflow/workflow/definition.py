@@ -167,6 +167,19 @@ Join: TypeAlias = Annotated[
 ]
 
 
+class Concurrency(_Part):
+    """At most `limit` at a time of those whose `key`, a text with `${...}`, gives the same."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=LIMITS.expression_bytes)]
+    limit: int = Field(ge=1, le=LIMITS.holders_per_key)
+
+
+class RunConcurrency(Concurrency):
+    """Of executions; among those that wait, higher `priority` goes first."""
+
+    priority: int = Field(default=0, ge=-100, le=100)
+
+
 class Block(_Part):
     """One step: who does it, what it waits for, and what happens when it goes wrong."""
 
@@ -189,6 +202,7 @@ class Block(_Part):
     for_each: ForEach | None = None
     repeat: Repeat | None = None
     wait: Wait | None = None
+    concurrency: Concurrency | None = None
     timeout: Duration | None = None
     on_error: Literal["fail", "continue"] = "fail"
     compensation: Compensation | None = None
@@ -208,6 +222,7 @@ class GlobalSettings(_Part):
     timeout: Duration | None = None
     max_parallel_blocks: int = Field(default=LIMITS.max_parallel_blocks, ge=1, le=LIMITS.blocks_per_template)
     durability: Durability = "group"
+    concurrency: RunConcurrency | None = None
     default_retry_policy: RetryPolicy | None = None
     human_in_loop_defaults: HumanInLoop | None = None
 
@@ -413,6 +428,7 @@ _PARTS: dict[str, type[_Part]] = {
     "defaultRetryPolicy": RetryPolicy,
     "join": AtLeast,
     "forEach": ForEach,
+    "concurrency": RunConcurrency,
     "repeat": Repeat,
     "wait": Wait,
     "compensation": Compensation,

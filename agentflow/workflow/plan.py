@@ -18,6 +18,15 @@ from .moments import is_moment
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A concurrency key: `mapping` gives its text, of which at most `limit` are at work at a time."""
+
+    mapping: Mapping
+    limit: int
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlanBlock:
     """One block, with its edges as positions and its expressions compiled."""
 
@@ -34,6 +43,7 @@ class PlanBlock:
     items: Expression | None  # of `forEach`
     repeat_until: Expression | None
     mapping: Mapping | None
+    key: Key | None
     human: HumanInLoop | None
     retry: RetryPolicy
     timeout_s: float
@@ -71,6 +81,7 @@ class PlanBlock:
             self.when is not None
             or self.block.wait is not None
             or self.items is not None
+            or self.key is not None
             or self.human is not None
             or self.noop
             or self.needed is not None
@@ -93,9 +104,16 @@ class Plan:
     fans: tuple[int, ...]  # blocks with `forEach`
     alike: dict[str, tuple[int, ...]]  # likeness -> the blocks that have it
     handles_failure: bool  # some block runs because another failed
+    run_key: Key | None  # of the executions
+    keys: tuple[Key, ...]  # all of them, of the executions' and the blocks'
     max_parallel: int
     timeout_ms: int | None
     durability: Durability
+
+    @property
+    def keyed(self) -> bool:
+        """Whether some block has a concurrency key."""
+        return len(self.keys) > (self.run_key is not None)
 
     def __getitem__(self, idx: int) -> PlanBlock:
         return self.blocks[idx]
@@ -143,6 +161,8 @@ def compile_plan(definition: Definition) -> Plan:
         fans=tuple(p.idx for p in planned if p.items is not None),
         alike=_alike(planned),
         handles_failure=any(p.block.run_on == "failure" for p in planned),
+        run_key=_run_key(definition),
+        keys=_keys(definition, planned),
         max_parallel=definition.global_settings.max_parallel_blocks,
         timeout_ms=definition.global_settings.timeout,
         durability=definition.global_settings.durability,
@@ -212,6 +232,7 @@ def _compile_block(
         items=compile_expression(block.for_each.items) if block.for_each else None,
         repeat_until=compile_expression(block.repeat.until) if block.repeat else None,
         mapping=compile_mapping(block.input) if block.input is not None else None,
+        key=_key(block),
         human=definition.human_of(block),
         retry=definition.retry_policy_of(block),
         timeout_s=definition.timeout_of(block) / 1000,
@@ -238,6 +259,21 @@ def _alike(planned: tuple[PlanBlock, ...]) -> dict[str, tuple[int, ...]]:
     for block in planned:
         found.setdefault(block.likeness, []).append(block.idx)
     return {likeness: tuple(idxs) for likeness, idxs in found.items()}
+
+
+def _key(block: Block) -> Key | None:
+    found = block.concurrency
+    return None if found is None else Key(compile_mapping(found.key), found.limit, block.priority)
+
+
+def _run_key(definition: Definition) -> Key | None:
+    found = definition.global_settings.concurrency
+    return None if found is None else Key(compile_mapping(found.key), found.limit, found.priority)
+
+
+def _keys(definition: Definition, planned: tuple[PlanBlock, ...]) -> tuple[Key, ...]:
+    found = [_run_key(definition), *(block.key for block in planned)]
+    return tuple(key for key in found if key is not None)
 
 
 def _likeness(block: Block) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 
 from .conditions import DEFAULT
@@ -72,10 +73,28 @@ def _global_issues(definition: Definition) -> Iterator[Issue]:
     settings = definition.global_settings
     if settings.default_retry_policy is not None:
         yield from _retry_issues(settings.default_retry_policy, ("globalSettings", "defaultRetryPolicy"))
+    if settings.concurrency is not None:
+        yield from _run_key_issues(settings.concurrency.key, ("globalSettings", "concurrency", "key"))
     defaults = settings.human_in_loop_defaults
     if defaults is not None and defaults.input_schema is not None:
         path = ("globalSettings", "humanInLoopDefaults", "inputSchema")
         yield from _schema_issues(defaults.input_schema, path)
+
+
+def _run_key_issues(key: str, path: Path) -> Iterator[Issue]:
+    try:
+        compile_mapping(key, {"input", "workspace"})
+    except ExpressionError as error:
+        remedy = error.remedy_text or "Correct the expression; input and workspace are known here."
+        yield _error(error.code, path, error.message, remedy)
+    else:
+        yield from _fixed_key_issues(key, path)
+
+
+def _fixed_key_issues(key: str, path: Path) -> Iterator[Issue]:
+    if "${" not in key and len(key) > LIMITS.concurrency_key_chars:
+        most = LIMITS.concurrency_key_chars
+        yield _error("too_long", path, f"A key has at most {most} characters.", "Use a shorter name.")
 
 
 # -- the graph ---------------------------------------------------------------
@@ -287,8 +306,14 @@ class _BlockCheck:
             path = (*self.path, "repeat", "until")
             yield from self._expression(block.repeat.until, path, names | {"index"}, own=True)
         each = {"item", "index"} if block.for_each else {"index"} if block.repeat else set()
+        if block.concurrency is not None:
+            path = (*self.path, "concurrency", "key")
+            known = names - {"event"} | ({"item", "index"} if block.for_each else set())
+            yield from self._mapped(block.concurrency.key, path, known, own=False)
+            yield from _fixed_key_issues(block.concurrency.key, path)
         for path, text in texts_of(block.input):
-            yield from self._mapped(text, (*self.path, "input", *path), names | each)
+            at = (*self.path, "input", *path)
+            yield from self._mapped(text, at, names | each, own=block.repeat is not None)
         conditions = block.conditions
         if conditions is None:
             return
@@ -310,13 +335,13 @@ class _BlockCheck:
         else:
             yield from self._references(expression.block_refs, path, own=own)
 
-    def _mapped(self, text: str, path: Path, names: Iterable[str]) -> Iterator[Issue]:
+    def _mapped(self, text: str, path: Path, names: Iterable[str], *, own: bool) -> Iterator[Issue]:
         try:
             refs = compile_mapping(text, names).block_refs
         except ExpressionError as error:
             yield _error(error.code, path, error.message, error.remedy_text or "Correct the expression.")
         else:
-            yield from self._references(refs, path, own=self.block.repeat is not None)
+            yield from self._references(refs, path, own=own)
 
     def _references(self, refs: frozenset[str], path: Path, *, own: bool) -> Iterator[Issue]:
         for name in sorted(refs):
@@ -398,6 +423,14 @@ class _BlockCheck:
                 (*self.path, "forEach"),
                 "There is nothing to do for each item: no agent is called and nobody is asked.",
                 "Name an agent or a humanInLoop.",
+            )
+        human = self.definition.human_of(block)
+        if block.concurrency is not None and (not called or (human is not None and human.type == "input")):
+            yield _error(
+                "contradicting_fields",
+                (*self.path, "concurrency"),
+                "Only a block that calls an agent takes a place of a concurrency key.",
+                "Name an agent, or move the key to the block that does the work.",
             )
         if block.wait is not None and (block.wait.seconds or 0) > LONGEST_WAIT_S:
             yield _error(

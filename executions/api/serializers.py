@@ -314,6 +314,8 @@ class ReasonSerializer(StrictSerializer):
     since = serializers.DateTimeField(required=False)
     waits_for = serializers.ListField(child=serializers.CharField(), required=False)
     waits_for_total = serializers.IntegerField(required=False)
+    key = serializers.CharField(required=False, help_text="Of waiting_concurrency: the key waited for.")
+    limit = serializers.IntegerField(required=False)
 
 
 class BlockReasonSerializer(StrictSerializer):

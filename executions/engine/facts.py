@@ -68,6 +68,20 @@ class Facts:
     def plan(self) -> Plan:
         return self.version.plan
 
+    @property
+    def limited(self) -> bool:
+        """Whether the run itself needs a place of a concurrency key.  Simulated runs need none."""
+        return self.plan.run_key is not None and self.simulation is None
+
+    @property
+    def keyed(self) -> bool:
+        """Whether blocks of the run need places."""
+        return self.plan.keyed and self.simulation is None
+
+    @property
+    def widest_key(self) -> int:
+        return max(key.limit for key in self.plan.keys)
+
     def scope(self, outputs: dict[int, JSONObject]) -> dict[str, JSONValue]:
         """What an expression may name.  `outputs` is `{idx: {"output": ..., "status": ...}}`."""
         return {
@@ -149,15 +163,16 @@ def facts_of(execution_id: UUID) -> Facts | None:
         created_by_id=row["created_by_id"],
         depth=row["depth"],
         parent_execution_id=row["parent_block__execution_id"],
-        workspace={
-            "id": str(row["workspace_id"]),
-            "slug": row["workspace__slug"],
-            "name": row["workspace__name"],
-        },
+        workspace=workspace_names(row["workspace_id"], row["workspace__slug"], row["workspace__name"]),
         once=frozenset(row["once"]),
     )
     _recent.put(execution_id, facts)
     return facts
+
+
+def workspace_names(workspace_id: UUID, slug: str, name: str) -> JSONObject:
+    """A workspace as expressions see it."""
+    return {"id": str(workspace_id), "slug": slug, "name": name}
 
 
 def as_json(value: JSONValue) -> str:

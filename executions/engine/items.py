@@ -36,7 +36,7 @@ class Items:
             statements.ADD_ITEMS,
             block=change.pk,
             items=[as_json(item) for item in change.items or ()],
-            open=0 if planned.human is not None or planned.noop else _places(planned),
+            open=_open_at_once(planned),
         )
 
     def after(self, change: Change) -> None:
@@ -46,6 +46,8 @@ class Items:
             self._run.asks.append(asking.fix(self._run.facts, planned, change))
         elif change.delay_s is not None:
             self._run.look_again(change.delay_s)
+        elif change.place is not None:
+            self._run.places.ask(change.pk, *change.place)
         if change.child is not None:
             self._run.children_to_check.append(change.child.insert(change))
 
@@ -118,7 +120,9 @@ def _each(planned: PlanBlock) -> ForEach:
     return planned.block.for_each
 
 
-def _places(planned: PlanBlock) -> int:
+def _open_at_once(planned: PlanBlock) -> int:
+    if planned.human is not None or planned.noop or planned.key is not None:
+        return 0
     return _each(planned).max_concurrency or LIMITS.items_per_block
 
 

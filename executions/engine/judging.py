@@ -76,6 +76,7 @@ class Change:
     items: list[JSONValue] | None = None
     wait_for: tuple[str, str] | None = None  # type and correlation of the event to wait for
     times: tuple[float, float] | None = None
+    place: tuple[str, int, int] | None = None  # concurrency key, limit and priority of the place to wait for
 
 
 def judge(

@@ -6,7 +6,6 @@ are asked when the run is left.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import holds
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.keys import key_text
 from agentflow.workflow.moments import as_moment
 from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import Reason, Undecided, skip_reason
@@ -26,6 +26,8 @@ from executions.states import BlockStatus as B
 from . import asking
 from .facts import Facts
 from .judging import Change, ask_fix, completed
+
+PLACE = "concurrency"  # why a block waits that has no place of its key yet
 
 SettledBlocks = dict[int, JSONObject]  # idx -> {"output": ..., "status": ...}
 
@@ -49,6 +51,12 @@ class Answered:
     idx: int
     attempts: int
     iteration: int = 0
+    item: JSONValue = None
+
+    @property
+    def names(self) -> JSONObject:
+        """What an item of a `forEach` may name beside the rest."""
+        return {"item": self.item, "index": self.iteration - 1} if self.iteration else {}
 
 
 class Opener:
@@ -93,6 +101,8 @@ class Opener:
         for expression in (planned.when, planned.until, planned.correlation, planned.items):
             if expression is not None:
                 refs |= expression.block_refs
+        if planned.key is not None:
+            refs |= planned.key.mapping.block_refs
         if planned.human is not None or planned.noop:
             if planned.mapping is not None:
                 refs |= planned.mapping.block_refs
@@ -156,7 +166,16 @@ class Opener:
     def _ask_or_go(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
         if planned.human is not None:
             return self._ask(planned, change, names)
-        return self._noop(planned, change, names) if planned.noop else change
+        return self._noop(planned, change, names) if planned.noop else self._go(planned, change, names)
+
+    def _go(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
+        """A block that only a worker is missing for: ready, or waiting for a place of its key."""
+        key = planned.key
+        if key is None or self._facts.simulation is not None:
+            return change
+        text = place_key(key.mapping.resolve({**self._scope(key.mapping.block_refs), **names}))
+        place = (text, key.limit, key.priority)
+        return replace(change, status=B.WAITING_EXTERNAL, reason=PLACE, place=place)
 
     def _expand(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
         """The items of a `forEach`: a row for each, or nothing to do for none."""
@@ -214,7 +233,7 @@ class Opener:
         answer = ((self._facts.simulation or {}).get("answers") or {}).get(planned.block_id)
         if answer is not None:
             return self._decided(
-                planned, change, approved=answer["approved"], response=answer.get("response")
+                planned, change, names, approved=answer["approved"], response=answer.get("response")
             )
         if planned.mapping is not None:
             shown = planned.mapping.resolve({**self._scope(planned.mapping.block_refs), **names})
@@ -232,10 +251,15 @@ class Opener:
         planned = self._facts.plan[block.idx]
         change = Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.READY)
         if kind == "fix":
-            return self._fixed(planned, change, block.attempts, response if approved else {"action": "fail"})
-        return self._decided(planned, change, approved=approved, response=response)
+            return self._fixed(planned, change, block, response if approved else {"action": "fail"})
+        try:
+            return self._decided(planned, change, block.names, approved=approved, response=response)
+        except ExpressionError as error:
+            return ask_fix(change, Failure(FailureKind.CONFIGURATION, error.code, str(error)))
 
-    def _decided(self, planned: PlanBlock, change: Change, *, approved: bool, response: JSONValue) -> Change:
+    def _decided(
+        self, planned: PlanBlock, change: Change, names: JSONObject, *, approved: bool, response: JSONValue
+    ) -> Change:
         human = planned.human
         assert human is not None
         decision = {"approved": approved, "response": response}
@@ -250,12 +274,14 @@ class Opener:
             return self.complete(planned, change, response)
         if planned.noop:
             return self.complete(planned, change, decision)
-        return replace(change, reason="approved")
+        return self._go(planned, replace(change, reason="approved"), names)
 
-    def _fixed(self, planned: PlanBlock, change: Change, attempts: int, response: JSONValue) -> Change:
+    def _fixed(self, planned: PlanBlock, change: Change, block: Answered, response: JSONValue) -> Change:
         match response.get("action") if isinstance(response, dict) else "fail":
-            case "retry" if not attempts and not change.iteration:
+            case "retry" if not block.attempts and not block.iteration:
                 return self._run(planned, change)
+            case "retry" if not block.attempts:
+                return self.item(block.pk, block.idx, block.iteration, block.item)
             case "retry":
                 return replace(change, reason="run_again", afresh=True)
             case "complete":
@@ -272,21 +298,24 @@ class Opener:
 
 
 def correlation_text(value: JSONValue) -> str:
-    """A correlation as it is compared: text as it is, a number or truth value as JSON writes it.
+    """A correlation as it is compared.
 
     Raises:
         ExpressionError: nothing, a list or an object says which event is meant.
     """
-    if isinstance(value, str):
-        text = value
-    elif isinstance(value, bool | int) or (isinstance(value, float) and value == value):
-        text = json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
-    else:
-        raise ExpressionError("not_a_correlation", f"wait.correlation gives {value!r:.100}.")
-    if len(text) > LIMITS.event_name_chars:
-        raise ExpressionError(
-            "not_a_correlation", f"wait.correlation has more than {LIMITS.event_name_chars} characters."
-        )
+    return key_text(value, most=LIMITS.event_name_chars, code="not_a_correlation", field="wait.correlation")
+
+
+def place_key(value: JSONValue) -> str:
+    """A concurrency key as it is compared.
+
+    Raises:
+        ExpressionError: it is no text, empty or too long.
+    """
+    field, code = "concurrency.key", "not_a_key"
+    text = key_text(value, most=LIMITS.concurrency_key_chars, code=code, field=field)
+    if not text:
+        raise ExpressionError(code, f"{field} gives an empty text.")
     return text
 
 

@@ -42,6 +42,7 @@ from .facts import Facts, as_text
 from .items import Items
 from .judging import Change
 from .opening import Answered, Decided, Opener, SettledBlocks
+from .places import Places
 from .rows import loads
 
 
@@ -64,6 +65,7 @@ class Run:
         self.asks: list[HumanAsk] = []
         self.opener = Opener(facts, outputs=self.outputs, seconds_until=self._seconds_until, asks=self.asks)
         self._items = Items(self)
+        self.places = Places(self)
         self._sinks_closed = 0
         self._blocks_failed = 0
         self.children_to_check: list[UUID] = []
@@ -162,6 +164,7 @@ class Run:
 
     def cancel(self, idxs: Iterable[int], *, first: int, reason: str) -> None:
         """Cancel what is open of these blocks (`first` 1: of their items alone), and what it waits for."""
+        self.places.sweep = True
         lost = self.execute(statements.CANCEL_LOSERS, idxs=list(idxs), first=first, reason=reason).fetchall()
         pks = [pk for pk, _ in lost]
         human_gate().cancel(execution_id=self.facts.execution_id, block_pks=pks, reason=reason)
@@ -196,6 +199,8 @@ class Run:
             self.look_again(change.delay_s)
         if change.items is not None:
             self._items.add(change)
+        if change.place is not None:
+            self.places.ask(change.pk, *change.place)
         if change.wait_for is not None:
             self._await_event(change.pk, *change.wait_for)
         if change.child is not None:
@@ -321,6 +326,7 @@ class Run:
         for child in self.children_to_check:
             self.execute(statements.LOOK_AGAIN, timer=check_timer(child), seconds=0)
             dispatch.on_commit_look_at(child)
+        self.places.leave()  # takes locks of its own: nothing that locks may follow
 
     def look_again(self, seconds: float) -> None:
         self.execute(statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=seconds)
@@ -421,6 +427,7 @@ def locked(facts: Facts) -> Iterator[Run]:
         if gate is None:
             raise LookupError(facts.execution_id)
         run = Run(facts, cursor, gate)
+        run.places.sweep = True
         yield run
         run.leave()
         transaction.on_commit(lambda: poke(facts), robust=True)

@@ -71,12 +71,14 @@ def take_turn(
         elif held:
             newcomer = not _settle(run, held)
             turn.refused = len(held) < len(changes)
-        if run.status is E.PENDING:
+        if run.status is E.PENDING and run.places.entered():
             run.begin()
         run.leave()
         if repeated:
             turn.claims += [Claim(*row) for row in _held(run, walker, turn.claims)]
         # Who got something need not look what else there is, unless others left some the last time.
+        turn.ready_left += run.places.granted
+        more = more or run.places.granted > 0
         if run.status is E.RUNNING and (not turn.claims or (more and len(turn.claims) < want)):
             _claim(run, turn, walker=walker, want=want - len(turn.claims), fast=fast, newcomer=newcomer)
         turn.status = run.status

@@ -42,7 +42,7 @@ def resume(*, execution_id: UUID, by: User | None, reason: str = "") -> None:
         if run.status is not E.PAUSED:
             EXECUTION.check(run.status, E.PAUSED)  # pending: resuming what was never paused
             return
-        run.move_to(E.RUNNING)
+        run.move_to(E.RUNNING if run.places.entered() else E.PENDING)
         run.advance()
         run.look_again(0)
         _audit(facts, "execution.resume", by, reason)

@@ -54,7 +54,9 @@ def answered(
                 error=_EXPIRED,
             )
         else:
-            waited = Answered(pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration)
+            waited = Answered(
+                pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration, item=block.item
+            )
             change = run.answered(waited, kind=kind, approved=approved, response=response)
         run.settle([change], leaving=B.WAITING_HUMAN)
         if not expired:

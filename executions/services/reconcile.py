@@ -188,8 +188,8 @@ def _plan_next_look(run: Run, standing: Standing) -> None:
     ).fetchone()
     tries = timer[0] if timer is not None and timer[1] == standing.progress else 0
     wanted = min(standing.ready, run.facts.max_parallel - standing.walkers)
-    if run.status is E.PENDING:  # whatever its first blocks need, a walker begins it
-        wanted = max(wanted, 1)
+    if run.status is E.PENDING:  # whatever its first blocks need, a walker begins it, once it has its place
+        wanted = max(wanted, 1) if run.places.entered() else 0
     moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
     if run.status in (E.PENDING, E.RUNNING) and wanted > 0:
         dispatch.on_commit_hint(run.facts.execution_id, wanted)

@@ -113,7 +113,9 @@ def retry(*, execution_id: UUID, block_pk: int, by: User | None, reason: str) ->
         if block.status == B.READY and block.available_at is not None:
             run.execute(_NOW, block=block.pk)
         elif block.status == B.WAITING_HUMAN and block.error is not None:
-            waited = Answered(pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration)
+            waited = Answered(
+                pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration, item=block.item
+            )
             _settle(run, block, run.answered(waited, kind="fix", approved=True, response={"action": "retry"}))
         elif block.status == B.FAILED:
             _undo_failure(run, block)
@@ -201,7 +203,8 @@ SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
 def _undo_failure(run: Run, block: BlockExecution) -> None:
     """Let a failed block be tried again as if it had not failed yet; one never called is opened anew."""
     planned: PlanBlock = run.facts.plan[block.idx]
-    status = B.READY if block.attempt else B.BLOCKED
+    # One that gave its place of a concurrency key up with its failure is opened anew, to take another.
+    status = B.READY if block.attempt and planned.key is None else B.BLOCKED
     REPAIR.check(B.FAILED, status)
     if planned.items is not None:
         raise NothingToRetry(

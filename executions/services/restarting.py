@@ -25,13 +25,14 @@ from agentflow.workflow.restart import RestartPlan, Settled, restart_plan, retur
 from executions import dispatch, history, selectors
 from executions.engine import points
 from executions.engine.facts import Facts, as_text, facts_of
+from executions.engine.places import ask_for_run
 from executions.engine.run import Run, check_timer, locked
 from executions.models import BlockExecution, Execution, PointKind
 from executions.ports import human_history
 from executions.states import RESTART, SETTLED, TERMINAL
 from executions.states import ExecutionStatus as E
 
-from .starting import key_taken
+from .starting import asked, key_taken
 
 
 class NotTerminal(Conflict):
@@ -53,6 +54,13 @@ class PlanStale(Conflict):
 
     code = "plan_stale"
     remedy = "Ask for a new restart-plan."
+
+
+class NoPlace(Conflict):
+    """All places of the execution's concurrency key are held or waited for."""
+
+    code = "no_place"
+    remedy = "Restart it once others with the key have ended, or start a new execution, which waits."
 
 
 class ChildExecution(Conflict):
@@ -121,6 +129,7 @@ def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> 
         InvalidInput: there is no block `from_block`.
         PlanStale: `plan_id` was given for something else.
         NotFound: it has no such recovery point.
+        NoPlace: its concurrency key has no place left.
         BusinessKeyTaken: another execution with its business key has become active since.
     """
     facts = _facts(execution_id)
@@ -132,6 +141,7 @@ def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> 
         found = _decide(facts.plan, before, request)
         points.write(run, PointKind.RESTART, by_id=by.pk if by else None)
         _begin(run, found, before.epoch, reset=request.reset_state)
+        _take_place(run)
         run.advance()
         audit.record(
             action="execution.restart",
@@ -383,6 +393,16 @@ def _begin(run: Run, found: RestartPlan, carried: int, *, reset: bool) -> None:
     payload: JSONObject = {"status": "running", "epoch": run.epoch, "reason": "restart"}
     run.execute(_EVENTS, payload=as_text(payload))
     run.execute(_BLOCK_EVENTS, idxs=list(found.reruns))
+
+
+def _take_place(run: Run) -> None:
+    facts = run.facts
+    key = facts.plan.run_key
+    if key is None or not facts.limited:
+        return
+    ask_for_run(facts.execution_id, facts.workspace_id, asked(key, facts.input, facts.workspace))
+    if not run.places.take_at_once():
+        raise NoPlace
 
 
 def _next_epoch(run: Run, found: RestartPlan) -> int:

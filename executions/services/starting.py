@@ -11,18 +11,24 @@ from django.db import IntegrityError, transaction
 from agentflow.agents import registry
 from agentflow.agents.calls import StartChild
 from agentflow.conf import LIMITS
-from agentflow.errors import Conflict, NotFound
+from agentflow.errors import Conflict, InvalidInput, NotFound
 from agentflow.governance import audit
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
+from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.plan import Key
 from executions import dispatch
 from executions.engine import statements
-from executions.engine.facts import Facts, as_text, version_facts
+from executions.engine.facts import Facts, as_text, version_facts, workspace_names
 from executions.engine.judging import Change
+from executions.engine.opening import place_key
+from executions.engine.places import ask_for_run
 from executions.engine.run import check_timer, raw_cursor
 from executions.models import Execution
 from templates_app.models import TemplateVersion, VersionStatus
+
+Asked = tuple[str, int, int]  # concurrency key, limit, priority
 
 
 class BusinessKeyTaken(Conflict):
@@ -49,9 +55,11 @@ def start(
     Raises:
         NotFound: the version was deleted meanwhile.
         BusinessKeyTaken: another execution of the template has that key and has not ended.
+        InvalidInput: the input gives no concurrency key.
     """
     execution_id = uuid.uuid4()
     workspace_id = version.template.workspace_id
+    place = None if simulation is not None else _place(version, input)
     with transaction.atomic():
         _hold(version.pk)
         _insert(
@@ -62,6 +70,7 @@ def start(
             simulation=simulation,
             created_by_id=by.pk,
             durability=durability,
+            place=place,
         )
         if business_key is not None:
             _claim_key(execution_id, version.template_id, business_key)
@@ -88,6 +97,32 @@ def start(
         simulation=simulation,
         business_key=business_key,
     )
+
+
+def _place(version: TemplateVersion, input: JSONObject) -> Asked | None:
+    key = version_facts(version.pk).plan.run_key
+    if key is None:
+        return None
+    try:
+        workspace = version.template.workspace
+        return asked(key, input, workspace_names(workspace.pk, workspace.slug, workspace.name))
+    except ExpressionError as error:
+        issue = {
+            "pointer": "/input",
+            "code": "no_concurrency_key",
+            "message": f"The input gives no concurrency key: {error}",
+            "remedy": "Send what globalSettings.concurrency.key of the version names.",
+        }
+        raise InvalidInput(issue["message"], issues=[issue]) from error
+
+
+def asked(key: Key, input: JSONObject, workspace: JSONObject) -> Asked:
+    """The place that a run with this input needs.
+
+    Raises:
+        ExpressionError: the input gives no key.
+    """
+    return place_key(key.mapping.resolve({"input": input, "workspace": workspace})), key.limit, key.priority
 
 
 def _claim_key(execution_id: UUID, template_id: UUID, key: str) -> None:
@@ -130,6 +165,7 @@ class Child:
     parent: Facts
     version_id: int
     input: JSONObject
+    place: Asked | None = None
 
     def insert(self, change: Change) -> UUID:
         """Unique per attempt of the parent's block, so a repeated settle starts no second child."""
@@ -145,6 +181,7 @@ class Child:
             parent_attempt=change.attempt,
             depth=self.parent.depth + 1,
             durability="strict" if self.parent.strict else None,  # else as its own template says
+            place=self.place,
         )
         dispatch.on_commit_hint(child_id)
         return child_id
@@ -166,7 +203,12 @@ def resolve_child(parent: Facts, wanted: StartChild) -> Child | Failure:
     if version_id is None:
         which = f"version {wanted.version}" if wanted.version is not None else "published version"
         return _cannot("unknown_template", f"There is no {which} of template {wanted.template_id} here.")
-    return Child(parent=parent, version_id=version_id, input=wanted.input)
+    key = version_facts(version_id).plan.run_key
+    try:
+        place = None if key is None else asked(key, wanted.input, parent.workspace)
+    except ExpressionError as error:
+        return _cannot(error.code, f"The sub-workflow's concurrency key: {error}")
+    return Child(parent=parent, version_id=version_id, input=wanted.input, place=place)
 
 
 def _cannot(code: str, message: str) -> Failure:
@@ -185,6 +227,7 @@ def _insert(
     parent_attempt: int | None = None,
     depth: int = 0,
     durability: str | None = None,
+    place: Asked | None = None,
 ) -> None:
     plan = version_facts(version_id).plan
     blocks = [planned.block for planned in plan.blocks]
@@ -213,3 +256,5 @@ def _insert(
             "payload": as_text({"status": "pending"}),
         },
     )
+    if place is not None:
+        ask_for_run(execution_id, workspace_id, place)

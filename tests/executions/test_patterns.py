@@ -21,7 +21,7 @@ from executions.services import control, reconcile, repairing, signals
 from tests import builtins
 from tests.factories.executions import statuses
 
-from .conftest import Start, answer, block, drain, make_due, row, template
+from .conftest import Start, answer, block, claim, drain, finish, make_due, row, template
 
 DONE, SKIPPED, CANCELLED = "completed", "skipped", "cancelled"
 PAGE = settings.BASE_DIR / "docs" / "patterns.md"
@@ -257,6 +257,22 @@ def test_partial_join(run: Start, author: User, number: int) -> None:
         answer(execution, "c", author)
     assert row(execution, "c").status == (DONE if number == 30 else CANCELLED)
     assert execution.status == "completed"
+
+
+def test_39_critical_section(start: Start) -> None:
+    """Two blocks of different executions, and two of the same one, are never at work at once."""
+    alone = {"key": "ledger", "limit": 1}
+    definition = template(block("a", concurrency=alone), block("b", concurrency=alone))
+    first, second = start(definition), start(definition)
+    held = claim(first)
+    drain(second)
+    assert statuses(first) == {"a": "running", "b": "waiting_external"}
+    assert statuses(second) == {"a": "waiting_external", "b": "waiting_external"}
+    finish(first, held, output={})
+    for execution in (first, second):
+        reconcile.look(execution.pk)
+        drain(execution)
+    assert first.status == second.status == "completed"
 
 
 def test_the_page_names_just_the_patterns_that_have_a_test() -> None:
