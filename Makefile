@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run manage test test-slow chaos test-load check format format-check lint types imports \
-	migrations migrations-check openapi openapi-check bench lock hooks clean python install-local install-test
+	migrations migrations-check openapi openapi-check bench bench-growth bench-profile lock hooks clean python install-local install-test
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -67,6 +67,12 @@ openapi-check: install-test
 
 bench: install-test ## Measure the engine beside raw Celery; PEERS=1: and beside LangGraph and DBOS
 	$(PY) -m bench $(ARGS)
+
+bench-growth: install-test ## Measure what size, width and open executions cost
+	$(PY) -m bench growth $(ARGS)
+
+bench-profile: install-test ## Show where a block's time goes: statements, commits, processor time by layer
+	$(PY) -m bench profile $(ARGS)
 
 lock: install-test ## Pin requirements/*.in anew; LOCK_FLAGS=--upgrade takes newer versions
 	$(PY) -m pip install --quiet --disable-pip-version-check uv

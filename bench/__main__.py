@@ -1,6 +1,8 @@
 """`make bench`: starts engines and workers of its own, measures, prints tables, stops everything.
 
 python -m bench [--workloads W1,W5] [--systems celery,agentflow] [--runs 7] [--quick] [--json results.json]
+python -m bench growth [--runs 3] [--open 10000]
+python -m bench profile [--workloads W1,W5]
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from . import comparing, report
+from . import comparing, growing, profiling, report
 from .blocks import log_folder
 from .graphs import STANDARD, WORKLOADS
 
@@ -21,27 +24,51 @@ ALWAYS = (comparing.BASE, *comparing.OURS)
 
 def main() -> None:
     options = _options()
-    with tempfile.TemporaryDirectory(prefix="agentflow-bench-") as folder:
-        block_log = log_folder() / f"{Path(folder).name}.log"
-        results = comparing.compare(
-            Path(folder),
-            block_log,
-            systems=_chosen(options.systems, comparing.TITLES, "system"),
-            workloads=_chosen(options.workloads, WORKLOADS, "workload"),
-            runs=options.runs or (1 if options.quick else 7),
-        )
-    print(report.comparison(results))
+    with tempfile.TemporaryDirectory(prefix="agentflow-bench-") as name:
+        folder = Path(name)
+        results = PARTS[options.part](options, folder, log_folder() / f"{folder.name}.log")
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
-    if any(found["problems"] for found in results["workloads"].values()):
+    if results["problems"]:
         sys.exit("a check failed")
+
+
+def _compare(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[str, Any]:
+    results = comparing.compare(
+        folder,
+        block_log,
+        systems=_chosen(options.systems, comparing.TITLES, "system"),
+        workloads=_chosen(options.workloads or ",".join(STANDARD), WORKLOADS, "workload"),
+        runs=options.runs or (1 if options.quick else 7),
+    )
+    print(report.comparison(results))
+    return results
+
+
+def _growth(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[str, Any]:
+    growth = growing.Growth(options.runs or (1 if options.quick else 3), options.open)
+    results = growth.measure(folder, block_log)
+    print(growing.table(results))
+    return results
+
+
+def _profile(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[str, Any]:
+    chosen = _chosen(options.workloads or ",".join(profiling.WORKLOADS_SHOWN), WORKLOADS, "workload")
+    results = profiling.profile(folder, block_log, chosen)
+    print(profiling.tables(results))
+    return results
+
+
+PARTS = {"compare": _compare, "growth": _growth, "profile": _profile}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure beside raw Celery.")
-    parser.add_argument("--runs", type=int, default=0, help="counted runs of each workload (7)")
+    parser.add_argument("part", nargs="?", choices=PARTS, default="compare")
+    parser.add_argument("--runs", type=int, default=0, help="counted runs of each workload (7; of growth 3)")
+    parser.add_argument("--open", type=int, default=10_000, help="growth: how many executions wait")
     parser.add_argument("--quick", action="store_true", help="one counted run: does it work at all?")
-    parser.add_argument("--workloads", default=",".join(STANDARD), help=_listing())
+    parser.add_argument("--workloads", default="", help=_listing())
     systems = (*ALWAYS, *(comparing.PEERS if os.environ.get("PEERS", "0") not in ("", "0") else ()))
     parser.add_argument(
         "--systems",

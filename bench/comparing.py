@@ -47,6 +47,7 @@ def compare(
         "runs": runs,
         "systems": {name: {"title": TITLES[name]} for name in systems},
         "workloads": {},
+        "problems": [],
     }
     with stage(folder, block_log) as (engines, fleet), contextlib.ExitStack() as stack:
         contestants = _contestants(systems, fleet)
@@ -55,7 +56,8 @@ def compare(
             stack.callback(peer.stop)
             contestants[name] = _there(peer)
         for name in workloads:
-            results["workloads"][name] = _measure(name, contestants, runs)
+            results["workloads"][name] = found = _measure(name, contestants, runs)
+            results["problems"] += found.pop("problems")
         for name, contestant in contestants.items():
             results["systems"][name]["memory_mb"] = _rounded(memory_mb(contestant.pids()))
     results["machine"]["load_after"] = machine()["load"]

@@ -29,6 +29,10 @@ def fan(width: int, n: int = 0) -> Graph:
     return (Node("source"), *(Node(name, ("source",), n) for name in middle), Node("sink", middle))
 
 
+def fork(width: int) -> Graph:
+    return (Node("source"), *(Node(f"m{i}", ("source",)) for i in range(width)))
+
+
 def grid(depth: int, width: int) -> Graph:
     """Every block reads three neighbours of the layer above, so no layer is a barrier."""
     return tuple(
@@ -70,6 +74,16 @@ WORKLOADS: dict[str, Workload] = {
     "W5": Workload("grid 10x10", lambda: grid(10, 10), target=0.06),
     "W6": Workload("200 diamonds", diamond, "many", 200, target=0.65),
     "W7": Workload("gap between blocks", lambda: chain(5), "idle", 10, target=0.5),
+    # growth
+    "chain-100": Workload("chain of 100", lambda: chain(100)),
+    "chain-10000": Workload("chain of 10,000", lambda: chain(10_000)),
+    "grid-100": Workload("grid 10x10", lambda: grid(10, 10)),
+    "grid-10000": Workload("grid 100x100", lambda: grid(100, 100)),
+    "fan-100": Workload("fan of 98", lambda: fan(98)),
+    "fan-10000": Workload("fan of 9,998", lambda: fan(9_998)),
+    "join-1100": Workload("a block with 1,100 dependencies", lambda: fan(1_100)),
+    "fork-1900": Workload("a fork of 1,900", lambda: fork(1_900)),
+    "heavy": Workload("8 side by side, fib(31) each", lambda: fan(8, 31)),
     # for the harness's own test
     "tiny": Workload("fan of 4", lambda: fan(4)),
     "tiny-many": Workload("3 diamonds", diamond, "many", 3),

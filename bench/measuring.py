@@ -67,6 +67,7 @@ def _single(system: System, name: str, graph: Graph, run: str, log: BlockLog) ->
     return {
         "wall_ms": wall * 1000,
         "compute_ms": compute * 1000,
+        "span_ms": (max(line.ended for line in lines) - lines[0].began) * 1000 if lines else 0.0,
         "problems": problems,
     }
 

@@ -46,7 +46,7 @@ class Fleet:
             process = subprocess.Popen(
                 launched([sys.executable, *command], death_signal=signal.SIGKILL),
                 cwd=ROOT,
-                env={**self.environment, **more},
+                env={**self.environment, "PGAPPNAME": name, **more},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -61,8 +61,12 @@ class Fleet:
                 raise NotStarted(f"{name} did not start:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.05)
 
-    def pid(self, name: str) -> int:
-        return self._children[name][0].pid
+    def names(self, prefix: str) -> list[str]:
+        return [name for name in self._children if name.startswith(prefix)]
+
+    def workers(self) -> list[int]:
+        """The processes of ours that were started here, without what they started."""
+        return [self._children[name][0].pid for name in self.names("ours")]
 
     def pids(self, prefix: str) -> list[int]:
         """Of the processes whose name begins so, and of those they started."""
@@ -86,14 +90,16 @@ class Fleet:
 
     # -- who there is: each is started at once, `ready` waits for all -------------
 
-    def ours(self, workers: int = PROCESSES, *, module: str = "celery", threads: int = THREADS) -> None:
+    def ours(self, module: str = "celery", **more: str) -> None:
         """Workers and the clock, as `make run` starts them."""
-        for number in range(workers):
-            command = ["-m", module, "-A", "config", "worker", "-P", "threads", "-c", str(threads)]
-            self.start(
-                f"ours-{number}", [*command, "-Q", "blocks,control", "-n", f"ours-{number}@%h", *QUIET]
-            )
+        for number in range(PROCESSES):
+            self.worker(number, module, **more)
         self.start("clock", ["manage.py", "clock"])
+
+    def worker(self, number: int, module: str = "celery", **more: str) -> None:
+        name = f"ours-{number}"
+        command = ["-m", module, "-A", "config", "worker", "-P", "threads", "-c", str(THREADS)]
+        self.start(name, [*command, "-Q", "blocks,control", "-n", f"{name}@%h", *QUIET], **more)
 
     def raw(self) -> None:
         command = ["-m", "celery", "-A", "bench.raw_celery", "worker", "-P", "prefork", "-c", str(PROCESSES)]
@@ -161,6 +167,7 @@ def _environment(engines: Engines, raw: Engines, block_log: Path) -> dict[str, s
         "BENCH_BROKER": f"redis+socket://{socket_path}?virtual_host=8",
         "BENCH_RESULTS": f"redis+socket://{socket_path}?virtual_host=9",
         "BENCH_LOG": str(block_log),
+        "PGAPPNAME": "client",
         "PYTHONUNBUFFERED": "1",
     }
 

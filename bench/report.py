@@ -23,17 +23,16 @@ def comparison(results: dict[str, Any]) -> str:
         "",
         METHOD.format(runs=results["runs"]),
         "",
-        _row("workload", "blocks", *(titles[name] for name in systems), "at most"),
-        _row(*["---"] * (len(systems) + 3)),
+        row("workload", "blocks", *(titles[name] for name in systems), "at most"),
+        row(*["---"] * (len(systems) + 3)),
     ]
     for name, found in results["workloads"].items():
         cells = [_cell(found, side) for side in systems]
         target = "" if found["target"] is None else f"{found['target']:.2f}{_verdict(found)}"
-        lines.append(_row(f"{name} {found['title']}", str(found["blocks"]), *cells, target))
+        lines.append(row(f"{name} {found['title']}", str(found["blocks"]), *cells, target))
     lines += ["", *_extras(results, others, titles), _memory(results)]
-    problems = [problem for found in results["workloads"].values() for problem in found["problems"]]
-    if problems:
-        lines += ["", "FAILED CHECKS", *(f"  {problem}" for problem in problems)]
+    if results["problems"]:
+        lines += ["", "FAILED CHECKS", *(f"  {problem}" for problem in results["problems"])]
     return "\n".join(lines) + "\n"
 
 
@@ -61,7 +60,7 @@ def _cell(found: dict[str, Any], side: str) -> str:
     ours, base = values(found, side), values(found, BASE)
     if not ours:
         return "-"
-    text = f"{_ms(statistics.median(ours))} ms"
+    text = f"{ms(statistics.median(ours))} ms"
     if side == BASE or not base:
         return text
     pairs = [mine / other for mine, other in zip(ours, base, strict=True)]
@@ -87,14 +86,14 @@ def _extras(results: dict[str, Any], others: list[str], titles: dict[str, str]) 
 
 
 def _many(runs: list[dict[str, float]]) -> str:
-    p50, p99 = (_ms(_median(runs, f"latency_{p}_ms")) for p in ("p50", "p99"))
-    started = _ms(_median(runs, "submit_ms"))
+    p50, p99 = (ms(_median(runs, f"latency_{p}_ms")) for p in ("p50", "p99"))
+    started = ms(_median(runs, "submit_ms"))
     return f"starting took {started} ms; start to last block p50 {p50} ms, p99 {p99} ms"
 
 
 def _idle(runs: list[dict[str, float]]) -> str:
-    first, gap = (_ms(_median(runs, name)) for name in ("first_ms", "gap_p99_ms"))
-    slowest = _ms(max(run["first_max_ms"] for run in runs))
+    first, gap = (ms(_median(runs, name)) for name in ("first_ms", "gap_p99_ms"))
+    slowest = ms(max(run["first_max_ms"] for run in runs))
     return f"start to first block p50 {first} ms, slowest {slowest} ms; gap p99 {gap} ms"
 
 
@@ -111,9 +110,9 @@ def _median(runs: list[dict[str, float]], name: str) -> float:
     return statistics.median(run[name] for run in runs)
 
 
-def _ms(value: float) -> str:
+def ms(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"

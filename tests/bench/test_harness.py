@@ -98,8 +98,8 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:]
     results = json.loads(found.read_text())
     assert report.comparison(results) in ended.stdout
+    assert results["problems"] == []
     for workload in results["workloads"].values():
-        assert workload["problems"] == []
         for system in ("celery", "agentflow", "http"):
             assert workload["runs"][system][0]["wall_ms"] > 0
             assert results["systems"][system]["memory_mb"]["rss"] > 30
