@@ -40,6 +40,7 @@ class Limits:
     poison_crashes: int = 3  # a block that killed its worker this often goes to a person
     block_timeout_ms: int = 300_000
     approval_timeout_ms: int = 86_400_000
+    callback_timeout_ms: int = 86_400_000
     max_parallel_blocks: int = 10
     attempts: int = 3
 

@@ -64,6 +64,12 @@ class Conflict(AgentflowError):
     code = "conflict"
 
 
+class Gone(Conflict):
+    """What was here is over for good."""
+
+    code = "gone"
+
+
 class PreconditionFailed(Conflict):
     """The object is no longer as the request takes it to be."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 class BadEnvironment(SystemExit):
@@ -37,6 +38,17 @@ def boolean(name: str, default: bool) -> bool:
     if value not in {"true", "false", "1", "0", "yes", "no"}:
         raise BadEnvironment(f"{name} must be true or false, not {value!r}")
     return value in {"true", "1", "yes"}
+
+
+def address(name: str) -> str:
+    """An http or https address without a slash at its end; empty where it is not set."""
+    value = text(name, "").rstrip("/")
+    parts = urlsplit(value)
+    if value and (
+        parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment
+    ):
+        raise BadEnvironment(f"{name} must be an address such as https://flow.example.com, not {value!r}")
+    return value
 
 
 def words(name: str, default: str = "") -> list[str]:

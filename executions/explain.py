@@ -187,6 +187,13 @@ def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
         return Reason(
             "event", "Waits for an event from outside.", until=row.available_at, since=row.started_at
         )
+    if row.reason == "callback":
+        return Reason(
+            "waiting_callback",
+            f"Its agent took on attempt {row.attempt} and will bring the result.",
+            until=row.available_at,
+            since=row.started_at,
+        )
     return Reason("external", "Waits for an answer from outside.", since=row.started_at)
 
 
@@ -238,6 +245,7 @@ _ORDER = (
     ("child", "{n} waiting for a child execution."),
     ("items", "{n} working through its items."),
     ("event", "{n} waiting for an event from outside."),
+    ("waiting_callback", "{n} waiting for an agent to bring its result."),
     ("external", "{n} waiting for an answer from outside."),
     ("timer", "{n} waiting for its moment."),
     ("backoff", "{n} to be tried again."),

@@ -332,6 +332,27 @@ class Place(models.Model):
         return self.key
 
 
+class CallbackAnswer(models.Model):
+    """What was brought to an attempt's callback URL: one answer each, kept so that a repeat is known."""
+
+    block = models.ForeignKey(BlockExecution, on_delete=models.CASCADE, related_name="+", db_index=False)
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="+")
+    attempt = models.PositiveIntegerField()
+    digest = models.CharField(max_length=64)  # of the body as it was sent
+    output = models.JSONField(null=True)
+    failure = models.JSONField(null=True)  # null: the output counts
+    late = models.BooleanField(default=False)  # nothing waited for it any more: kept as a late result
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["block", "attempt"], name="one_callback_per_attempt"),
+        ]
+
+    def __str__(self) -> str:
+        return f"callback of attempt {self.attempt}"
+
+
 class ProcessKind(models.TextChoices):
     WORKER = "worker"
     CLOCK = "clock"

@@ -10,6 +10,8 @@ REASONS: Mapping[str, str] = {
     "approval_timeout": "nobody answered in time",
     "approved": "a person agreed",
     "by_hand": "a person said so",
+    "callback": "its agent will bring the result",
+    "callback_timeout": "its agent did not bring the result in time",
     "cancelled": "the execution was cancelled",
     "child": "the execution it started has not ended",
     "concurrency": "all places of its concurrency key are taken",
@@ -122,6 +124,16 @@ def _block_late(block_id: str, facts: JSONObject) -> str:
     )
 
 
+def _callback_received(block_id: str, facts: JSONObject) -> str:
+    item = f", item {facts['item']}," if facts.get("item") else ""
+    error = facts.get("error")
+    what = f"A failure ({error.get('message')})" if isinstance(error, dict) else "The result"
+    said = f"{what} of attempt {facts.get('attempt')} of step “{block_id}”{item} was brought"
+    if facts.get("late"):
+        return f"{said} when nothing waited for it any more. It is kept for people to see and has no effect."
+    return f"{said} by its agent."
+
+
 def _approval_responded(block_id: str, facts: JSONObject) -> str:
     approved = facts.get("approved")
     verb = "answered" if approved is None else "approved" if approved else "refused"
@@ -143,5 +155,6 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "block_changed": _block_changed,
     "block_log": _block_log,
     "block_late": _block_late,
+    "callback_received": _callback_received,
     "approval_responded": _approval_responded,
 }

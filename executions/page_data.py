@@ -28,6 +28,10 @@ from .states import BlockStatus, ExecutionStatus
 
 S = BlockStatus
 LABEL_CHARS = 40
+# Reasons that a page says first: nothing is at work, and time or somebody outside ends them.
+PASSING = frozenset(
+    {"backoff", "child", "timer", "items", "waiting_callback", "waiting_concurrency", "worker_silent"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +207,7 @@ def _why_running(execution: Execution, user: User) -> Why | None:
         )
         scene = explain.read_scene(execution, backing_off, now)
         reasons = [explain.reason_of(row, scene) for row in backing_off]
-        if reasons and all(
-            reason.code in {"backoff", "child", "timer", "items", "waiting_concurrency", "worker_silent"}
-            for reason in reasons
-        ):
+        if reasons and all(reason.code in PASSING for reason in reasons):
             row, reason = backing_off[0], reasons[0]
             link = (
                 f"/executions/{reason.waits_for[0]}/" if reason.code == "child" and reason.waits_for else ""

@@ -22,9 +22,8 @@ class BlockStatus(TextChoices):
     READY = "ready"  # a worker may claim it, from `available_at` on
     RUNNING = "running"  # one worker holds it; if that dies, the clock moves it on after its lease
     WAITING_HUMAN = "waiting_human"  # only a decision, its timer or cancel moves it on
-    WAITING_EXTERNAL = (
-        "waiting_external"  # its child's end, its moment (`available_at`), a place or cancel moves it on
-    )
+    # Its child's end, its event, its callback, a place, its moment (`available_at`) or cancel moves it on.
+    WAITING_EXTERNAL = "waiting_external"
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"

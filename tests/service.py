@@ -172,6 +172,7 @@ class Service:
                 cwd=ROOT,
                 env={
                     **self.environment,
+                    "AGENTFLOW_BASE_URL": self.base_url,
                     "PYTHONUNBUFFERED": "1",
                     **(POOL if name == "web" else {}),
                     **environment,

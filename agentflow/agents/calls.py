@@ -1,4 +1,4 @@
-"""One call of an agent: what goes in and the three things that can come out."""
+"""One call of an agent: what goes in and the four things that can come out."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class Call:
     timeout_s: float
     idempotency_key: str  # the same across attempts of one logical operation
     simulated: SimulatedBlock | None = None
+    callback_url: Callable[[], str] = lambda: ""  # of this attempt; empty: none can be given
     cancel: CancelToken = field(default_factory=CancelToken)
     log: Callable[[str, str], Any] = lambda level, message: None  # level: debug | info | warning | error
 
@@ -95,4 +96,11 @@ class StartChild:
     input: JSONObject
 
 
-Outcome: TypeAlias = Completed | Failed | StartChild
+@dataclass(frozen=True, slots=True)
+class AwaitCallback:
+    """The other side has accepted the work and will bring what came of it to the attempt's callback URL."""
+
+    timeout_s: float
+
+
+Outcome: TypeAlias = Completed | Failed | StartChild | AwaitCallback

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from ..types import JSONObject, JSONValue
+from ..workflow import callbacks
 from .models import ToolType
 
 HIDDEN = "********"
@@ -33,6 +34,7 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
     match tool_type:
         case ToolType.API:
             yield from _address(configuration, "url")
+            yield from _callback(configuration)
         case ToolType.SCRIPT:
             if not _text(given("script")):
                 yield "/script", "required", "A Script agent names a registered script.", "Give its name."
@@ -68,6 +70,14 @@ def _address(configuration: JSONObject, key: str) -> Iterator[tuple[str, str, st
         yield f"/{key}", "bad_address", f"{key} is a whole http or https address.", ""
     elif "@" in parts.netloc:
         yield f"/{key}", "bad_address", "Credentials belong in headers.", "Remove user and password."
+
+
+def _callback(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
+    if configuration.get("callback") is not None:
+        try:
+            callbacks.timeout_s(configuration["callback"])
+        except callbacks.BadCallback as error:
+            yield f"/callback{error.pointer}", "bad_callback", str(error), ""
 
 
 def _mcp(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:

@@ -20,6 +20,7 @@ from rest_framework.response import Response
 from ..errors import (
     AgentflowError,
     Conflict,
+    Gone,
     InvalidInput,
     NotFound,
     NotPermitted,
@@ -38,6 +39,7 @@ RETRY_AFTER_S = 2
 STATUS: tuple[tuple[type[AgentflowError], int], ...] = (
     (Unprocessable, 422),  # before what it is a kind of
     (PreconditionFailed, 412),
+    (Gone, 410),
     (InvalidInput, 400),
     (NotPermitted, 403),
     (NotFound, 404),
@@ -52,6 +54,7 @@ TITLES = {
     405: "Method not allowed",
     406: "Not acceptable",
     409: "Conflict with the present state",
+    410: "No longer here",
     411: "Length required",
     412: "Changed in the meantime",
     413: "Body too large",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 from ..types import JSONObject
 
@@ -46,3 +47,15 @@ class Failure:
         if self.evidence:
             found["evidence"] = self.evidence
         return found
+
+    @classmethod
+    def from_json(cls, stored: JSONObject) -> Self:
+        """What `as_json` gave."""
+        return cls(
+            FailureKind(stored["kind"]),
+            stored["code"],
+            stored["message"],
+            retry_after_s=stored.get("retryAfterSeconds"),
+            outcome_unknown=stored["outcomeUnknown"],
+            evidence=stored.get("evidence", {}),
+        )

@@ -13,6 +13,7 @@ from jsonschema.exceptions import SchemaError
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 
+from . import callbacks
 from .conditions import DEFAULT
 from .definition import AtLeast, Block, Conditions, Definition, RetryPolicy, closest, pointer
 from .expressions import NAMES, Expression, ExpressionError, compile_expression, compile_mapping, texts_of
@@ -410,6 +411,7 @@ class _BlockCheck:
                 "Add dependencies, or remove runOn.",
             )
         called = block.agent_id is not None or block.tool_type is not None
+        yield from self._callback()
         if block.repeat is not None and (block.for_each is not None or not called):
             yield _error(
                 "contradicting_fields",
@@ -439,6 +441,16 @@ class _BlockCheck:
                 "A block waits for a year at most.",
                 "Wait for less, or start a workflow then.",
             )
+
+    def _callback(self) -> Iterator[Issue]:
+        given = self.block.configuration.get("callback")
+        if self.block.tool_type != "API" or given is None:
+            return
+        try:
+            callbacks.timeout_s(given)
+        except callbacks.BadCallback as error:
+            at = (*self.path, "configuration", "callback", *error.pointer.split("/")[1:])
+            yield _error("bad_callback", at, str(error), 'Write {"timeout": 3600000} for an hour.')
 
     # fields whose time has not come
 

@@ -15,6 +15,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent.parent
 
 DEBUG = False
 ALLOWED_HOSTS = env.words("AGENTFLOW_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
+# Where the web server is reached from outside: callback URLs begin with it.  Empty: none can be given.
+AGENTFLOW_BASE_URL = env.address("AGENTFLOW_BASE_URL")
 CSRF_TRUSTED_ORIGINS = env.words("AGENTFLOW_TRUSTED_ORIGINS")
 
 INSTALLED_APPS = [
@@ -217,6 +219,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "ApprovalStatus": "approvals.states.ApprovalStatus",
         "ApprovalKind": "approvals.models.ApprovalKind",
         "VersionStatus": ["draft", "published", "deprecated"],
+        "FailureKind": ["transient", "agent", "configuration", "critical"],
         "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted
     },
 }

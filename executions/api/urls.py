@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import commands, points, signals, views
+from . import callbacks, commands, points, signals, views
 
 
 class TextConverter:
@@ -24,6 +24,7 @@ _BLOCK = _ONE + "/blocks/<text:block_id>"
 
 urlpatterns = [
     path("events", signals.EventsView.as_view(), name="events"),
+    path("callbacks/<str:token>", callbacks.CallbackView.as_view(), name="callback"),
     path("executions", views.ExecutionsView.as_view(), name="executions"),
     path("executions/batch", commands.BatchView.as_view(), name="executions-batch"),
     path(_ONE, views.ExecutionView.as_view(), name="execution"),

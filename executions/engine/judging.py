@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentflow.agents.calls import Completed, Failed, Outcome
+from agentflow.agents.calls import AwaitCallback, Completed, Failed, Outcome
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import NoBranchMatched, choose, holds
@@ -18,6 +18,7 @@ from agentflow.workflow.retry import delay_s, wants_retry
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 
+CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
 FIX_SCHEMA: JSONObject = {
     "type": "object",
     "required": ["action"],
@@ -99,12 +100,23 @@ def judge(
         attempt=claim.attempt,
         agent_id=planned.block.agent_id or "",
     )
+    if isinstance(outcome, AwaitCallback):
+        return replace(base, status=B.WAITING_EXTERNAL, reason=CALLBACK, delay_s=outcome.timeout_s)
     if isinstance(outcome, Completed):
         if planned.repeat_until is not None:
             return round_ended(planned, base, claim, outcome.output, scope=scope)
         return completed(planned, base, outcome.output, scope=scope)
     assert isinstance(outcome, Failed)
     return failed(planned, base, claim, outcome.failure, uniform=uniform)
+
+
+def named(planned: PlanBlock) -> frozenset[str]:
+    """The blocks that `judge` may ask the scope for."""
+    found: frozenset[str] = frozenset()
+    for expression in (planned.conditions, planned.repeat_until):
+        if expression is not None:
+            found |= expression.block_refs
+    return found
 
 
 def completed(

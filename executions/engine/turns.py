@@ -13,6 +13,7 @@ from django.db import transaction
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
+from executions import dispatch
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
@@ -20,7 +21,7 @@ from executions.states import ExecutionStatus as E
 from . import statements
 from .ahead import AHEAD, is_plain, waited_for
 from .facts import Facts, as_text
-from .judging import Change, Claim
+from .judging import CALLBACK, Change, Claim
 from .opening import Decided
 from .run import Run, lock_row, poke, raw_cursor
 
@@ -170,7 +171,15 @@ def _settle(run: Run, changes: list[Change]) -> int:
     moved = run.settle(changes, leaving=B.RUNNING)
     if len(moved) < len(changes):
         _keep_late(run, [change for change in changes if change.pk not in moved])
+    _look_for_callbacks(run, [change.pk for change in changes if change.reason == CALLBACK])
     return len(moved)
+
+
+def _look_for_callbacks(run: Run, waiting: list[int]) -> None:
+    """A result that was brought before its block began to wait is taken by a look after the commit."""
+    if waiting and run.execute(statements.ANSWERED_ALREADY, ids=waiting).fetchone() is not None:
+        run.look_again(0)
+        dispatch.on_commit_look_at(run.facts.execution_id)
 
 
 def _while_cancelling(change: Change) -> Change:

@@ -14,22 +14,22 @@ import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 
 from agentflow.agents import invocation
-from agentflow.agents.calls import Call, Failed, SimulatedBlock, StartChild
+from agentflow.agents.calls import AwaitCallback, Call, Failed, SimulatedBlock, StartChild
 from agentflow.events import store
 from agentflow.events.models import Level
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.plan import PlanBlock
-from executions import dispatch
+from executions import callbacks, dispatch
 from executions.services import starting
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import statements
-from .ahead import Ahead, is_plain
+from .ahead import AHEAD, Ahead, is_plain
 from .facts import Facts, facts_of
-from .judging import Change, Claim, judge
+from .judging import Change, Claim, judge, named
 from .opening import SettledBlocks, simulated_event
 from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, history, next_batch
 from .rows import loads
@@ -173,7 +173,7 @@ class Walker:
             carrier.started, carrier.timeout_s = time.monotonic(), planned.timeout_s
             carrier.abandon = partial(self._abandon_ahead, list(changes))
             change = self._call(flight, self._inputs([claim]), None, None)
-            if carrier.token.cancelled:
+            if carrier.token.cancelled or flight.needs_row:
                 return
             changes.append(change)
             if not ahead.add(change):
@@ -207,7 +207,8 @@ class Walker:
         else:
             outcome = invocation.invoke(self._describe(flight, planned, given))
         ms = (time.monotonic() - flight.started) * 1000
-        if claim.effect != "once" and self.facts.simulation is None:
+        later = flight.needs_row or isinstance(outcome, AwaitCallback)
+        if claim.effect != "once" and self.facts.simulation is None and not later:
             history.note(planned.likeness, ms)
         change = self._judge(planned, claim, outcome, known)
         if change.status is B.COMPLETED and not claim.iteration:
@@ -229,10 +230,7 @@ class Walker:
                     agent_id=planned.block.agent_id or "",
                 )
             outcome = Failed(child)
-        refs = planned.conditions.block_refs if planned.conditions else frozenset()
-        if planned.repeat_until is not None:
-            refs |= planned.repeat_until.block_refs
-        return judge(planned, claim, outcome, scope=lambda: self._scope(known, refs))
+        return judge(planned, claim, outcome, scope=lambda: self._scope(known, named(planned)))
 
     def _abandon(self, flight: Flight) -> None:
         failure = Failure(
@@ -265,9 +263,17 @@ class Walker:
             timeout_s=planned.timeout_s,
             idempotency_key=f"{self.facts.execution_id}:{block.block_id}:{claim.iteration}:{claim.effect_seq}",
             simulated=self._simulated(planned, claim),
+            callback_url=lambda: self._callback_url(flight),
             cancel=flight.token,
             log=lambda level, message: self._log(block.block_id, level, message),
         )
+
+    def _callback_url(self, flight: Flight) -> str:
+        """Where this attempt's result may be brought; empty for a block that must be claimed for it first."""
+        if flight.claim.pk == AHEAD:
+            flight.needs_row = True
+            return ""
+        return callbacks.url(flight.claim.pk, flight.claim.attempt)
 
     def _log(self, block_id: str, level: str, message: str) -> None:
         """Keep a line of a call.  One that cannot be kept is no reason for the call to fail."""

@@ -22,7 +22,7 @@ from executions.states import TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
-from . import control, signals
+from . import callbacks, control, signals
 
 SOON_S = 2.0
 WATCH_S = 10.0  # while calls are in flight
@@ -57,6 +57,8 @@ def look(execution_id: UUID) -> None:
             run.execute("DELETE FROM executions_timer WHERE key = %(timer)s", timer=check_timer(execution_id))
             return
         _stop_if_due(run, facts)
+        if run.status is E.RUNNING:
+            callbacks.take_answers(run)
         _rescue(run)
         if run.status in (E.RUNNING, E.PAUSED):
             _take_children(run)
@@ -116,17 +118,23 @@ def _take_children(run: Run) -> None:
 
 
 def _end_waits(run: Run) -> None:
-    """Blocks whose moment has come, and those whose event has not."""
+    """Blocks whose moment has come, and those whose event or callback has not."""
     rows = run.execute(
-        "SELECT id, idx, reason FROM executions_blockexecution"
-        " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND iteration = 0"
+        "SELECT reason, id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, round"
+        " FROM executions_blockexecution WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
         " AND status = 'waiting_external' AND available_at <= statement_timestamp() ORDER BY id"
     ).fetchall()
-    changes = [
-        signals.expired(pk, idx) if reason == "event" else run.after_wait(pk, idx) for pk, idx, reason in rows
-    ]
+    changes = [_wait_over(run, reason, Claim(*waited)) for reason, *waited in rows]
     if changes:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
+
+
+def _wait_over(run: Run, reason: str, waited: Claim) -> Change:
+    if reason == judging.CALLBACK:
+        return callbacks.expired(run, waited)
+    if reason == "event":
+        return signals.expired(waited.pk, waited.idx)
+    return run.after_wait(waited.pk, waited.idx)
 
 
 def _child_ended(

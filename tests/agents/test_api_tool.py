@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from agentflow.agents.calls import AwaitCallback
 from agentflow.governance.models import Workspace
 from agentflow.types import JSONObject
 from tests.factories.agents import AgentFactory
@@ -77,6 +78,15 @@ def test_bodies(
         ({"headers": {"X A": "b"}}, "bad_configuration"),
         ({"headers": ["a"]}, "bad_configuration"),
         ({"method": "POST", "bodyType": "xml"}, "bad_configuration"),
+        ({"callback": True}, "bad_configuration"),
+        ({"callback": []}, "bad_configuration"),
+        ({"callback": {"timeout": 0}}, "bad_configuration"),
+        ({"callback": {"timeout": True}}, "bad_configuration"),
+        ({"callback": {"timeout": "60000"}}, "bad_configuration"),
+        ({"callback": {"timeout": 6e4}}, "bad_configuration"),
+        ({"callback": {"timeout": 366 * 86_400_000 + 1}}, "bad_configuration"),
+        ({"callback": {"url": "https://evil.example/"}}, "bad_configuration"),
+        ({"callback": {}}, "no_base_url"),
         ({"method": "POST", "bodyType": "form", "body": [1]}, "bad_configuration"),
         ({"url": "http://10.0.0.1/"}, "egress_refused"),
         ({"url": "http://localhost/"}, "egress_refused"),
@@ -89,6 +99,21 @@ def test_what_makes_no_request(
     failure = failure_of(outcome)
     assert (failure.kind, failure.code) == ("configuration", code)
     assert server.seen == []
+
+
+def test_a_header_of_the_authors_does_not_name_the_callback(call: Invoke, server: HttpServer) -> None:
+    configuration = {"callback": {}, "headers": {"Callback-URL": "https://evil.example/"}}
+    outcome = call(None, callback_url=lambda: "https://flow.example/c", **api(server, **configuration))
+    assert failure_of(outcome).code == "bad_configuration"
+
+
+def test_a_call_that_may_be_answered_later_tells_where(call: Invoke, server: HttpServer) -> None:
+    server.on("/", lambda exchange: exchange.reply(status=202))
+    configuration = {"callback": {"timeout": 1500}, "query": {"to": "{callbackUrl}"}}
+    outcome = call(None, callback_url=lambda: "https://flow.example/c", **api(server, **configuration))
+    assert outcome == AwaitCallback(1.5)
+    assert server.seen[0].headers["callback-url"] == "https://flow.example/c"
+    assert server.seen[0].path == "/?to=https%3A%2F%2Fflow.example%2Fc"
 
 
 def test_another_port_of_an_allowed_host_is_refused(call: Invoke, server: HttpServer) -> None:

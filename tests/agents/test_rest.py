@@ -84,6 +84,11 @@ def test_a_repeated_post_makes_one_agent(operator: APIClient) -> None:
         ({"configuration": {"url": "http://[::1"}}, "/configuration/url"),
         ({"configuration": {"url": "https://u:p@x.example"}}, "/configuration/url"),
         ({"configuration": {"url": "https://x", "headers": {"a": 1}}}, "/configuration/headers"),
+        ({"configuration": {"url": "https://x", "callback": True}}, "/configuration/callback"),
+        (
+            {"configuration": {"url": "https://x", "callback": {"timeout": 0}}},
+            "/configuration/callback/timeout",
+        ),
         ({"configuration": {"url": "https://x", "headers": {"a": HIDDEN}}}, "/configuration/headers/a"),
         ({"toolType": "Script", "configuration": {}}, "/configuration/script"),
         ({"toolType": "Script", "configuration": {"script": "none"}}, "/configuration/script"),

@@ -132,6 +132,7 @@ TYPES = [
     "block_changed",
     "block_log",
     "block_late",
+    "callback_received",
     "approval_requested",
     "approval_responded",
     "approval_timeout",

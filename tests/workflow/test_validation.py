@@ -101,6 +101,13 @@ def test_a_sound_template_has_no_issues() -> None:
 
 DEFECTS: list[tuple[dict[str, Any], str, str]] = [
     (broken(SCORE, "blockId", to="fetch"), "duplicate_block_id", "/blocks/1/blockId"),
+    (
+        broken(
+            SCORE, to={"blockId": "score", "toolType": "API", "configuration": {"callback": {"timeout": 0}}}
+        ),
+        "bad_callback",
+        "/blocks/1/configuration/callback/timeout",
+    ),
     (broken(SCORE, "dependencies", to=["fetsh"]), "unknown_dependency", "/blocks/1/dependencies/0"),
     (broken(SCORE, "dependencies", to=["fetch", "score"]), "self_dependency", "/blocks/1/dependencies/1"),
     (broken(FETCH, "dependencies", to=["score"]), "cycle", "/blocks/0/dependencies/0"),

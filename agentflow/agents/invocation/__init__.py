@@ -1,4 +1,4 @@
-"""Calls one agent, whatever it is, and says in one of three ways what came of it."""
+"""Calls one agent, whatever it is, and says in one of four ways what came of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 from importlib import import_module
 from typing import cast
+from uuid import UUID
 
 from ...workflow.failures import Failure, FailureKind
 from .. import registry, simulator
 from ..builtin import BuiltinFailure
-from ..calls import Call, Completed, Failed, Outcome, StartChild
+from ..calls import AwaitCallback, Call, Completed, Failed, Outcome, StartChild
 from ..models import ToolType
 from ..output import BadOutput, check_schema, clean_json, storable
 from ..registry import AgentSpec
@@ -62,6 +63,15 @@ def invoke(call: Call) -> Outcome:
         )
 
 
+def called_back(workspace_id: UUID, agent_id: str | None, outcome: Completed | Failed) -> Outcome:
+    """What an agent brought later, held to the same rules as what it answers at once."""
+    spec = registry.resolve(workspace_id, agent_id) if agent_id else None
+    try:
+        return _cleaned(outcome, spec)
+    except BadOutput as error:
+        return Failed(storable(error.failure))
+
+
 def _refusal(call: Call, spec: AgentSpec | None) -> Failure | None:
     if call.agent_id and (spec is None or not spec.enabled):
         state = "switched off" if spec else "not registered in this workspace"
@@ -82,7 +92,7 @@ def _run(call: Call, spec: AgentSpec | None) -> Outcome:
 
 
 def _cleaned(outcome: Outcome, spec: AgentSpec | None) -> Outcome:
-    if isinstance(outcome, StartChild):
+    if isinstance(outcome, StartChild | AwaitCallback):
         return outcome
     if isinstance(outcome, Failed):
         return Failed(storable(outcome.failure))

@@ -10,16 +10,19 @@ from urllib.parse import quote, urlencode, urlsplit
 from ...integrations import http, http_failures
 from ...integrations.egress import EgressError, EgressPolicy
 from ...types import JSONObject, JSONValue
+from ...workflow import callbacks
 from ...workflow.failures import Failure, FailureKind
 from .. import registry
 from ..builtin import BuiltinFailure, look_up
-from ..calls import Call, Completed, Failed, Outcome
+from ..calls import AwaitCallback, Call, Completed, Failed, Outcome
 from ..registry import AgentSpec
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _PLACEHOLDER = re.compile(r"\{([^{}]{1,200})\}")
 _HEADER_NAME = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+_CALLBACK_URL = "{callbackUrl}"
+_CALLBACK_HEADER = "callback-url"
 # They belong to the protocol, or to the promise that a repeated call carries the same key.
 _OUR_HEADERS = frozenset(
     {
@@ -49,17 +52,23 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
 
     `configuration {"method": "POST", "url": "https://shop.example/orders/{order.id}", "headers": {},
     "query": {"full": "true"}, "body": ..., "bodyType": "json" | "form" | "text",
-    "response": {"path": "data.items"}, "successStatuses": [404]}`.  `{name}` in the path and the query is
-    taken from the input.  Without `body`, what carries one sends the input.
+    "response": {"path": "data.items"}, "successStatuses": [404], "callback": {"timeout": ms}}`.  `{name}` in
+    the path and the query is taken from the input.  Without `body`, what carries one sends the input.
+
+    With `callback` the other side is told where to bring its result, in the header `Callback-Url` and
+    wherever `query` or `body` say `{callbackUrl}`; when it answers 202, that is waited for.
     """
     configuration = registry.merged_configuration(spec, call.configuration)
+    callback_url, callback_timeout_s = _callback(configuration, call)
+    if callback_url:
+        configuration = _with_callback(configuration, callback_url)
     method = str(configuration.get("method", "GET")).upper()
     if method not in _METHODS:
         raise BadConfiguration(
             f"configuration.method {method[:20]!r} is none of {', '.join(sorted(_METHODS))}."
         )
     url = _url(configuration, call.input)
-    headers = _headers(configuration, call)
+    headers = _headers(configuration, call, callback_url)
     content = _content(configuration, call.input, method, headers)
     policy = EgressPolicy(registry.egress_allowed(call.workspace_id))
     call.log("debug", f"{method} {urlsplit(url).hostname}{urlsplit(url).path}")
@@ -76,7 +85,40 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
             http_failures.check_status(response.status, response.headers, method=method, body=response.body)
     except EgressError as error:
         return Failed(error.failure)
+    if callback_url and response.status == callbacks.ACCEPTED:
+        return AwaitCallback(callback_timeout_s)
     return _answer(configuration, response)
+
+
+def _callback(configuration: JSONObject, call: Call) -> tuple[str, float]:
+    """Where the other side may bring its result, and for how long; an empty address where it may not."""
+    if configuration.get("callback") is None:
+        return "", 0.0
+    try:
+        timeout_s = callbacks.timeout_s(configuration["callback"])
+    except callbacks.BadCallback as error:
+        raise BadConfiguration(f"configuration.{error}") from error
+    address = call.callback_url()
+    if not address:
+        raise BadConfiguration("Nobody can call back: AGENTFLOW_BASE_URL is not set.", "no_base_url")
+    return address, timeout_s
+
+
+def _with_callback(configuration: JSONObject, address: str) -> JSONObject:
+    return {
+        **configuration,
+        **{key: _replaced(configuration[key], address) for key in ("query", "body") if key in configuration},
+    }
+
+
+def _replaced(value: JSONValue, address: str) -> JSONValue:
+    if isinstance(value, str):
+        return value.replace(_CALLBACK_URL, address)
+    if isinstance(value, list):
+        return [_replaced(item, address) for item in value]
+    if isinstance(value, dict):
+        return {key: _replaced(item, address) for key, item in value.items()}
+    return value
 
 
 def _url(configuration: JSONObject, value: JSONValue) -> str:
@@ -127,7 +169,7 @@ def _filled(item: JSONValue, value: JSONValue) -> str:
     return _PLACEHOLDER.sub(lambda match: _text(value, match[1]), _plain(item))
 
 
-def _headers(configuration: JSONObject, call: Call) -> dict[str, str]:
+def _headers(configuration: JSONObject, call: Call, callback_url: str) -> dict[str, str]:
     given = configuration.get("headers") or {}
     if not isinstance(given, dict):
         raise BadConfiguration("configuration.headers must be an object.")
@@ -136,10 +178,12 @@ def _headers(configuration: JSONObject, call: Call) -> dict[str, str]:
         plain = _plain(text)
         if not _HEADER_NAME.match(name) or any(char in plain for char in "\r\n\x00") or not plain.isascii():
             raise BadConfiguration(f"configuration.headers: {name[:50]!r} is no valid header.")
-        if name.lower() in _OUR_HEADERS:
+        if name.lower() in _OUR_HEADERS or (callback_url and name.lower() == _CALLBACK_HEADER):
             raise BadConfiguration(f"configuration.headers: {name!r} is set by the service itself.")
         headers[name.lower()] = plain
     headers["idempotency-key"] = call.idempotency_key
+    if callback_url:
+        headers[_CALLBACK_HEADER] = callback_url
     return headers
 
 
