@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run manage test test-slow chaos test-load check format format-check lint types imports \
+.PHONY: help run manage test test-slow chaos mutants test-load check format format-check lint types imports \
 	migrations migrations-check openapi openapi-check bench bench-growth bench-profile lock hooks clean python install-local install-test
 
 VENV := .venv
@@ -27,6 +27,9 @@ test: install-test ## Run the tests on engines of their own
 
 chaos: install-test ## Break things under load, look what is lost; PLAN=c1 for an hour, cc no fault, named
 	$(PY) -m tests.chaos $(PLAN) $(ARGS)
+
+mutants: install-test ## Take each guard of the engine away, see that a test misses it; ARGS=word for some
+	$(PY) -m tests.mutants $(ARGS)
 
 test-load: install-test ## Measure under load
 	$(PY) -m pytest -m load $(ARGS)
