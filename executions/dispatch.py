@@ -19,6 +19,8 @@ import structlog
 from celery import chord, current_app, group
 from django.db import transaction
 
+from executions.tallies import Tally, tallies
+
 log = structlog.get_logger(__name__)
 
 QUEUE = "blocks"
@@ -96,10 +98,17 @@ def hint(execution_id: UUID, walkers: int = 1) -> None:
     if walkers == 1:
         sender.add(lambda: one.apply_async(retry=False, ignore_result=True))
         return
+    counted = tallies.kept
     body = current_app.signature(
-        "executions.tasks.join", args=(str(execution_id),), immutable=True, queue=CONTROL
+        "executions.tasks.join", args=(str(execution_id), counted), immutable=True, queue=CONTROL
     )
-    sender.add(lambda: chord(group(one.clone() for _ in range(walkers)), body).apply_async(retry=False))
+
+    def fork() -> None:
+        chord(group(one.clone() for _ in range(walkers)), body).apply_async(retry=False)
+        if counted:
+            tallies.add(Tally.FORKS)
+
+    sender.add(fork)
 
 
 def look_at(execution_id: UUID) -> None:

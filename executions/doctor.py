@@ -20,8 +20,10 @@ from django.db.migrations.executor import MigrationExecutor
 
 from agentflow.conf import MB
 from agentflow.types import JSONObject
-from executions import dispatch, processes
+from executions import dispatch, processes, tallies
+from executions.ports import human_gate
 from executions.processes import Seen
+from executions.tallies import Tally
 
 QUEUES = (dispatch.QUEUE, dispatch.CONTROL)
 PROBE_S = 5.0
@@ -35,6 +37,8 @@ LONG_TRANSACTION_S = 600.0
 DISK_LOW, DISK_OUT = 0.15, 0.05  # share of the disk that is free
 DISK_OUT_BYTES = 500 * MB
 CONNECTIONS_HIGH = 0.8
+IDS_HIGH, IDS_OUT = 0.5, 0.8  # share of PostgreSQL's transaction ids that are used up
+REPAIRED_MANY, REPAIRED_SHARE = 100, 0.1  # of the deliveries: more is no accident any more
 
 
 class Verdict(StrEnum):
@@ -78,6 +82,8 @@ def examine(*, probe_s: float = PROBE_S) -> list[Finding]:
         _try("ready blocks", _ready),
         _try("leases", _leases),
         _try("timers", _timers),
+        _try("questions", _questions),
+        _try("repairs", _repairs),
     ]
 
 
@@ -109,18 +115,25 @@ def _database() -> Finding:
     began = time.monotonic()
     _row("SELECT 1")
     ms = (time.monotonic() - began) * 1000
-    used, most, oldest_s = _row(
+    used, most, oldest_s, ids = _row(
         "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int,"
         " current_setting('max_connections')::int,"
         " coalesce((SELECT extract(epoch FROM max(clock_timestamp() - xact_start)) FROM pg_stat_activity"
-        "   WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)::float8"
+        "   WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)::float8,"
+        " (SELECT max(age(datfrozenxid)) / 2147483648.0 FROM pg_database)::float8"
     )
     figures: JSONObject = {
         "roundTripMs": round(ms, 1),
         "connections": used,
         "maxConnections": most,
         "oldestTransactionS": round(oldest_s, 1),
+        "transactionIdsUsed": round(ids, 3),
     }
+    if ids > IDS_HIGH:
+        message = f"{ids:.0%} of the transaction ids are used; at the end PostgreSQL takes no more writes."
+        remedy = "See why vacuum does not get through: long transactions, replication slots, autovacuum off."
+        verdict = Verdict.PROBLEM if ids > IDS_OUT else Verdict.WARNING
+        return Finding("database", verdict, message, remedy, figures)
     if used > CONNECTIONS_HIGH * most:
         message = f"{used} of {most} connections are in use."
         remedy = "Raise max_connections, or run fewer workers (docs/running.md has the budget)."
@@ -351,6 +364,44 @@ def _timers() -> Finding:
         )
         return Finding("timers", Verdict.PROBLEM, message, remedy, figures)
     return Finding("timers", Verdict.OK, f"{due} due now" if due else "none due", figures=figures)
+
+
+def _questions() -> Finding:
+    """Nothing moves a block on that waits for a person whom nobody asks."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
+        unasked = human_gate().unasked()
+    figures: JSONObject = {"unasked": unasked}
+    if unasked:
+        message = f"{unasked} blocks wait for a person, and no question is open."
+        remedy = "This is a bug: please report it. Skip or complete such a block by hand, or cancel its run."
+        return Finding("questions", Verdict.PROBLEM, message, remedy, figures)
+    return Finding("questions", Verdict.OK, "whoever is waited for was asked", figures=figures)
+
+
+def _repairs() -> Finding:
+    """What got lost on the way or came twice, today and yesterday: it costs seconds, never work."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
+        counted = tallies.recent()
+    lost_joins = max(0, counted[Tally.FORKS] - counted[Tally.JOINS])
+    repaired = counted[Tally.REHINTS] + counted[Tally.LATE_EVENTS]
+    figures: JSONObject = {
+        "deliveries": counted[Tally.WALKS],
+        "duplicatesSuppressed": counted[Tally.IDLE_WALKS],
+        "dispatchesRepaired": repaired,
+        "chordBodiesLost": lost_joins,
+        "forks": counted[Tally.FORKS],
+    }
+    message = (
+        f"since yesterday {repaired} hints were sent again, {counted[Tally.IDLE_WALKS]} of"
+        f" {counted[Tally.WALKS]} deliveries found nothing to do, and the bodies of {lost_joins} of"
+        f" {counted[Tally.FORKS]} forks never came"
+    )
+    if repaired > REPAIRED_MANY and repaired > REPAIRED_SHARE * counted[Tally.WALKS]:
+        remedy = "Hints get lost, or wait for long: see whether Valkey restarts or is full, and the queues."
+        return Finding("repairs", Verdict.WARNING, f"S{message[1:]}.", remedy, figures)
+    return Finding("repairs", Verdict.OK, message, figures=figures)
 
 
 def _span(seconds: float) -> str:

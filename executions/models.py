@@ -377,3 +377,17 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.pid})"
+
+
+class DayTally(models.Model):
+    """How often something happened on a day, of all workers and clocks: `tallies`."""
+
+    name = models.TextField()
+    day = models.DateField()
+    count = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["name", "day"], name="one_tally_per_day")]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.day}: {self.count}"

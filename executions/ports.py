@@ -45,6 +45,12 @@ class HumanGate(Protocol):
     def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
         """Withdraw open questions of these blocks, or of the whole execution."""
 
+    def unasked(self) -> int:
+        """Blocks of open executions that wait for a person whom nobody has asked: there are none, or a bug.
+
+        It reads only, and needs no lock.
+        """
+
 
 class TimerHandler(Protocol):
     """Does what a timer of one kind is for, and deletes the timer, in one transaction of its own."""

@@ -29,6 +29,7 @@ from kombu import Exchange, Queue
 
 from executions import dispatch
 from executions.models import Process, ProcessKind
+from executions.tallies import tallies
 
 log = structlog.get_logger(__name__)
 
@@ -193,6 +194,7 @@ class WorkerPulse:
         signs = self.canary.beat(busy=self._busy(), leaving=watch.leaving or self._stop.is_set())
         try:
             stamp(self._process, heard=self.canary.heard_since_beat)
+            tallies.write()
         except DatabaseError as error:
             log.warning("pulse_not_stamped", error=str(error))
         finally:

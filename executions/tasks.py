@@ -9,6 +9,8 @@ import structlog
 from celery import shared_task
 from celery.signals import celeryd_after_setup, task_received, worker_ready, worker_shutting_down
 
+from executions.tallies import Tally, tallies
+
 if TYPE_CHECKING:
     from executions.processes import WorkerPulse
 
@@ -78,17 +80,21 @@ def run_branch(execution_id: str, queue: str) -> None:
     """Walk one branch.  Never raises: a chord with a failed member would not fire."""
     from executions.engine.walker import walk
 
+    tallies.add(Tally.WALKS)
     try:
-        walk(UUID(execution_id))
+        if not walk(UUID(execution_id)):
+            tallies.add(Tally.IDLE_WALKS)
     except Exception:
         log.exception("walk_failed", execution_id=execution_id)
 
 
 @shared_task
-def join(execution_id: str) -> None:
+def join(execution_id: str, counted: bool = False) -> None:
     """Look at the run once all members of a fork are done.  A net: every walker advances by itself."""
     from executions.services import reconcile
 
+    if counted:
+        tallies.add(Tally.JOINS)
     try:
         reconcile.look(UUID(execution_id))
     except Exception:

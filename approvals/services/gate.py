@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from django.db.models import F, QuerySet
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 
 from agentflow.events import store
 from agentflow.types import JSONObject, JSONValue
-from executions.models import Timer, TimerKind
+from executions.models import BlockExecution, Timer, TimerKind
 from executions.ports import HumanAsk
+from executions.states import BlockStatus
 
 from ..models import Approval
 from ..states import APPROVAL, ApprovalStatus
@@ -42,6 +43,15 @@ def content_hash(*, request: JSONObject, input_schema: JSONObject, version_hash:
 
 class Gate:
     """Binds `executions.ports.human_gate`.  The caller holds the execution's lock."""
+
+    def unasked(self) -> int:
+        waiting = BlockExecution.objects.filter(
+            status=BlockStatus.WAITING_HUMAN,
+            execution__completed_at=None,
+            execution__epoch=F("epoch"),
+        )
+        asked = Approval.objects.filter(block_execution=OuterRef("pk"), status=S.PENDING)
+        return waiting.exclude(Exists(asked)).count()
 
     def open(self, asks: Sequence[HumanAsk]) -> None:
         """Ask all of these, each with its timer and its event."""

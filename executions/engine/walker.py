@@ -46,11 +46,10 @@ OUTPUTS_KEPT = 2000
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING, "error": Level.ERROR}
 
 
-def walk(execution_id: UUID) -> None:
-    """Work on a run until nothing is ready for this walker, or its slice is over."""
+def walk(execution_id: UUID) -> bool:
+    """Work on a run until nothing is ready for this walker, or its slice is over.  False: it got nothing."""
     facts = facts_of(execution_id)
-    if facts is not None:
-        Walker(facts).run()
+    return facts is not None and Walker(facts).run()
 
 
 class Walker:
@@ -63,9 +62,10 @@ class Walker:
         self._done: set[int] = set()  # completed plainly by this walker
         self._more = True  # ready blocks may be left that this walker could take
 
-    def run(self) -> None:
+    def run(self) -> bool:
         until = time.monotonic() + SLICE_S
         changes: list[Change] = []
+        worked = False
         while True:
             over = watch.leaving or time.monotonic() > until
             turn = self._turn(changes, want=0 if over else self.batch)
@@ -73,7 +73,8 @@ class Walker:
             if over and turn.status is E.RUNNING and turn.ready_left:
                 dispatch.hint(self.facts.execution_id)
             if not turn.claims:
-                return
+                return worked
+            worked = True
             if turn.epoch != self._epoch:  # a restart: what was read before may be no output any more
                 self._epoch = turn.epoch
                 self.outputs.clear()

@@ -47,15 +47,15 @@ class Standing:
     unmarked_s: float  # since then, or since the run began
 
 
-def look(execution_id: UUID) -> None:
-    """Mend what can be mended now and set the next moment to look."""
+def look(execution_id: UUID) -> bool:
+    """Mend what can be mended now and set the next moment to look.  True: there was work nobody had taken."""
     facts = facts_of(execution_id)
     if facts is None:
-        return
+        return False
     with locked(facts) as run:
         if run.status in TERMINAL:
             run.execute("DELETE FROM executions_timer WHERE key = %(timer)s", timer=check_timer(execution_id))
-            return
+            return False
         _stop_if_due(run, facts)
         if run.status is E.RUNNING:
             callbacks.take_answers(run)
@@ -68,7 +68,7 @@ def look(execution_id: UUID) -> None:
         run.advance()
         standing = _standing(run)
         _mark(run, standing)
-        _plan_next_look(run, standing)
+        return _plan_next_look(run, standing)
 
 
 def _stop_if_due(run: Run, facts: Facts) -> None:
@@ -189,7 +189,8 @@ def _mark(run: Run, standing: Standing) -> None:
         run.mark(PointKind.INTERVAL)
 
 
-def _plan_next_look(run: Run, standing: Standing) -> None:
+def _plan_next_look(run: Run, standing: Standing) -> bool:
+    """True: walkers are called for."""
     timer = run.execute(
         "SELECT tries, progress FROM executions_timer WHERE key = %(timer)s",
         timer=check_timer(run.facts.execution_id),
@@ -199,7 +200,8 @@ def _plan_next_look(run: Run, standing: Standing) -> None:
     if run.status is E.PENDING:  # whatever its first blocks need, a walker begins it, once it has its place
         wanted = max(wanted, 1) if run.places.entered() else 0
     moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
-    if run.status in (E.PENDING, E.RUNNING) and wanted > 0:
+    calls = run.status in (E.PENDING, E.RUNNING) and wanted > 0
+    if calls:
         dispatch.on_commit_hint(run.facts.execution_id, wanted)
         # A hint may be waiting its turn in a long queue: the longer nothing moves, the rarer it is repeated.
         moments.append(min(REHINT_S * 2**tries, REHINT_MAX_S))
@@ -218,6 +220,7 @@ def _plan_next_look(run: Run, standing: Standing) -> None:
         tries=tries,
         progress=standing.progress,
     )
+    return calls
 
 
 def _standing(run: Run) -> Standing:

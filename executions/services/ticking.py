@@ -22,6 +22,8 @@ from executions import processes
 from executions.engine.run import raw_cursor
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout
+from executions.tallies import Tally, tallies
+from executions.tallies import purge as purge_tallies
 
 from . import reconcile, signals
 
@@ -57,7 +59,8 @@ def _run(stop: threading.Event) -> None:
         try:
             busy = tick()
             if time.monotonic() >= stamp_at:
-                signals.deliver_late()
+                tallies.add(Tally.LATE_EVENTS, signals.deliver_late())
+                tallies.write()
                 processes.stamp(own)  # after a tick: a clock that cannot tick does not count as alive
                 stamp_at = time.monotonic() + STAMP_S
             if time.monotonic() >= tidy_at:
@@ -65,6 +68,7 @@ def _run(stop: threading.Event) -> None:
                 sessions.purge_spent()
                 processes.forget_vanished()
                 signals.purge()
+                purge_tallies()
                 tidy_at = time.monotonic() + TIDY_S
         except DatabaseError as error:
             log.warning("clock_waits_for_database", error=str(error))
@@ -87,7 +91,9 @@ def tick() -> bool:
 def _fire(kind: str, execution_id: UUID, subject: UUID | None) -> None:
     try:
         if kind == TimerKind.CHECK:
-            reconcile.look(execution_id)
+            tallies.add(Tally.CHECKS)
+            if reconcile.look(execution_id):
+                tallies.add(Tally.REHINTS)
         elif kind == TimerKind.APPROVAL_TIMEOUT and subject is not None:
             approval_timeout()(subject=subject, execution_id=execution_id)
     except DatabaseError:

@@ -134,7 +134,7 @@ def test_a_call_that_ignores_its_deadline_is_given_up(start: Start) -> None:
 
 @pytest.mark.parametrize("command", [control.pause, control.resume, control.cancel])
 def test_a_run_that_has_ended_takes_no_command(
-    run: Start, author: User, command: Callable[..., None]
+    run: Start, author: User, command: Callable[..., object]
 ) -> None:
     execution = run(template(block("a")))
     with pytest.raises(IllegalTransition):
@@ -184,7 +184,7 @@ def _past_deadline(execution: Execution) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def _in_thread(work: Callable[..., None], *args: object) -> threading.Thread:
+def _in_thread(work: Callable[..., object], *args: object) -> threading.Thread:
     def body() -> None:
         try:
             work(*args)

@@ -54,6 +54,16 @@ def test_a_result_of_an_earlier_attempt_leaves_the_later_one_running(start: Star
     assert (row(execution, "a").output, row(execution, "b").status) == ("new", "ready")
 
 
+def test_a_result_between_the_rescue_and_the_next_claim_is_late(start: Start) -> None:
+    execution = start(template(block("a"), block("b", "a")))
+    held = claim(execution)
+    lose_worker(execution, "a")
+    reconcile.look(execution.pk)
+    finish(execution, held, output="old")
+    a = row(execution, "a")
+    assert (a.status, a.output, a.late_results.get().output) == ("ready", None, "old")
+
+
 def test_a_failure_of_an_earlier_attempt_leaves_the_later_one_running(start: Start) -> None:
     execution = start(template(block("a")))
     first, second = rescued(execution)

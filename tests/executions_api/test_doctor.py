@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import timedelta
 from io import StringIO
 from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
-from django.db.models.functions import Now
+from django.db.models.functions import Now, TruncDate
 from django.test import Client
 
 from agentflow.governance.roles import Role
-from executions import doctor
+from executions import doctor, tallies
 from executions.doctor import Finding, Verdict
-from executions.models import BlockExecution, Process, ProcessKind, Timer
+from executions.models import BlockExecution, DayTally, Process, ProcessKind, Timer
+from executions.services import ticking
+from executions.tallies import Tallies, Tally
+from executions.tasks import run_branch
+from tests.factories.approvals import ApprovalFactory
 from tests.factories.executions import ExecutionFactory
 from tests.factories.governance import WorkspaceFactory, member
 
@@ -138,3 +144,85 @@ def test_operators_see_the_findings_in_the_admin(role: Role, code: int) -> None:
     page = reply.content.decode()
     assert ("No clock has ticked." in page and "worker-1@here" in page) is (code == 200)
     assert ("/admin/executions/process/" in client.get("/admin/").content.decode()) is (code == 200)
+
+
+def test_a_block_that_waits_for_a_person_whom_nobody_asks() -> None:
+    execution = ExecutionFactory.create(ready=["a"])
+    assert examine()["questions"].verdict is Verdict.OK
+    BlockExecution.objects.filter(execution=execution, block_id="a").update(status="waiting_human")
+    found = examine()["questions"]
+    assert (found.verdict, found.figures) == (Verdict.PROBLEM, {"unasked": 1})
+
+
+def test_an_open_question_is_no_alarm() -> None:
+    approval = ApprovalFactory.create()
+    assert approval.block_execution.status == "waiting_human"
+    assert examine()["questions"].verdict is Verdict.OK
+
+
+def test_what_was_repaired_is_added_up_over_processes_and_days() -> None:
+    for walks, idle in ((1000, 40), (200, 10)):
+        process = Tallies()
+        for tally, count in (
+            (Tally.WALKS, walks),
+            (Tally.IDLE_WALKS, idle),
+            (Tally.FORKS, 5),
+            (Tally.JOINS, 4),
+        ):
+            process.add(tally, count)
+        process.add(Tally.REHINTS, 3)
+        process.write()
+        process.write()
+    DayTally.objects.create(name="rehints", day=TruncDate(Now() - timedelta(days=40)), count=7)
+    found = examine()["repairs"]
+    assert found.verdict is Verdict.OK
+    assert found.figures == {
+        "deliveries": 1200,
+        "duplicatesSuppressed": 50,
+        "dispatchesRepaired": 6,
+        "chordBodiesLost": 2,
+        "forks": 10,
+    }
+    assert tallies.purge() == 1
+    DayTally.objects.filter(name="rehints").update(count=500)
+    assert examine()["repairs"].verdict is Verdict.WARNING
+
+
+def test_counts_that_cannot_be_written_are_kept() -> None:
+    process = Tallies()
+    process.add(Tally.WALKS)
+    with pytest.raises(DatabaseError):
+        _write_in_vain(process)
+    process.write()
+    assert tallies.recent()[Tally.WALKS] == 1
+
+
+@transaction.atomic
+def _write_in_vain(process: Tallies) -> None:
+    with suppress(DatabaseError), connection.cursor() as cursor:
+        cursor.execute("SELECT 1 / 0")
+    process.write()
+
+
+def test_the_clock_counts_the_hints_that_it_sends_again() -> None:
+    tallies.tallies.write()
+    DayTally.objects.all().delete()
+    execution = ExecutionFactory.create(ready=["a"], status="running")
+    Timer.objects.update_or_create(
+        key=f"check:{execution.pk}", defaults={"kind": "check", "execution": execution, "due_at": Now()}
+    )
+    ticking.tick()
+    tallies.tallies.write()
+    found = tallies.recent()
+    assert (found[Tally.CHECKS], found[Tally.REHINTS]) == (1, 1)
+
+
+def test_a_delivery_that_finds_nothing_is_told_from_one_that_works() -> None:
+    tallies.tallies.write()
+    DayTally.objects.all().delete()
+    execution = ExecutionFactory.create(ready=["a"], status="running")
+    for _ in range(3):
+        run_branch(str(execution.pk), "blocks")
+    tallies.tallies.write()
+    found = tallies.recent()
+    assert (found[Tally.WALKS], found[Tally.IDLE_WALKS]) == (3, 2)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from .guards import ROOT, Guard, guards
 
-PER_GUARD_S = 180
-FAILED, PASSED = 1, 0  # of pytest; others mean that it could not even try
+PER_GUARD_S = 300
+PASSED, FAILED, UNENDED = 0, 1, -1  # of pytest; others mean that it could not even try
 NOT_COPIED = (
     ".git",
     ".venv",
@@ -88,11 +88,16 @@ def _pytest(copy: Path, tests: Sequence[str], timeout_s: float) -> tuple[int, st
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests]
     try:
         ran = subprocess.run(
-            command, cwd=copy, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
-            timeout=timeout_s, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:  # what hangs without its guard has missed it
-        return FAILED, f"FAILED no end within {timeout_s:.0f} s"
+            command,
+            cwd=copy,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:  # a test that hangs is failed by pytest before
+        return UNENDED, f"no end within {timeout_s:.0f} s"
     return ran.returncode, ran.stdout[-3000:]
 
 
