@@ -76,6 +76,7 @@ class Corpus:
             self._commanded(),
             self._restarted(),
             self._repaired(),
+            self._in_line(),
             self._wide(50, 6),
             self._wide(1000, 0),
         ]
@@ -227,6 +228,12 @@ class Corpus:
         ]
         return Case("mended by hand", blocks, 4, "repair")
 
+    def _in_line(self) -> Case:
+        """Two of these executions at a time, and in all of them one such call at a time."""
+        one = {"key": "till", "limit": 1}
+        calls = [self.call("first", concurrency=one), self.call("second", concurrency=one)]
+        return Case("in line", calls, 8, settings={"concurrency": {"key": "chaos", "limit": 2}})
+
     def _wide(self, width: int, weight: int) -> Case:
         if width < 1000:
             arms = [self.call(f"w{n}", "root") for n in range(width)]
@@ -253,7 +260,8 @@ EXERCISED: dict[str, set[str]] = {
         "cancelled",
     },
     "block fields": {
-        "agent_id", "block_id", "conditions", "configuration", "dependencies", "effect", "end", "for_each",
+        "agent_id", "block_id", "concurrency",
+        "conditions", "configuration", "dependencies", "effect", "end", "for_each",
         "human_in_loop", "join", "on_error", "repeat", "retry_policy", "run_on", "tool_type", "wait",
     },
 }  # fmt: skip

@@ -252,7 +252,6 @@ class Approver:
         self.history = history
         self.stop = threading.Event()
         self.answered: Counter[str] = Counter()
-        self.repeats: Counter[str] = Counter()  # by `execution:block`: how often it was to be done again
         self._thread = threading.Thread(target=self._work, daemon=True, name="approver")
 
     def start(self) -> None:
@@ -297,7 +296,6 @@ class Approver:
             self.answered["looked, done"] += 1
             return {"approved": True, "response": {"action": "complete", "output": {"looked": True}}}
         self.answered["looked, not done"] += 1
-        self.repeats[f"{run}:{block}"] += 1
         return {"approved": True, "response": {"action": "retry"}}
 
     def _happened(self, run: str, block: str) -> bool:

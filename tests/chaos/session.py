@@ -41,7 +41,7 @@ def run(rig: Rig, plan: Plan, *, name: str, seed: int, folder: Path) -> int:
         approver.end()
         wire = rig.wire()
         found = verdict.reach(
-            name=name, plan=plan, seed=seed, began=began, last=last, ended=ended, history=history,
+            name=name, plan=plan, seed=seed, began=began, last=last, ended=ended, told=history,
             ledger=served.ledger, approver=approver, faults=faults, wire=wire, rig=rig,
         )  # fmt: skip
     report.write(found, folder)

@@ -11,11 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import DatabaseError, connection
 
 from executions.states import BLOCK, EXECUTION
+from tests import history
 
 from .agents import Ledger
 from .faults import Fault, Faults
@@ -24,6 +25,7 @@ from .plans import RECOVERY_S, Plan
 from .rig import Rig
 
 SLACK_S = 60.0  # what is not over in time is watched a little longer, to tell late from lost
+T = TypeVar("T")
 MOVING = ("ready", "running")
 RESTED = ("completed", "failed", "skipped", "cancelled", "waiting_human", "waiting_external")
 
@@ -46,12 +48,20 @@ class Found:
 
 
 def rows(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """Patiently: the connection may have been cut."""
+    """The connection may have been cut meanwhile."""
+
+    def ask() -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return list(cursor.fetchall())
+
+    return patiently(ask)
+
+
+def patiently(ask: Callable[[], T]) -> T:
     for _ in range(40):
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, parameters or None)
-                return list(cursor.fetchall())
+            return ask()
         except DatabaseError:
             connection.close()
             time.sleep(0.5)
@@ -76,7 +86,7 @@ def reach(
     began: float,
     last: float,
     ended: float | None,
-    history: History,
+    told: History,
     ledger: Ledger,
     approver: Approver,
     faults: Faults,
@@ -86,7 +96,7 @@ def reach(
     found = Found(name, seed, _machine(), round(time.time() - began, 1))
     found.faults = dict(Counter(fault.kind for fault in faults.done))
     figures = found.figures
-    figures["executions"] = len(history.started)
+    figures["executions"] = len(told.started)
     figures["children"] = rows("SELECT count(*) FROM executions_execution WHERE parent_block_id IS NOT NULL")[
         0
     ][0]
@@ -105,96 +115,68 @@ def reach(
     figures["hints"] = wire
     figures["answers clients missed"] = dict(approver.person.unanswered)
     figures["seconds to the end after the last fault"] = None if ended is None else round(ended - last, 1)
-    _lost(found, history, ended, last)
-    _effects(found, ledger, approver)
-    _changes(found)
-    _attempts(found)
+    _lost(found, told, ended, last)
+    _effects(found, ledger)
+    _history(found, ledger)
+    _edges(found)
     _calm(found, plan)
     found.recovery = recovery(faults.done)
-    found.broken += [f"a client could not go on: {problem}" for problem in history.problems]
-    if len(history.started) < plan.executions:
-        found.broken.append(f"only {len(history.started)} of {plan.executions} executions were started")
+    found.broken += [f"a client could not go on: {problem}" for problem in told.problems]
+    if len(told.started) < plan.executions:
+        found.broken.append(f"only {len(told.started)} of {plan.executions} executions were started")
     return found
 
 
-def _lost(found: Found, history: History, ended: float | None, last: float) -> None:
+def _lost(found: Found, told: History, ended: float | None, last: float) -> None:
     present = {str(pk): status for pk, status in rows("SELECT id, status FROM executions_execution")}
-    missing = [run for run in history.started if run not in present]
+    missing = [run for run in told.started if run not in present]
     open_runs = [run for run, status in present.items() if status not in EXECUTION.final]
     found.figures["lost"] = len(missing)
     found.figures["not terminal"] = len(open_runs)
     found.broken += [f"lost: {run} was answered 201 and is not there" for run in missing]
     found.broken += [
-        f"not terminal: {run} ({history.started.get(run, 'child')}) is {present[run]}" for run in open_runs
+        f"not terminal: {run} ({told.started.get(run, 'child')}) is {present[run]}" for run in open_runs
     ]
     if ended is not None and ended - last > RECOVERY_S:
         found.broken.append(f"the end came {ended - last:.0f} s after the last fault")
 
 
-def _effects(found: Found, ledger: Ledger, approver: Approver) -> None:
-    """One effect per key; of agents that know no keys, one more for each time a person said so."""
-    allowed = approver.repeats
-    duplicates = {key: n for key, n in ledger.effects.items() if n > 1 + allowed[operation(key)]}
-    found.figures["duplicate effects"] = len(duplicates)
-    found.figures["repeated by a person's decision"] = sum(allowed.values())
-    found.broken += [f"duplicate effect: {key}, {n} times" for key, n in duplicates.items()]
-    done = rows(
-        "SELECT b.execution_id || ':' || b.block_id || ':' || b.iteration || ':' || b.effect_seq"
-        " FROM executions_blockexecution b"
-        " JOIN executions_blockattempt a ON a.block_id = b.id AND a.outcome = 'ok'"
-        " WHERE b.status = 'completed' AND b.effect <> 'pure' AND b.attempt = a.attempt"
+def _effects(found: Found, ledger: Ledger) -> None:
+    """Figures only: the history checker says which effects were one too many."""
+    done_once = rows(
+        "SELECT DISTINCT execution_id || ':' || block_id || ':' FROM executions_blockexecution"
+        " WHERE effect = 'once'"
     )
-    without = [key for (key,) in done if not ledger.effects[key]]
-    found.figures["completed without their effect"] = len(without)
-    found.broken += [f"no effect: {key} is completed and not in the ledger" for key in without]
+    once = tuple(prefix for (prefix,) in done_once)
+    repeated = [key for key, times in ledger.effects.items() if times > 1]
+    asked_for = [key for key in repeated if key.startswith(once)] if once else []
+    found.figures["duplicate effects per key"] = len(repeated) - len(asked_for)
+    found.figures["once effects repeated by a person's decision"] = len(asked_for)
 
 
-def operation(key: str) -> str:
-    """`execution:block` of a key."""
-    return ":".join(key.split(":")[:2])
+def _history(found: Found, ledger: Ledger) -> None:
+    """Every invariant, of every execution there is, children too."""
+    violations = patiently(lambda: history.check(ledger=ledger, at_rest=True))
+    found.figures["violations of an invariant"] = len(violations)
+    found.figures["of these, by invariant"] = dict(
+        sorted(Counter(each.invariant for each in violations).items())
+    )
+    found.broken += [str(violation) for violation in violations]
 
 
-def _changes(found: Found) -> None:
-    """Every recorded change is one that the tables allow."""
-    seen: Counter[tuple[str, str]] = Counter()
-    illegal: list[str] = []
-    statuses: dict[Any, str] = {}
+def _edges(found: Found) -> None:
+    """Which changes of blocks came to pass at all, of those the table allows."""
+    seen: set[tuple[str, str]] = set()
+    now: dict[tuple[str, ...], str] = {}
     for run, block, item, status in rows(
         "SELECT execution_id::text, block_id, coalesce(payload->>'item', '0'), payload->>'status'"
-        " FROM events_event WHERE type IN ('block_changed', 'execution_changed') AND payload ? 'status'"
-        " ORDER BY execution_id, id"
+        " FROM events_event WHERE type = 'block_changed' AND payload ? 'status' ORDER BY execution_id, id"
     ):
-        place = (run, block, item)
-        before = statuses.get(place, "blocked" if block else "pending")
-        statuses[place] = status
-        if not block and status == "running" and before in EXECUTION.final:
-            statuses = {other: now for other, now in statuses.items() if other[0] != run}
-            statuses[place] = status
-            continue
-        if before == status:
-            continue
-        seen[before, status] += 1
-        table: Any = BLOCK if block else EXECUTION
-        if status not in {str(to) for to in table.table.get(before, ())}:
-            illegal.append(f"illegal: {run} {block or ''} {before} -> {status}")
-    found.figures["illegal changes"] = len(illegal)
-    found.broken += illegal[:20]
-    of_blocks = {(str(a), str(b)) for a, targets in BLOCK.table.items() for b in targets if a != b}
-    found.figures["edges of blocks seen"] = f"{len(of_blocks & set(seen))} of {len(of_blocks)}"
-    unseen = sorted(f"{a} -> {b}" for a, b in of_blocks - set(seen))
-    if unseen:
-        found.notes.append("edges not gone: " + ", ".join(unseen))
-
-
-def _attempts(found: Found) -> None:
-    """Attempts of a row are 1..n without a gap; at most the last was accepted."""
-    wrong = rows(
-        "SELECT b.execution_id::text, b.block_id FROM executions_blockattempt a"
-        " JOIN executions_blockexecution b ON b.id = a.block_id GROUP BY b.id"
-        " HAVING max(a.attempt) <> count(*) OR min(a.attempt) <> 1 OR max(a.attempt) <> b.attempt"
-    )
-    found.figures["rows with wrong attempts"] = len(wrong)
-    found.broken += [f"attempts: {run} {block} are not 1..n" for run, block in wrong[:20]]
+        seen.add((now.get((run, block, item), "blocked"), status))
+        now[run, block, item] = status
+    allowed = {(str(before), str(after)) for before, nexts in BLOCK.table.items() for after in nexts}
+    found.figures["changes of blocks seen"] = f"{len(allowed & seen)} of {len(allowed)} that the table allows"
+    found.notes.append("not seen: " + (", ".join(sorted(f"{a} -> {b}" for a, b in allowed - seen)) or "none"))
 
 
 def _calm(found: Found, plan: Plan) -> None:
