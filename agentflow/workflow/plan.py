@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from .conditions import CompiledConditions, compile_conditions
@@ -121,13 +122,13 @@ class Plan:
     def refs(self, block_ids: frozenset[str]) -> set[int]:
         return {self.index[block_id] for block_id in block_ids}
 
-    def rivals(self, join: int) -> set[int]:
-        """Blocks that work for this join alone: once it is open, nobody needs them any more."""
-        found: set[int] = {join}
-        for planned in reversed(self.blocks[:join]):
+    def rivals(self, decided: Collection[int]) -> set[int]:
+        """Blocks that work for these joins alone: once all are decided, nobody needs them."""
+        found = set(decided)
+        for planned in reversed(self.blocks[: max(decided)]):
             if planned.succs and found.issuperset(planned.succs):
                 found.add(planned.idx)
-        return found - {join}
+        return found.difference(decided)
 
 
 def compile_plan(definition: Definition) -> Plan:

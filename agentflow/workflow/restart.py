@@ -163,8 +163,19 @@ def _losers_needed(plan: Plan, settled: Mapping[int, Settled], reruns: set[int])
         counters = _counters(plan, join, closings)
         taken = len(plan[join].preds) - counters.todo - counters.dead - counters.failed
         if taken < (plan[join].needed or 0):
-            losers |= {idx for idx in plan.rivals(join) - reruns if settled[idx].status == "cancelled"}
+            losers |= _lost_before(plan, settled, join, reruns)
     return losers
+
+
+def _lost_before(plan: Plan, settled: Mapping[int, Settled], join: int, reruns: set[int]) -> set[int]:
+    """Cancelled blocks that lead to a join through nothing but cancelled blocks."""
+    todo, found = [join], set[int]()
+    while todo:
+        for pred in plan[todo.pop()].preds:
+            if pred not in reruns and pred not in found and settled[pred].status == "cancelled":
+                found.add(pred)
+                todo.append(pred)
+    return found
 
 
 def _carried_edges(plan: Plan, settled: Mapping[int, Settled], reruns: set[int]) -> Closings:

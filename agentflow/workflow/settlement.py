@@ -28,7 +28,7 @@ class Reason(StrEnum):
     GUARD = "guard"
     REJECTED = "rejected"
     BY_HAND = "by_hand"
-    LOST_RACE = "lost_race"  # cancelled: the join it worked for was opened by others
+    LOST_RACE = "lost_race"  # cancelled: the join it worked for was decided by others
 
 
 @dataclass(slots=True)

@@ -154,11 +154,13 @@ class Run:
         return followed + [change for change in openings if change.pk in moved]
 
     def _end_races(self, openings: list[Change]) -> None:
-        """Cancel what worked for partial joins that are open now."""
-        rivals: set[int] = set()
-        for change in openings:
-            if change.idx in self.facts.plan.partial and change.status is not B.SKIPPED:
-                rivals |= self.facts.plan.rivals(change.idx)
+        """Cancel what worked for partial joins alone that are decided now, whether they run or not."""
+        partial = self.facts.plan.partial
+        decided = {change.idx for change in openings if change.idx in partial}
+        if decided and len(partial) > 1:
+            rows = self.execute(statements.DECIDED_JOINS, partial=list(partial))
+            decided |= {row[0] for row in rows.fetchall()}
+        rivals = self.facts.plan.rivals(decided) if decided else set()
         if rivals:
             self.cancel(rivals, first=0, reason=str(Reason.LOST_RACE))
 

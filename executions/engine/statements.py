@@ -202,20 +202,35 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'blocked'
   AND (todo = 0 OR idx = ANY(%(partial)s::int[])) ORDER BY idx
 """
 
+# Partial joins that wait for no edge any more.
+DECIDED_JOINS = """
+SELECT idx FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(partial)s::int[]) AND iteration = 0
+  AND status <> 'blocked'
+"""
+
 OUTPUTS = """
 SELECT idx, status, output FROM executions_blockexecution
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[]) AND iteration = 0
 """
 
-# Everything that waits is cancelled at once; what runs is stopped by its worker.
+# Everything that waits is cancelled at once, with the attempt whose answer (a child's end) it waits for;
+# what runs is stopped by its worker.
 CANCEL_WAITING = """
-WITH moved AS (
-  UPDATE executions_blockexecution
-  SET status = 'cancelled', reason = %(reason)s, completed_at = statement_timestamp(),
-      started_at = coalesce(started_at, statement_timestamp()), available_at = NULL
+WITH waiting AS (
+  SELECT id, attempt, status = 'waiting_external' AND attempt > 0 AS called, started_at
+  FROM executions_blockexecution
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s
-    AND status IN ('blocked', 'ready', 'waiting_human', 'waiting_external')
-  RETURNING block_id, iteration, attempt),
+    AND status IN ('blocked', 'ready', 'waiting_human', 'waiting_external')),
+moved AS (
+  UPDATE executions_blockexecution b
+  SET status = 'cancelled', reason = %(reason)s, completed_at = statement_timestamp(),
+      started_at = coalesce(b.started_at, statement_timestamp()), available_at = NULL
+  FROM waiting w WHERE b.id = w.id
+  RETURNING b.block_id, b.iteration, b.attempt),
+attempts AS (
+  INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, started_at, ended_at)
+  SELECT id, attempt, 'cancelled', '', started_at, statement_timestamp() FROM waiting WHERE called),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
@@ -228,7 +243,8 @@ SELECT count(*) FROM moved
 # by its worker, and its result will be late.  Of the items of a `forEach` alone with `first` 1.
 CANCEL_LOSERS = """
 WITH lost AS (
-  SELECT id, attempt, status = 'running' AS running, status = 'waiting_external' AS waiting, started_at
+  SELECT id, attempt, status = 'waiting_external' AS waiting, started_at,
+         status = 'running' OR (status = 'waiting_external' AND attempt > 0) AS called
   FROM executions_blockexecution
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[])
     AND iteration >= %(first)s
@@ -241,7 +257,7 @@ moved AS (
   RETURNING b.id, b.block_id, b.iteration, b.attempt),
 attempts AS (
   INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, started_at, ended_at)
-  SELECT id, attempt, 'cancelled', '', started_at, statement_timestamp() FROM lost WHERE running),
+  SELECT id, attempt, 'cancelled', '', started_at, statement_timestamp() FROM lost WHERE called),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,

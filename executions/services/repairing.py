@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import UUID
 
 from agentflow.conf import KB, LIMITS
@@ -22,7 +23,7 @@ from executions.engine.facts import facts_of
 from executions.engine.judging import Change
 from executions.engine.opening import Answered
 from executions.engine.run import Run, locked
-from executions.models import BlockExecution
+from executions.models import AttemptOutcome, BlockExecution
 from executions.ports import human_gate
 from executions.snapshot import json_bytes
 from executions.states import REPAIR, TERMINAL
@@ -152,6 +153,8 @@ def _check_open(block: BlockExecution) -> None:
 
 def _settle(run: Run, block: BlockExecution, change: Change) -> None:
     before = B(block.status)
+    if before is B.WAITING_EXTERNAL and block.attempt:  # the answer to this attempt is not waited for
+        change = replace(change, ended=AttemptOutcome.CANCELLED)
     run.settle([change], leaving=before)
     if before is B.WAITING_HUMAN:
         human_gate().cancel(execution_id=block.execution_id, block_pks=[block.pk], reason=BY_HAND)

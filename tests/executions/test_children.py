@@ -11,6 +11,7 @@ from executions.models import Execution
 from executions.services import control
 from templates_app.models import TemplateVersion
 from tests.factories.executions import statuses
+from tests.history import check
 
 from .conftest import Start, answer, block, drain, row, template
 
@@ -66,6 +67,7 @@ def test_cancelling_a_parent_cancels_its_children(run: Start, author: User, vers
     assert started.status == "cancelled"
     execution.refresh_from_db()
     assert execution.status == "cancelled"
+    assert check() == []
 
 
 def test_a_template_that_is_not_there_asks_a_person(run: Start, version_of: VersionOf) -> None:

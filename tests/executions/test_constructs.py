@@ -12,6 +12,7 @@ from executions.models import BlockExecution, Execution
 from executions.services import control, reconcile
 from tests import builtins
 from tests.factories.executions import statuses
+from tests.history import check
 
 from .conftest import Start, answer, block, claim, drain, finish, make_due, row, template
 
@@ -59,8 +60,28 @@ def test_a_partial_join_that_can_no_longer_be_met_is_skipped(run: Start, author:
         )
     )
     answer(execution, "a", author, approved=False)
-    assert statuses(execution) == {"a": "failed", "b": "waiting_human", "j": "skipped"}
+    assert statuses(execution) == {"a": "failed", "b": "cancelled", "j": "skipped"}
     assert row(execution, "j").reason == "upstream_failed"
+    assert execution.status == "failed"
+    assert check([execution.pk]) == []
+
+
+def test_what_works_for_two_partial_joins_is_cancelled_when_both_are_open(run: Start, author: Any) -> None:
+    execution = run(
+        template(
+            asking("a"),
+            asking("b"),
+            asking("both"),
+            block("j", "a", "both", join="any"),
+            block("k", "b", "both", join="any"),
+        )
+    )
+    answer(execution, "a", author)
+    assert row(execution, "both").status == "waiting_human"  # `k` may need it
+    answer(execution, "b", author)
+    assert execution.status == "completed"
+    assert row(execution, "both").status == "cancelled"
+    assert check([execution.pk]) == []
 
 
 def test_who_loses_a_race_keeps_what_others_need(run: Start) -> None:
@@ -198,6 +219,7 @@ def test_a_cancelled_loser_of_a_child_workflow_stops_its_child(run: Start, versi
     reconcile.look(started.pk)
     started.refresh_from_db()
     assert started.status == "cancelled"
+    assert check() == []
 
 
 def each(block_id: str, *dependencies: str, items: str = "input.items", **fields: Any) -> Any:

@@ -15,6 +15,7 @@ from executions.models import Execution
 from executions.services import control, reconcile, repairing
 from executions.services.repairing import BlockNotOpen, ExecutionEnded, NothingToRetry, SuccessorsMoved
 from tests.factories.executions import statuses
+from tests.history import check
 
 from .conftest import Start, answer, block, claim, drain, finish, row, template
 
@@ -81,6 +82,7 @@ def test_a_child_is_cancelled_when_nobody_waits_for_it(
     reconcile.look(child.pk)
     child.refresh_from_db()
     assert (execution.status, child.status) == ("completed", "cancelled")
+    assert check() == []
 
 
 def test_the_items_of_a_block_end_with_it(run: Start, author: User) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from . import effects, folding, order, people, records, reference, wakeup
-from .reading import stories
+from .reading import Story, stories
 from .violations import Ledger, Violation
 
-__all__ = ["Ledger", "Violation", "check"]
+__all__ = ["Ledger", "Violation", "check", "check_story"]
 
 _RULES = (
     folding.check,
@@ -43,8 +43,7 @@ def check(
     seen: set[UUID] = set()
     for story in stories(wanted):
         seen.add(story.execution.pk)
-        for rule in _RULES:
-            found += rule(story)
+        found += check_story(story)
         if ledger is not None:
             found += effects.check_ledger(story, ledger)
         if at_rest:
@@ -52,3 +51,8 @@ def check(
     missing = [pk for pk in wanted or () if pk not in seen]
     found += [Violation("I1", pk, "it was accepted and is not there") for pk in missing]
     return found
+
+
+def check_story(story: Story) -> list[Violation]:
+    """The same for one execution whose rows have been read."""
+    return [violation for rule in _RULES for violation in rule(story)]

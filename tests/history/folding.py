@@ -157,7 +157,7 @@ class Fold:
         if row.status != standing.status:
             told = f"{name}: its changes make it {standing.status}, its row says {row.status}"
             self._say("I3" if ended else "I2", told)
-        elif row.completed_at != standing.at:
+        elif row.completed_at not in self._ends(row, standing):
             self._say("I3", f"{name} ended at {standing.at}, its row says {row.completed_at}")
         elif ended and row.reason != standing.reason:
             self._say("I3", f"{name} ended for {standing.reason!r}, its row says {row.reason!r}")
@@ -165,6 +165,14 @@ class Fold:
             self._say(
                 "I4", f"{name}: its changes tell of {standing.attempt} attempts, its row of {row.attempt}"
             )
+
+    def _ends(self, row: BlockExecution, standing: Standing) -> set[datetime | None]:
+        """When it may have ended: as its last change was written, or when the call had come back before."""
+        attempts = self.story.attempts.get(row.carried_from or row.pk, [])
+        ends: set[datetime | None] = {standing.at}
+        if standing.at is not None:
+            ends |= {one.ended_at for one in attempts[-1:] if one.ended_at <= standing.at}
+        return ends
 
 
 def _is_edge(before: Standing, after: Standing) -> bool:
