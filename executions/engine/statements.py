@@ -409,9 +409,10 @@ SELECT b.idx, w.event FROM executions_eventwait w JOIN executions_blockexecution
 WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = ANY(%(idxs)s::int[])
 """
 
-# Whether a callback came for one of these blocks.
+# Whether a callback came for one of these blocks, for this attempt or a later one.
 ANSWERED_ALREADY = """
-SELECT 1 FROM executions_callbackanswer WHERE block_id = ANY(%(ids)s::bigint[]) AND NOT late LIMIT 1
+SELECT 1 FROM executions_callbackanswer
+WHERE block_id = ANY(%(ids)s::bigint[]) AND attempt >= %(attempt)s AND NOT late LIMIT 1
 """
 
 # Results that callbacks brought to blocks that wait for one, or whose worker vanished after the call.

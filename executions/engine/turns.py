@@ -177,7 +177,7 @@ def _settle(run: Run, changes: list[Change]) -> int:
 
 def _look_for_callbacks(run: Run, waiting: list[int]) -> None:
     """A result that was brought before its block began to wait is taken by a look after the commit."""
-    if waiting and run.execute(statements.ANSWERED_ALREADY, ids=waiting).fetchone() is not None:
+    if waiting and run.execute(statements.ANSWERED_ALREADY, ids=waiting, attempt=1).fetchone() is not None:
         run.look_again(0)
         dispatch.on_commit_look_at(run.facts.execution_id)
 

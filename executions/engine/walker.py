@@ -15,6 +15,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from agentflow.agents import invocation
 from agentflow.agents.calls import AwaitCallback, Call, Failed, SimulatedBlock, StartChild
+from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
 from agentflow.types import JSONObject, JSONValue
@@ -207,6 +208,8 @@ class Walker:
             outcome: Any = Failed(Failure(FailureKind.CONFIGURATION, error.code, f"input: {error}"))
         else:
             outcome = invocation.invoke(self._describe(flight, planned, given))
+            if flight.address_given and _left_open(outcome) and self._was_brought(claim):
+                outcome = AwaitCallback(LIMITS.callback_timeout_ms / 1000)
         ms = (time.monotonic() - flight.started) * 1000
         later = flight.needs_row or isinstance(outcome, AwaitCallback)
         if claim.effect != "once" and self.facts.simulation is None and not later:
@@ -274,7 +277,14 @@ class Walker:
         if flight.claim.pk == AHEAD:
             flight.needs_row = True
             return ""
+        flight.address_given = True
         return callbacks.url(flight.claim.pk, flight.claim.attempt)
+
+    def _was_brought(self, claim: Claim) -> bool:
+        """Whether the result came to the attempt's address, though the call itself broke off."""
+        asked = {"ids": [claim.pk], "attempt": claim.attempt}
+        found = self._patiently(lambda _: raw_cursor().execute(statements.ANSWERED_ALREADY, asked).fetchone())
+        return found is not None
 
     def _log(self, block_id: str, level: str, message: str) -> None:
         """Keep a line of a call.  One that cannot be kept is no reason for the call to fail."""
@@ -376,6 +386,10 @@ class Walker:
     def _scope(self, known: SettledBlocks, block_ids: frozenset[str]) -> dict[str, JSONValue]:
         refs = self.facts.plan.refs(block_ids)
         return self.facts.scope({idx: known[idx] for idx in refs if idx in known})
+
+
+def _left_open(outcome: Any) -> bool:
+    return isinstance(outcome, Failed) and outcome.failure.outcome_unknown
 
 
 def _simulated_s(planned: PlanBlock, script: JSONObject) -> float:

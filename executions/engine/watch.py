@@ -50,6 +50,7 @@ class Flight:
     started: float = 0.0  # monotonic; 0 while it waits its turn in a batch
     abandoned: bool = False
     abandon: Callable[[], None] = lambda: None
+    address_given: bool = False  # the other side was told where to bring the result later
     needs_row: bool = False  # it was done ahead of its claim, and cannot be: nothing was sent
     may_fork: int = 0  # how many others could be called to help, once the call proves slow
 

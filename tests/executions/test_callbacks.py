@@ -190,6 +190,21 @@ def test_a_result_that_is_faster_than_the_202_is_not_lost(begin: Begin, server: 
     assert row(execution, "a").output == "fast"
 
 
+def test_a_result_counts_though_the_call_that_asked_for_it_broke_off(
+    begin: Begin, server: HttpServer
+) -> None:
+    def hurry(exchange: Exchange) -> None:
+        bring(exchange.headers["callback-url"], {"output": "fast"})
+        connection.close()
+        exchange.drop()
+
+    server.on("/job", hurry)
+    execution = begin(job(server, effect="once"))
+    look(execution)
+    assert execution.status == "completed"
+    assert (row(execution, "a").output, outcomes(execution)) == ("fast", ["ok"])
+
+
 @pytest.mark.parametrize("effect", ["keyed", "once"])
 def test_a_result_outlives_the_worker_that_did_not_live_to_wait_for_it(
     begin: Begin, server: HttpServer, effect: str
@@ -285,6 +300,18 @@ def test_an_output_that_is_not_what_the_agent_promised_is_its_failure(
     drain(execution)
     assert bring(address(execution), {"output": 7}) == (200, "")
     assert row(execution, "a").error["code"] == "output_schema_mismatch"  # type: ignore[index]
+
+
+def test_a_call_that_breaks_off_does_not_wait_for_what_an_earlier_one_brought(
+    begin: Begin, server: HttpServer
+) -> None:
+    execution = begin(job(server, retryPolicy={"initialDelay": 0, "maxRetries": 1}))
+    bring(address(execution), failure())
+    server.on("/job", lambda exchange: exchange.drop())
+    make_due(execution)
+    drain(execution)
+    assert (row(execution, "a").attempt, row(execution, "a").status) == (2, "waiting_human")
+    assert outcomes(execution) == ["error", "error"]
 
 
 # -- time ----------------------------------------------------------------------
