@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.decorators import action, display
 
 from agentflow.api.templatetags.agentflow_ui import look_of
@@ -174,6 +175,9 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
     @display(description="Started by")  # type: ignore[untyped-decorator]  # as above
     def starter(self, execution: Execution) -> str:
         """A person or, for a child, the execution it belongs to."""
+        if execution.forked_from_id is not None:
+            source = page_of(Execution(pk=execution.forked_from_id), str(execution.forked_from_id)[:8])
+            return format_html("{}, as a fork of {}", execution.created_by or "-", source)
         found = selectors.parents([execution]).get(execution.pk)
         if found is None:
             return str(execution.created_by or "-")

@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
+from agentflow.types import JSONValue
 
 from .states import BlockStatus, ExecutionStatus
 
@@ -63,6 +64,12 @@ class Execution(models.Model):
     # one table only; a template belongs to one workspace.
     business_key = models.TextField(null=True)
     business_template = models.UUIDField(null=True)
+    # Where a fork began: blocks that are carried point to rows of that execution, or of those before it.
+    forked_from = models.ForeignKey(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="forks", db_index=False
+    )
+    forked_epoch = models.PositiveIntegerField(null=True)
+    forked_point = models.BigIntegerField(null=True)  # the recovery point, which may have given way since
 
     objects = WorkspaceScopedQuerySet.as_manager()
 
@@ -75,6 +82,11 @@ class Execution(models.Model):
                 fields=["business_key"],
                 condition=models.Q(business_key__isnull=False),
                 name="execution_by_business_key",
+            ),
+            models.Index(
+                fields=["forked_from"],
+                condition=models.Q(forked_from__isnull=False),
+                name="forks_of_execution",
             ),
         ]
         constraints = [
@@ -133,11 +145,13 @@ class BlockExecution(models.Model):
         null=True
     )  # resolved `input` mapping; null where it is just the dependencies' outputs
     output = models.JSONField(null=True)
+    # What a person put in place of `output`, which stays: {"output": ..., "by": "ann", "at": "..."}
+    edit = models.JSONField(null=True)
     error = models.JSONField(null=True)
     reason = models.TextField(blank=True, default="")  # why skipped, cancelled or waiting: a stable code
     choice = models.JSONField(null=True)  # indexes of the branches taken
-    # The row of an earlier epoch in which a restart found the block settled: attempts, late results and
-    # questions stay with it.  A bare number: a foreign key would need an index of its own.
+    # The row of an earlier epoch, or of the execution that was forked, in which the block settled: attempts,
+    # late results and questions stay with it.  A bare number: a foreign key would need an index of its own.
     carried_from = models.BigIntegerField(null=True)
 
     objects = WorkspaceScopedQuerySet.as_manager()
@@ -155,6 +169,11 @@ class BlockExecution(models.Model):
 
     def __str__(self) -> str:
         return f"{self.block_id} of {self.execution_id}"
+
+    @property
+    def shown_output(self) -> JSONValue:
+        """What later blocks see."""
+        return self.output if self.edit is None else self.edit["output"]
 
 
 class AttemptOutcome(models.TextChoices):

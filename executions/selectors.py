@@ -16,6 +16,7 @@ from uuid import UUID
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import connection, models
 from django.db.models import Case, Count, F, JSONField, Q, QuerySet, Sum, When, Window
+from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast
 
 from agentflow.conf import LIMITS, MB
@@ -27,6 +28,7 @@ from agentflow.governance.access import Principal
 from agentflow.types import JSONValue
 
 from .models import BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint
+from .ports import HumanInteraction, human_history
 from .states import SETTLED, BlockStatus
 
 # However small each value is, one answer carries no more than this of them.
@@ -176,6 +178,9 @@ class BlockRow(NamedTuple):
     input_bytes: int | None = None
     output: JSONValue = None
     output_bytes: int | None = None
+    edited_by: JSONValue = None  # the name of who edited the output
+    edited_at: JSONValue = None
+    edit_reason: JSONValue = None
 
     @property
     def settled(self) -> bool:
@@ -196,6 +201,17 @@ _ROW_COLUMNS = (
     "todo",
     "choice",
     "error",
+)
+
+
+_VALUE_COLUMNS = (
+    "shown_input",
+    "input_bytes",
+    "shown_output",
+    "output_bytes",
+    "edit__by",
+    "edit__at",
+    "edit__reason",
 )
 
 
@@ -263,13 +279,16 @@ def block_rows(
     columns: tuple[str, ...] = _ROW_COLUMNS
     if values:
         rows = _with_values(rows)
-        columns += ("shown_input", "input_bytes", "shown_output", "output_bytes")
+        columns += _VALUE_COLUMNS
     window = rows.values_list(*columns)[offset : None if limit is None else offset + limit]
     return [BlockRow(*row) for row in window]
 
 
 def _with_values(rows: QuerySet[BlockExecution]) -> QuerySet[BlockExecution]:
-    rows = rows.annotate(input_bytes=_size("input"), output_bytes=_size("output"))
+    rows = rows.annotate(
+        given=Case(When(edit__isnull=False, then=KeyTransform("output", "edit")), default=F("output"))
+    )
+    rows = rows.annotate(input_bytes=_size("input"), output_bytes=_size("given"))
     # Counted in the order of the plan: the first values of a huge execution are shown, the rest by reference.
     order = [F("idx").asc(), F("iteration").asc()]
     rows = rows.annotate(
@@ -286,11 +305,11 @@ def _with_values(rows: QuerySet[BlockExecution]) -> QuerySet[BlockExecution]:
                             f"{name}_so_far__lte": INLINE_VALUES_BYTES,
                         }
                     ),
-                    then=F(name),
+                    then=F(column),
                 ),
                 output_field=JSONField(),
             )
-            for name in ("input", "output")
+            for name, column in (("input", "input"), ("output", "given"))
         }
     )
 
@@ -334,13 +353,12 @@ def find_block(execution: Execution, ref: str) -> BlockExecution:
 
 
 def items(block: BlockExecution, *, statuses: Collection[str] = ()) -> QuerySet[BlockExecution]:
-    """The rows of a `forEach` block, in the order of its items; with a carried block, those of its epoch."""
-    epoch = block.epoch
+    """The rows of a `forEach` block, in the order of its items; with a carried block, those it had then."""
+    where = (block.execution_id, block.epoch)
     if block.carried_from is not None:
-        epoch = BlockExecution.objects.values_list("epoch", flat=True).get(pk=block.carried_from)
-    rows = BlockExecution.objects.filter(
-        execution=block.execution_id, epoch=epoch, idx=block.idx, iteration__gt=0
-    )
+        origin = BlockExecution.objects.values_list("execution", "epoch")
+        where = origin.filter(pk=block.carried_from).first() or where
+    rows = BlockExecution.objects.filter(execution=where[0], epoch=where[1], idx=block.idx, iteration__gt=0)
     return (rows.filter(status__in=statuses) if statuses else rows).order_by("iteration")
 
 
@@ -359,17 +377,34 @@ def positions(execution: Execution) -> dict[int, int]:
 
 
 def carried(execution: Execution) -> dict[int, int]:
-    """The rows that a restart carried over: the row in which a block ended -> the one that is shown."""
-    if execution.epoch == 1:
+    """The rows that were carried over: the row in which a block ended -> the one that is shown."""
+    if execution.epoch == 1 and execution.forked_from_id is None:
         return {}
     rows = execution.blocks.filter(epoch=execution.epoch, carried_from__isnull=False)
     return {origin: pk for origin, pk in rows.values_list("carried_from", "pk") if origin is not None}
 
 
+def questions(execution: Execution, block_pks: Collection[int] | None = None) -> list[HumanInteraction]:
+    """What people were asked about blocks that an execution shows, or about these rows; oldest first."""
+    found: list[HumanInteraction] = []
+    if execution.forked_from_id is not None:
+        pks = carried(execution) if block_pks is None else block_pks
+        elsewhere = BlockExecution.objects.filter(pk__in=pks).exclude(execution=execution)
+        by_execution: dict[UUID, list[int]] = {}
+        for pk, source in elsewhere.values_list("pk", "execution"):
+            by_execution.setdefault(source, []).append(pk)
+        for source, asked in by_execution.items():
+            found += human_history()(execution_id=source, block_pks=asked)
+    found += human_history()(
+        execution_id=execution.pk, block_pks=None if block_pks is None else list(block_pks)
+    )
+    return found
+
+
 def outputs(execution: Execution, block_ids: Collection[str]) -> list[BlockRow]:
     """Those blocks with their outputs, completed ones only."""
     rows = _with_values(_blocks(execution).filter(block_id__in=block_ids, status=BlockStatus.COMPLETED))
-    columns = (*_ROW_COLUMNS, "shown_input", "input_bytes", "shown_output", "output_bytes")
+    columns = (*_ROW_COLUMNS, *_VALUE_COLUMNS)
     return [BlockRow(*row) for row in rows.values_list(*columns)]
 
 

@@ -16,7 +16,7 @@ from agentflow.conf import LIMITS
 from agentflow.events.store import Cursor
 from agentflow.types import JSONObject, JSONValue
 
-from . import facts, ports, selectors
+from . import facts, selectors
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import BlockExecution, Execution, RecoveryPoint
 from .selectors import BlockRow, Progress
@@ -44,6 +44,7 @@ SUMMARY_FIELDS = (
     "createdBy",
     "businessKey",
     "parentExecutionId",
+    "forkedFrom",
     "progress",
 )
 BLOCK_LISTS = ("currentBlocks", "completedBlocks", "failedBlocks", "blockedBlocks")
@@ -79,7 +80,19 @@ def summary(execution: Execution, progress: Progress, parent: UUID | None = None
         "createdBy": execution.created_by.get_username() if execution.created_by else None,
         "businessKey": execution.business_key,
         "parentExecutionId": parent,
+        "forkedFrom": forked_from(execution),
         "progress": {"settled": progress.settled, "total": progress.total},
+    }
+
+
+def forked_from(execution: Execution) -> JSONObject | None:
+    """Where a fork began."""
+    if execution.forked_from_id is None:
+        return None
+    return {
+        "executionId": execution.forked_from_id,
+        "epoch": execution.forked_epoch,
+        "recoveryPointId": execution.forked_point,
     }
 
 
@@ -174,9 +187,17 @@ def block(execution: Execution, row: BlockRow, known: BlockFacts, asked: Sequenc
         "dependencies": list(known.dependencies),
         "input": _value(row.input, row.input_bytes, execution, row, "input"),
         "output": _output(execution, row),
+        "edited": edited(row),
         "error": row.error,
         "humanInteractions": list(asked),
     }
+
+
+def edited(row: BlockRow) -> JSONObject | None:
+    """Who put another output in place of a block's own."""
+    if row.edited_by is None:
+        return None
+    return {"by": row.edited_by, "at": row.edited_at, "reason": row.edit_reason or None}
 
 
 def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
@@ -190,6 +211,7 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
         shown["input"] = dependency_outputs(execution, known)
     return {
         **shown,
+        "originalOutput": None if found.edit is None else _original(execution, found),
         "inputSource": "dependencies" if from_dependencies else "mapping",
         "crashes": found.crashes,
         "attempts": [
@@ -216,6 +238,12 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
     }
 
 
+def _original(execution: Execution, found: BlockExecution) -> JSONValue:
+    """What an edited block gave itself."""
+    url = f"{block_address(execution, row_of(found))}/output?original=true"
+    return _inline(found.output, url + (f"&epoch={execution.epoch}" if execution.past else ""))
+
+
 def item(found: BlockExecution) -> JSONObject:
     """One item of a `forEach`; values that are too large are given by their size."""
 
@@ -239,7 +267,9 @@ def item(found: BlockExecution) -> JSONObject:
 def row_of(found: BlockExecution) -> BlockRow:
     """The row of one block that was fetched whole."""
     input_bytes = None if found.input is None else json_bytes(found.input)
-    output_bytes = None if found.output is None else json_bytes(found.output)
+    output = found.shown_output
+    output_bytes = None if output is None else json_bytes(output)
+    edit = found.edit or {}
     return BlockRow(
         pk=found.pk,
         block_id=found.block_id,
@@ -256,8 +286,11 @@ def row_of(found: BlockExecution) -> BlockRow:
         error=found.error,
         input=found.input if _fits(found.input) else None,
         input_bytes=input_bytes,
-        output=found.output if _fits(found.output) else None,
+        output=output if _fits(output) else None,
         output_bytes=output_bytes,
+        edited_by=edit.get("by"),
+        edited_at=edit.get("at"),
+        edit_reason=edit.get("reason"),
     )
 
 
@@ -282,7 +315,7 @@ def interactions(execution: Execution, block_pks: Sequence[int] | None = None) -
     if block_pks is not None:
         wanted = set(block_pks)
         block_pks = [*wanted, *(origin for origin, shown in carried.items() if shown in wanted)]
-    for asked in ports.human_history()(execution_id=execution.pk, block_pks=block_pks):
+    for asked in selectors.questions(execution, block_pks):
         found.setdefault(carried.get(asked.block_pk, asked.block_pk), []).append(
             {
                 "approvalId": asked.approval_id,

@@ -122,6 +122,14 @@ class Plan:
     def refs(self, block_ids: frozenset[str]) -> set[int]:
         return {self.index[block_id] for block_id in block_ids}
 
+    def from_here(self, idx: int) -> set[int]:
+        """A block and all behind it."""
+        found = {idx}
+        for planned in self.blocks[idx:]:
+            if not found.isdisjoint(planned.preds):
+                found.add(planned.idx)
+        return found
+
     def rivals(self, decided: Collection[int]) -> set[int]:
         """Blocks that work for these joins alone: once all are decided, nobody needs them."""
         found = set(decided)

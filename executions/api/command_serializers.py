@@ -10,7 +10,14 @@ from agentflow.conf import LIMITS
 from ..engine.points import NAME_CHARS
 from ..services.batch import BATCH_MAX, Command
 from ..states import ExecutionStatus
-from .serializers import BUSINESS_KEY_CHARS, REASON_CHARS, AnyJSONField, RecoveryPointSerializer
+from .serializers import (
+    BUSINESS_KEY_CHARS,
+    REASON_CHARS,
+    AnyJSONField,
+    JSONObjectField,
+    RecoveryPointSerializer,
+    SimulationSerializer,
+)
 
 PLAN_ID_CHARS = 64
 
@@ -61,6 +68,31 @@ class MarkSerializer(StrictSerializer):
 class RecoveryPointListSerializer(StrictSerializer):
     recovery_points = RecoveryPointSerializer(many=True)
     total = serializers.IntegerField()
+
+
+class ForkSerializer(StrictSerializer):
+    recovery_point_id = serializers.IntegerField(
+        required=False, allow_null=True, default=None, min_value=1, help_text="Without, the moment is now."
+    )
+    from_block = serializers.CharField(
+        required=False,
+        allow_null=True,
+        default=None,
+        trim_whitespace=False,
+        max_length=LIMITS.block_id_chars,
+        help_text="This block and all behind it run again, too.",
+    )
+    input = JSONObjectField(required=False, help_text="In place of the input; without, it stays.")
+    outputs = serializers.DictField(
+        child=AnyJSONField(), required=False, help_text="In place of what carried blocks gave, by blockId."
+    )
+    simulation = SimulationSerializer(
+        required=False, allow_null=True, default=None, help_text="A fork of a simulated execution always is."
+    )
+    business_key = serializers.CharField(
+        required=False, allow_null=True, default=None, max_length=BUSINESS_KEY_CHARS
+    )
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
 
 
 class RestartedSerializer(StrictSerializer):

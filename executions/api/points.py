@@ -1,4 +1,4 @@
-"""Recovery points of an execution: to list, to make, to go back to."""
+"""Recovery points of an execution: to list, to make, to go back to; and forks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from agentflow.api.idempotency import idempotent
 from agentflow.governance.roles import Permission
 
 from .. import selectors, snapshot
-from ..services import marking, restarting
+from ..services import forking, marking, restarting
+from ..services.forking import ForkRequest
 from ..services.restarting import RestartRequest
 from . import command_serializers as serializers
-from .serializers import RecoveryPointSerializer
+from .serializers import RecoveryPointSerializer, StartedSerializer
 from .views import PAGE, ExecutionAPIView
 
 
@@ -74,3 +75,36 @@ class RestoreView(ExecutionAPIView):
         )
         epoch = restarting.restart(execution_id=execution.pk, by=self.user(), request=asked)
         return Response({"success": True, "epoch": epoch})
+
+
+class ForkView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_fork",
+        request=serializers.ForkSerializer,
+        responses={201: StartedSerializer},
+    )
+    @idempotent
+    def post(self, request: Request, execution_id: UUID) -> Response:
+        """Start a new execution that goes on from a moment of this one, with other input or outputs."""
+        execution = self.execution(execution_id)
+        body = serializers.ForkSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = body.validated_data
+        forked = forking.fork(
+            source=execution,
+            by=self.user(),
+            request=ForkRequest(
+                point_id=given["recovery_point_id"],
+                from_block=given["from_block"],
+                input=given.get("input"),
+                outputs=given.get("outputs", {}),
+                simulation=given["simulation"],
+                business_key=given["business_key"],
+                reason=given["reason"],
+            ),
+        )
+        return Response(
+            {"executionId": forked.pk, "status": forked.status},
+            status=201,
+            headers={"Location": snapshot.address(forked)},
+        )

@@ -148,6 +148,18 @@ class ProgressSerializer(StrictSerializer):
     total = serializers.IntegerField()
 
 
+class ForkedFromSerializer(StrictSerializer):
+    execution_id = serializers.UUIDField()
+    epoch = serializers.IntegerField()
+    recovery_point_id = serializers.IntegerField(allow_null=True)
+
+
+class EditedSerializer(StrictSerializer):
+    by = serializers.CharField()
+    at = serializers.DateTimeField()
+    reason = serializers.CharField(allow_null=True)
+
+
 class ExecutionSummarySerializer(StrictSerializer):
     execution_id = serializers.UUIDField()
     template_id = serializers.UUIDField()
@@ -165,6 +177,7 @@ class ExecutionSummarySerializer(StrictSerializer):
     created_by = serializers.CharField(allow_null=True)
     business_key = serializers.CharField(allow_null=True)
     parent_execution_id = serializers.UUIDField(allow_null=True)
+    forked_from = ForkedFromSerializer(allow_null=True)
     progress = ProgressSerializer()
 
 
@@ -207,6 +220,7 @@ class BlockSerializer(StrictSerializer):
     dependencies = serializers.ListField(child=serializers.CharField())
     input = AnyJSONField()
     output = AnyJSONField(help_text='A value above 16 KB is {"$ref": address, "bytes": size}.')
+    edited = EditedSerializer(allow_null=True, help_text="Who put this output in place of the block's own.")
     error = AnyJSONField()
     human_interactions = HumanInteractionSerializer(many=True)
 
@@ -252,6 +266,7 @@ class LateResultSerializer(StrictSerializer):
 
 @extend_schema_serializer(component_name="ExecutionBlockDetail")  # else it inherits the name above
 class BlockDetailSerializer(BlockSerializer):
+    original_output = AnyJSONField(help_text="What an edited block gave itself; null for others.")
     input_source = serializers.ChoiceField(choices=["mapping", "dependencies"])
     crashes = serializers.IntegerField()
     attempts = AttemptSerializer(many=True)

@@ -218,12 +218,15 @@ class BlockInputView(ExecutionAPIView):
 
 class BlockOutputView(ExecutionAPIView):
     @extend_schema(
-        operation_id="executions_block_output", parameters=[EPOCH], responses={200: OpenApiTypes.ANY}
+        operation_id="executions_block_output",
+        parameters=[_query("original", bool, "What the block gave itself, where somebody edited it."), EPOCH],
+        responses={200: OpenApiTypes.ANY},
     )
     def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
         """Get a block's output in full; null while there is none."""
         execution = _in_epoch(request, self.execution(execution_id))
-        return Response(selectors.find_block(execution, block_id).output)
+        block = selectors.find_block(execution, block_id)
+        return Response(block.output if paging.boolean(request, "original") else block.shown_output)
 
 
 class LogsView(ExecutionAPIView):

@@ -210,7 +210,8 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(partial
 """
 
 OUTPUTS = """
-SELECT idx, status, output FROM executions_blockexecution
+SELECT idx, status, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END
+FROM executions_blockexecution
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[]) AND iteration = 0
 """
 

@@ -102,6 +102,30 @@ def start(*, by: User, request: StartRequest) -> Execution:
     )
 
 
+def check_fork(
+    *, by: User, execution: Execution, input: JSONObject | None, simulation: JSONObject | None
+) -> None:
+    """Whether a fork of `execution`, which `by` may see, may be started; None: as the execution has it.
+
+    A version that has been deprecated since is no obstacle: a fork goes on with what was begun.
+
+    Raises:
+        NotPermitted, InvalidInput, Conflict, NotStartable: as `start`.
+    """
+    version = execution.template_version
+    _permit(by, version.template, simulated=simulation is not None or execution.simulated)
+    if version.template.archived_at is not None:
+        raise TemplateArchived
+    definition = definition_of(version.pk)
+    issues = _simulation_issues(definition, simulation)
+    if input is not None:
+        issues = [*_input_issues(definition, input), *issues]
+    if issues:
+        raise InvalidInput(_count(issues), issues=issues)
+    if simulation is None and not execution.simulated:
+        _refuse_what_is_missing(version)
+
+
 def _permit(by: User, template: Template, *, simulated: bool) -> None:
     if simulated and access.can(by, Permission.AUTHOR, template.workspace_id):
         return

@@ -175,7 +175,8 @@ def _outputs_of(run: Run, child_id: UUID, epoch: int) -> JSONObject:
     child = facts_of(child_id)
     assert child is not None
     rows = run.cursor.execute(
-        "SELECT block_id, output FROM executions_blockexecution WHERE execution_id = %s AND epoch = %s"
+        "SELECT block_id, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END"
+        " FROM executions_blockexecution WHERE execution_id = %s AND epoch = %s"
         " AND idx = ANY(%s::int[]) AND status = 'completed' ORDER BY idx",
         (child_id, epoch, list(child.plan.sinks)),
     )

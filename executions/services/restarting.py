@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -28,10 +27,10 @@ from executions.engine.facts import Facts, as_text, facts_of
 from executions.engine.places import ask_for_run
 from executions.engine.run import Run, check_timer, locked
 from executions.models import BlockExecution, Execution, PointKind
-from executions.ports import human_history
-from executions.states import RESTART, SETTLED, TERMINAL
+from executions.states import RESTART, TERMINAL
 from executions.states import ExecutionStatus as E
 
+from . import carrying
 from .starting import asked, key_taken
 
 
@@ -218,20 +217,9 @@ def _before(run: Run, request: RestartRequest) -> Before:
         last_epoch=run.epoch,
         status=run.status,
         point=None if point is None else point.idxs,
-        settled=settled_blocks(run.facts.execution_id, epoch),
+        settled=carrying.settled_blocks(run.facts.execution_id, epoch),
         once=_once_effects(run.facts.execution_id),
     )
-
-
-def settled_blocks(execution_id: UUID, epoch: int) -> dict[int, Settled]:
-    """How the blocks of an epoch ended, those that have."""
-    rows = BlockExecution.objects.filter(
-        execution=execution_id, epoch=epoch, iteration=0, status__in=SETTLED
-    ).order_by("idx")
-    return {
-        idx: Settled(status, reason, None if choice is None else tuple(choice))
-        for idx, status, reason, choice in rows.values_list("idx", "status", "reason", "choice")
-    }
 
 
 def _once_effects(execution_id: UUID) -> dict[int, str]:
@@ -252,21 +240,7 @@ def _decide(plan: Plan, before: Before, request: RestartRequest) -> RestartPlan:
         if not found.reruns:
             raise NothingToRestart("Every block had settled at the recovery point, and none had failed.")
         return found
-    from_idx = None
-    if request.from_block is not None:
-        from_idx = plan.index.get(request.from_block)
-        if from_idx is None:
-            raise InvalidInput(
-                "The execution has no such block.",
-                issues=[
-                    {
-                        "pointer": "/fromBlock",
-                        "code": "unknown_block",
-                        "message": f"The execution has no block {request.from_block!r}.",
-                        "remedy": "Name a blockId of its template's version.",
-                    }
-                ],
-            )
+    from_idx = None if request.from_block is None else block_index(plan, request.from_block)
     found = restart_plan(
         plan,
         before.settled,
@@ -277,6 +251,27 @@ def _decide(plan: Plan, before: Before, request: RestartRequest) -> RestartPlan:
     if not found.reruns:
         raise NothingToRestart
     return found
+
+
+def block_index(plan: Plan, block_id: str) -> int:
+    """The position of the block that `fromBlock` names.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if block_id in plan.index:
+        return plan.index[block_id]
+    raise InvalidInput(
+        "The execution has no such block.",
+        issues=[
+            {
+                "pointer": "/fromBlock",
+                "code": "unknown_block",
+                "message": f"The execution has no block {block_id!r}.",
+                "remedy": "Name a blockId of its template's version.",
+            }
+        ],
+    )
 
 
 # -- the next epoch --------------------------------------------------------------
@@ -309,61 +304,6 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s:
 ORDER BY idx
 """
 
-# The sequences that a block's effect has had, in all epochs: with the next one where it happened.
-_NEXT_KEY = (
-    "(SELECT max(CASE WHEN %(reset)s OR k.status = 'completed' THEN (SELECT max(i.effect_seq) + 1"
-    " FROM executions_blockexecution i WHERE i.execution_id = k.execution_id AND i.epoch = k.epoch"
-    " AND i.idx = k.idx) ELSE k.effect_seq END) FROM executions_blockexecution k"
-    " WHERE k.execution_id = old.execution_id AND k.epoch = ANY(%(epochs)s::int[]) AND k.idx = old.idx"
-    " AND k.iteration = 0)"
-)
-
-# Columns that are not simply the old row's where a block is carried, or new where it runs again.
-# The key of an effect changes only where one that happened is asked for again, or with a reset: an
-# effect whose outcome is unknown keeps it, so that the provider knows the call.  Items of a `forEach`
-# have keys of their own, above which the block's rises too.
-_COLUMNS: Mapping[str, tuple[str, str]] = {  # column -> (carried, runs again)
-    "execution_id": ("old.execution_id", "old.execution_id"),
-    "epoch": ("%(next)s", "%(next)s"),
-    "idx": ("old.idx", "old.idx"),
-    "iteration": ("old.iteration", "0"),
-    "block_id": ("old.block_id", "old.block_id"),
-    "status": ("old.status", "'blocked'"),
-    # A partial join may be carried though blocks before it run again: they will close its edges.
-    "todo": ("coalesce(x.todo, old.todo)", "x.todo"),
-    "dead": ("coalesce(x.dead, old.dead)", "x.dead"),
-    "failed": ("coalesce(x.failed, old.failed)", "x.failed"),
-    "effect": ("old.effect", "old.effect"),
-    "effect_seq": ("old.effect_seq", _NEXT_KEY),
-    "carried_from": ("coalesce(old.carried_from, old.id)", "NULL"),
-}
-
-
-@cache
-def _next_rows() -> str:
-    """Copies the rows of an epoch to a new one; a column added later is carried without being named here."""
-    names, values = [], []
-    for field in BlockExecution._meta.concrete_fields:
-        if field.primary_key or field.column is None:
-            continue
-        carried, again = _COLUMNS.get(field.column, (f"old.{field.column}", _fresh(field)))
-        names.append(field.column)
-        values.append(carried if carried == again else f"CASE WHEN x.again THEN {again} ELSE {carried} END")
-    return (
-        f"INSERT INTO executions_blockexecution ({', '.join(names)}) SELECT {', '.join(values)}"
-        " FROM executions_blockexecution old LEFT JOIN unnest(%(idxs)s::int[], %(todos)s::int[],"
-        " %(deads)s::int[], %(faileds)s::int[], %(agains)s::bool[]) AS x(idx, todo, dead, failed, again)"
-        " ON x.idx = old.idx WHERE old.execution_id = %(execution)s AND old.epoch = %(carried)s"
-        " AND (x.again IS NOT TRUE OR old.iteration = 0) ORDER BY old.idx, old.iteration"
-    )
-
-
-def _fresh(field: object) -> str:
-    default = getattr(field, "get_default", lambda: None)()
-    if default is None:
-        return "NULL"
-    return str(default) if isinstance(default, int) else "'" + str(default).replace("'", "''") + "'"
-
 
 def _begin(run: Run, found: RestartPlan, carried: int, *, reset: bool) -> None:
     """Write the next epoch's rows and put `run` into it; what is decided is opened by `advance`.
@@ -372,19 +312,8 @@ def _begin(run: Run, found: RestartPlan, carried: int, *, reset: bool) -> None:
     """
     RESTART.check(run.status, E.RUNNING)
     row = _next_epoch(run, found)
-    counters = [*found.reruns.values(), *found.joins.values()]
-    run.execute(
-        _next_rows(),
-        idxs=[*found.reruns, *found.joins],
-        todos=[c.todo for c in counters],
-        deads=[c.dead for c in counters],
-        faileds=[c.failed for c in counters],
-        agains=[True] * len(found.reruns) + [False] * len(found.joins),
-        reset=reset,
-        carried=carried,
-        next=row,
-        epochs=list(range(1, row)),
-    )
+    origin = carrying.Origin(run.facts.execution_id, carried)
+    carrying.copy(found, origin, execution_id=run.facts.execution_id, epoch=row, reset=reset)
     run.epoch = row
     run.status = E.RUNNING
     run.ends_as = ""
@@ -431,9 +360,11 @@ def _ready(run: Run) -> int:
 
 def _decided_approvals(execution_id: UUID, epoch: int) -> set[int]:
     """Blocks whose questions were answered by a person, in the rows that this epoch shows."""
-    shown = selectors.positions(Execution(pk=execution_id, epoch=epoch))
+    execution = Execution.objects.only("epoch", "forked_from").get(pk=execution_id)
+    execution.epoch = epoch
+    shown = selectors.positions(execution)
     return {
         shown[asked.block_pk]
-        for asked in human_history()(execution_id=execution_id)
+        for asked in selectors.questions(execution)
         if asked.approved is not None and asked.block_pk in shown
     }

@@ -59,10 +59,10 @@ def start(
     """
     execution_id = uuid.uuid4()
     workspace_id = version.template.workspace_id
-    place = None if simulation is not None else _place(version, input)
+    place = None if simulation is not None else place_of(version, input)
     with transaction.atomic():
-        _hold(version.pk)
-        _insert(
+        hold(version.pk)
+        insert(
             execution_id=execution_id,
             workspace_id=workspace_id,
             version_id=version.pk,
@@ -73,7 +73,7 @@ def start(
             place=place,
         )
         if business_key is not None:
-            _claim_key(execution_id, version.template_id, business_key)
+            claim_key(execution_id, version.template_id, business_key)
         audit.record(
             action="execution.start",
             by=by,
@@ -99,7 +99,12 @@ def start(
     )
 
 
-def _place(version: TemplateVersion, input: JSONObject) -> Asked | None:
+def place_of(version: TemplateVersion, input: JSONObject) -> Asked | None:
+    """The place of a concurrency key that a run needs, if its version asks for one.
+
+    Raises:
+        InvalidInput: the input gives no key.
+    """
     key = version_facts(version.pk).plan.run_key
     if key is None:
         return None
@@ -125,7 +130,7 @@ def asked(key: Key, input: JSONObject, workspace: JSONObject) -> Asked:
     return place_key(key.mapping.resolve({"input": input, "workspace": workspace})), key.limit, key.priority
 
 
-def _claim_key(execution_id: UUID, template_id: UUID, key: str) -> None:
+def claim_key(execution_id: UUID, template_id: UUID, key: str) -> None:
     try:
         with transaction.atomic():
             Execution.objects.filter(pk=execution_id).update(business_key=key, business_template=template_id)
@@ -145,7 +150,7 @@ def key_taken(template_id: UUID, key: str) -> BusinessKeyTaken:
     )
 
 
-def _hold(version_id: int) -> None:
+def hold(version_id: int) -> None:
     """Keep the version from being deleted until this start commits.
 
     Raises:
@@ -170,7 +175,7 @@ class Child:
     def insert(self, change: Change) -> UUID:
         """Unique per attempt of the parent's block, so a repeated settle starts no second child."""
         child_id = uuid.uuid4()
-        _insert(
+        insert(
             execution_id=child_id,
             workspace_id=self.parent.workspace_id,
             version_id=self.version_id,
@@ -215,7 +220,7 @@ def _cannot(code: str, message: str) -> Failure:
     return Failure(FailureKind.CONFIGURATION, code, message)
 
 
-def _insert(
+def insert(
     *,
     execution_id: UUID,
     workspace_id: UUID,
@@ -228,9 +233,12 @@ def _insert(
     depth: int = 0,
     durability: str | None = None,
     place: Asked | None = None,
+    with_blocks: bool = True,
 ) -> None:
+    """The run with its timer, its event and, unless somebody else writes them, its blocks."""
     plan = version_facts(version_id).plan
-    blocks = [planned.block for planned in plan.blocks]
+    planned_blocks = plan.blocks if with_blocks else ()
+    blocks = [planned.block for planned in planned_blocks]
     effects = ["pure"] * len(blocks) if simulation is not None else registry.effects(workspace_id, blocks)
     raw_cursor().execute(
         statements.START,
@@ -249,8 +257,8 @@ def _insert(
             "durability": durability or plan.durability,
             "timeout_ms": plan.timeout_ms,
             "block_ids": [block.block_id for block in blocks],
-            "todos": [len(planned.preds) for planned in plan.blocks],
-            "readies": [not planned.preds and not planned.special for planned in plan.blocks],
+            "todos": [len(planned.preds) for planned in planned_blocks],
+            "readies": [not planned.preds and not planned.special for planned in planned_blocks],
             "effects": effects,
             "timer": check_timer(execution_id),
             "payload": as_text({"status": "pending"}),

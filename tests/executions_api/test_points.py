@@ -120,3 +120,53 @@ def test_who_may_what(team: Team) -> None:
     assert post(team.operator, f"{uuid4()}/recovery-points").status_code == 404
     other = ended(team)
     assert post(team.operator, f"{other.pk}/recovery-points/{made}/restore").status_code == 404
+
+
+def test_a_fork_is_accepted_once_and_shows_where_it_began(team: Team) -> None:
+    execution = ended(team)
+    body = {"outputs": {"a": {"n": 2}}}
+    replies = [post(team.operator, f"{execution.pk}/fork", body, HTTP_IDEMPOTENCY_KEY="f") for _ in range(2)]
+    assert [reply.status_code for reply in replies] == [201, 201]
+    assert replies[0].json() == replies[1].json()
+    assert Execution.objects.count() == 2
+    found = replies[0].json()
+    assert found["status"] == "pending"
+    shown = client_of(team.viewer).get(f"{URL}/{found['executionId']}").json()
+    assert shown["forkedFrom"] == {
+        "executionId": str(execution.pk),
+        "epoch": 1,
+        "recoveryPointId": None,
+    }
+    assert shown["globalContext"] == {"a": {"n": 2}}
+    (block,) = [one for one in shown["blockExecutions"] if one["blockId"] == "a"]
+    assert block["edited"]["by"] == team.operator.username
+    output = f"{URL}/{found['executionId']}/blocks/a/output"
+    assert client_of(team.viewer).get(output).json() == {"n": 2}
+    assert client_of(team.viewer).get(f"{output}?original=true").json() == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "pointer"),
+    [
+        ({"outputs": {"zz": 1}}, 422, "/outputs/zz"),
+        ({"outputs": {"b": 1}}, 422, "/outputs/b"),
+        ({"outputs": [1]}, 400, "/outputs"),
+        ({"input": 7}, 400, "/input"),
+        ({"fromBlock": "zz"}, 400, "/fromBlock"),
+        ({"recoveryPointId": "x"}, 400, "/recoveryPointId"),
+        ({"recoveryPointId": 10**15}, 404, ""),
+    ],
+)
+def test_a_bad_fork_says_what_is_wrong(team: Team, body: Any, status: int, pointer: str) -> None:
+    reply = post(team.operator, f"{ended(team).pk}/fork", body)
+    assert reply.status_code == status, reply.content
+    assert pointer in str(reply.json())
+    assert Execution.objects.count() == 1
+
+
+def test_who_may_fork(team: Team) -> None:
+    execution = ended(team)
+    assert post(team.viewer, f"{execution.pk}/fork").status_code == 403
+    assert post(team.stranger, f"{execution.pk}/fork").status_code == 404
+    assert post(team.author, f"{execution.pk}/fork").status_code == 403
+    assert post(team.author, f"{execution.pk}/fork", {"simulation": {}}).status_code == 201

@@ -1,0 +1,113 @@
+"""The rows of one epoch copied to another: of the same execution by a restart, of a new one by a fork.
+
+Blocks that run again begin anew; the others are carried as they ended, and point to the row in which
+they did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from uuid import UUID
+
+from agentflow.workflow.restart import RestartPlan, Settled
+from executions.engine.run import raw_cursor
+from executions.models import BlockExecution
+from executions.states import SETTLED
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The epoch whose rows are copied."""
+
+    execution_id: UUID
+    epoch: int
+
+
+def settled_blocks(execution_id: UUID, epoch: int) -> dict[int, Settled]:
+    """How the blocks of an epoch ended, those that have."""
+    rows = BlockExecution.objects.filter(
+        execution=execution_id, epoch=epoch, iteration=0, status__in=SETTLED
+    ).order_by("idx")
+    return {
+        idx: Settled(status, reason, None if choice is None else tuple(choice))
+        for idx, status, reason, choice in rows.values_list("idx", "status", "reason", "choice")
+    }
+
+
+# The sequences that a block's effect has had, in all epochs: with the next one where it happened.
+_NEXT_KEY = (
+    "(SELECT max(CASE WHEN %(reset)s OR k.status = 'completed' THEN (SELECT max(i.effect_seq) + 1"
+    " FROM executions_blockexecution i WHERE i.execution_id = k.execution_id AND i.epoch = k.epoch"
+    " AND i.idx = k.idx) ELSE k.effect_seq END) FROM executions_blockexecution k"
+    " WHERE k.execution_id = %(execution)s AND k.epoch = ANY(%(epochs)s::int[]) AND k.idx = old.idx"
+    " AND k.iteration = 0)"
+)
+
+# Columns that are not simply the old row's where a block is carried, or new where it runs again.
+# The key of an effect changes only where one that happened is asked for again, or with a reset: an
+# effect whose outcome is unknown keeps it, so that the provider knows the call.  Items of a `forEach`
+# have keys of their own, above which the block's rises too.
+_COLUMNS: Mapping[str, tuple[str, str]] = {  # column -> (carried, runs again)
+    "execution_id": ("%(execution)s", "%(execution)s"),
+    "epoch": ("%(epoch)s", "%(epoch)s"),
+    "idx": ("old.idx", "old.idx"),
+    "iteration": ("old.iteration", "0"),
+    "block_id": ("old.block_id", "old.block_id"),
+    "status": ("old.status", "'blocked'"),
+    # A partial join may be carried though blocks before it run again: they will close its edges.
+    "todo": ("coalesce(x.todo, old.todo)", "x.todo"),
+    "dead": ("coalesce(x.dead, old.dead)", "x.dead"),
+    "failed": ("coalesce(x.failed, old.failed)", "x.failed"),
+    "effect": ("old.effect", "old.effect"),
+    "effect_seq": ("old.effect_seq", f"coalesce({_NEXT_KEY}, 0)"),
+    "carried_from": ("coalesce(old.carried_from, old.id)", "NULL"),
+}
+
+
+@cache
+def _next_rows() -> str:
+    """Copies the rows of an epoch to another; a column added later is carried without being named here."""
+    names, values = [], []
+    for field in BlockExecution._meta.concrete_fields:
+        if field.primary_key or field.column is None:
+            continue
+        carried, again = _COLUMNS.get(field.column, (f"old.{field.column}", _fresh(field)))
+        names.append(field.column)
+        values.append(carried if carried == again else f"CASE WHEN x.again THEN {again} ELSE {carried} END")
+    return (
+        f"INSERT INTO executions_blockexecution ({', '.join(names)}) SELECT {', '.join(values)}"
+        " FROM executions_blockexecution old LEFT JOIN unnest(%(idxs)s::int[], %(todos)s::int[],"
+        " %(deads)s::int[], %(faileds)s::int[], %(agains)s::bool[]) AS x(idx, todo, dead, failed, again)"
+        " ON x.idx = old.idx WHERE old.execution_id = %(source)s AND old.epoch = %(source_epoch)s"
+        " AND (x.again IS NOT TRUE OR old.iteration = 0) ORDER BY old.idx, old.iteration"
+    )
+
+
+def _fresh(field: object) -> str:
+    default = getattr(field, "get_default", lambda: None)()
+    if default is None:
+        return "NULL"
+    return str(default) if isinstance(default, int) else "'" + str(default).replace("'", "''") + "'"
+
+
+def copy(found: RestartPlan, origin: Origin, *, execution_id: UUID, epoch: int, reset: bool = False) -> None:
+    """Write the rows of an execution's new epoch."""
+    counters = [*found.reruns.values(), *found.joins.values()]
+    raw_cursor().execute(
+        _next_rows(),
+        {
+            "idxs": [*found.reruns, *found.joins],
+            "todos": [c.todo for c in counters],
+            "deads": [c.dead for c in counters],
+            "faileds": [c.failed for c in counters],
+            "agains": [True] * len(found.reruns) + [False] * len(found.joins),
+            "reset": reset,
+            "execution": execution_id,
+            "epoch": epoch,
+            "source": origin.execution_id,
+            "source_epoch": origin.epoch,
+            "epochs": list(range(1, epoch)),
+        },
+    )
