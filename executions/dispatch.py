@@ -19,11 +19,14 @@ import structlog
 from celery import chord, current_app, group
 from django.db import transaction
 
+from executions.engine.facts import workspace_of
+from executions.lanes import QUEUE, Lanes
 from executions.tallies import Tally, tallies
+
+__all__ = ["QUEUE", "Sender", "canary", "hint", "look_at", "on_commit_hint", "on_commit_look_at"]
 
 log = structlog.get_logger(__name__)
 
-QUEUE = "blocks"
 CONTROL = "control"
 CANARY_EXPIRES_S = 60
 _QUIET_S = 2.0  # after a failed publish nothing is tried for this long
@@ -86,14 +89,19 @@ class Sender:
 
 
 sender = Sender()
+lanes = Lanes()
 
 
-def hint(execution_id: UUID, walkers: int = 1) -> None:
-    """Ask for walkers.  Several are a chord whose body looks at the run once all of them are done."""
+def hint(execution_id: UUID, walkers: int = 1, *, workspace_id: UUID | None = None) -> None:
+    """Ask for walkers.  Several are a chord whose body looks at the run once all of them are done.
+
+    `workspace_id` is looked up among the runs that this process knows, where it is not given.
+    """
     if walkers <= 0:
         return
+    queue = lanes.queue(workspace_id or workspace_of(execution_id))
     one = current_app.signature(
-        "executions.tasks.run_branch", args=(str(execution_id), QUEUE), immutable=True, queue=QUEUE
+        "executions.tasks.run_branch", args=(str(execution_id), queue), immutable=True, queue=queue
     )
     if walkers == 1:
         sender.add(lambda: one.apply_async(retry=False, ignore_result=True))
@@ -138,8 +146,8 @@ def canary(queue: str) -> bool:
     )
 
 
-def on_commit_hint(execution_id: UUID, walkers: int = 1) -> None:
-    transaction.on_commit(lambda: hint(execution_id, walkers), robust=True)
+def on_commit_hint(execution_id: UUID, walkers: int = 1, *, workspace_id: UUID | None = None) -> None:
+    transaction.on_commit(lambda: hint(execution_id, walkers, workspace_id=workspace_id), robust=True)
 
 
 def on_commit_look_at(execution_id: UUID) -> None:

@@ -20,7 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from agentflow.conf import MB
 from agentflow.types import JSONObject
-from executions import dispatch, processes, tallies
+from executions import dispatch, lanes, processes, tallies
 from executions.ports import human_gate
 from executions.processes import Seen
 from executions.tallies import Tally
@@ -273,7 +273,9 @@ def _broker(probe_s: float, seen: list[Seen] | None) -> list[Finding]:
 def _depths() -> dict[str, int]:
     with current_app.connection_for_write() as broker:
         channel: Any = broker.default_channel
-        return {name: channel.queue_declare(queue=name).message_count for name in QUEUES}
+        depths = {name: channel.queue_declare(queue=name).message_count for name in (*QUEUES, *lanes.LANES)}
+    depths[lanes.QUEUE] += sum(depths.pop(lane) for lane in lanes.LANES)
+    return depths
 
 
 def _answered(queue: str, result: Any, until: float, began: float, depth: int, served: bool) -> Finding:

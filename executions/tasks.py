@@ -9,6 +9,7 @@ import structlog
 from celery import shared_task
 from celery.signals import celeryd_after_setup, task_received, worker_ready, worker_shutting_down
 
+from executions.lanes import LANES, QUEUE
 from executions.tallies import Tally, tallies
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _pulse: WorkerPulse | None = None
 
 @celeryd_after_setup.connect
 def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
-    """Consume a queue of one's own, beside the shared ones and through the same consumer."""
+    """Consume a queue of one's own, and the lanes, beside the named ones and through the same consumer."""
     from executions.processes import WorkerPulse, canary_queue, plan_statements_once
 
     plan_statements_once()
@@ -30,6 +31,9 @@ def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
     queues = instance.app.amqp.queues
     _pulse = WorkerPulse(queues=list(queues.consume_from), name=sender, threads=instance.concurrency)
     queues.select_add(canary_queue(_pulse.id))
+    if QUEUE in queues.consume_from:
+        for lane in LANES:
+            queues.select_add(queues.new_missing(lane))
 
 
 @worker_ready.connect

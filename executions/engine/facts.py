@@ -170,6 +170,12 @@ def facts_of(execution_id: UUID) -> Facts | None:
     return facts
 
 
+def workspace_of(execution_id: UUID) -> UUID | None:
+    """The workspace of a run that this process has worked on lately."""
+    found = _recent.get(execution_id)
+    return None if found is None else found.workspace_id
+
+
 def workspace_names(workspace_id: UUID, slug: str, name: str) -> JSONObject:
     """A workspace as expressions see it."""
     return {"id": str(workspace_id), "slug": slug, "name": name}

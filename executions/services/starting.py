@@ -88,7 +88,7 @@ def start(
                 **({"durability": durability} if durability is not None else {}),
             },
         )
-        dispatch.on_commit_hint(execution_id)
+        dispatch.on_commit_hint(execution_id, workspace_id=workspace_id)
     return Execution(
         pk=execution_id,
         workspace_id=workspace_id,
@@ -188,7 +188,7 @@ class Child:
             durability="strict" if self.parent.strict else None,  # else as its own template says
             place=self.place,
         )
-        dispatch.on_commit_hint(child_id)
+        dispatch.on_commit_hint(child_id, workspace_id=self.parent.workspace_id)
         return child_id
 
 
