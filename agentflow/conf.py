@@ -18,7 +18,8 @@ class Limits:
     block_id_chars: int = 200
     expression_bytes: int = 4 * KB
     expression_input_bytes: int = 256 * KB
-    output_bytes: int = 256 * KB
+    output_bytes: int = 256 * KB  # kept in the block's own row; larger ones are in blob storage
+    blob_bytes: int = 8 * MB  # the most that one output may have
     question_bytes: int = 64 * KB  # what one question to a person may show
     list_bytes: int = 8 * MB  # the outputs of all items of a `forEach` together
     inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON

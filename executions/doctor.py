@@ -19,6 +19,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
 from agentflow.conf import MB
+from agentflow.integrations import blobs as objects
 from agentflow.types import JSONObject
 from executions import dispatch, lanes, processes, tallies
 from executions.ports import human_gate
@@ -77,6 +78,7 @@ def examine(*, probe_s: float = PROBE_S) -> list[Finding]:
     return [
         *found,
         _try("storage", _storage),
+        _try("blob storage", _blobs),
         *_try_all("workers", lambda: _processes(processes.listed())),
         *_try_all("broker", lambda: _broker(probe_s, processes.listed())),
         _try("ready blocks", _ready),
@@ -176,6 +178,26 @@ def _storage() -> Finding:
         return Finding("storage", Verdict.PROBLEM, message, remedy, figures)
     verdict = Verdict.WARNING if free < DISK_LOW * total else Verdict.OK
     return Finding("storage", verdict, message, remedy if verdict is Verdict.WARNING else "", figures)
+
+
+def _blobs() -> Finding:
+    in_database, in_s3 = _row(
+        "SELECT coalesce(sum(bytes) FILTER (WHERE place = 'database'), 0)::bigint,"
+        " coalesce(sum(bytes) FILTER (WHERE place = 's3'), 0)::bigint FROM executions_blob WHERE NOT removed"
+    )
+    figures: JSONObject = {"databaseBytes": in_database, "s3Bytes": in_s3}
+    said = f"Large outputs: {_bytes(in_database)} in the database, {_bytes(in_s3)} in the object store."
+    store = objects.configured()
+    if store is None and in_s3:
+        remedy = "Set AGENTFLOW_S3_BUCKET and its keys again: those outputs cannot be read without it."
+        return Finding("blob storage", Verdict.PROBLEM, said, remedy, figures)
+    if store is not None:
+        try:
+            store.check()
+        except objects.BlobStoreError as error:
+            remedy = "See whether AGENTFLOW_S3_ENDPOINT, AGENTFLOW_S3_BUCKET and the keys are right."
+            return Finding("blob storage", Verdict.PROBLEM, f"{said} {error}", remedy, figures)
+    return Finding("blob storage", Verdict.OK, said, figures=figures)
 
 
 def _disk() -> tuple[int, int] | None:

@@ -147,6 +147,8 @@ class BlockExecution(models.Model):
     output = models.JSONField(null=True)
     # What a person put in place of `output`, which stays: {"output": ..., "by": "ann", "at": "..."}
     edit = models.JSONField(null=True)
+    input_blob = models.UUIDField(null=True)  # the `Blob` that has the value in place of the column
+    output_blob = models.UUIDField(null=True)
     error = models.JSONField(null=True)
     reason = models.TextField(blank=True, default="")  # why skipped, cancelled or waiting: a stable code
     choice = models.JSONField(null=True)  # indexes of the branches taken
@@ -162,6 +164,20 @@ class BlockExecution(models.Model):
             # make every state change a non-HOT update.
             models.UniqueConstraint(
                 fields=["execution", "epoch", "idx", "iteration"], name="one_row_per_block_and_iteration"
+            ),
+        ]
+        # Whether a value is still referred to.  Partial, and null stays null in nearly every update,
+        # which so stays HOT.
+        indexes = [
+            models.Index(
+                fields=["input_blob"],
+                condition=models.Q(input_blob__isnull=False),
+                name="block_by_input_blob",
+            ),
+            models.Index(
+                fields=["output_blob"],
+                condition=models.Q(output_blob__isnull=False),
+                name="block_by_output_blob",
             ),
         ]
 
@@ -207,11 +223,56 @@ class LateResult(models.Model):
     block = models.ForeignKey(BlockExecution, on_delete=models.CASCADE, related_name="late_results")
     attempt = models.PositiveIntegerField()
     output = models.JSONField(null=True)
+    output_blob = models.UUIDField(null=True)
     failure = models.JSONField(null=True)
     at = models.DateTimeField(db_default=Now())
 
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["output_blob"],
+                condition=models.Q(output_blob__isnull=False),
+                name="late_by_output_blob",
+            )
+        ]
+
     def __str__(self) -> str:
         return f"late result of attempt {self.attempt}"
+
+
+class BlobPlace(models.TextChoices):
+    DATABASE = "database"
+    S3 = "s3"
+
+
+class Blob(models.Model):
+    """A value too large for a block's row: its JSON text, once per workspace.
+
+    No foreign key leads here: rows name it by its id, and `blobs.tidy` removes what none names.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace_id = models.UUIDField()
+    sha256 = models.CharField(max_length=64)
+    bytes = models.PositiveIntegerField()
+    place = models.CharField(max_length=8, choices=BlobPlace.choices, default=BlobPlace.DATABASE)
+    data = models.BinaryField(null=True)  # where `place` is the database
+    stored = models.BooleanField(default=False)  # the bytes are where `place` says
+    removed = models.BooleanField(default=False)  # no new row may refer to it; it goes once its object has
+    touched_at = models.DateTimeField(db_default=Now())  # when a row was last about to refer to it
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["workspace_id", "sha256"],
+                condition=models.Q(removed=False),
+                name="one_blob_per_content",
+            )
+        ]
+        indexes = [models.Index(fields=["touched_at"], name="blob_by_age")]  # what may be tidied
+
+    def __str__(self) -> str:
+        return str(self.id)
 
 
 class TimerKind(models.TextChoices):

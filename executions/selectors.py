@@ -15,9 +15,9 @@ from uuid import UUID
 
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import connection, models
-from django.db.models import Case, Count, F, JSONField, Q, QuerySet, Sum, When, Window
+from django.db.models import Case, Count, F, JSONField, OuterRef, Q, QuerySet, Subquery, Sum, When, Window
 from django.db.models.fields.json import KeyTransform
-from django.db.models.functions import Cast
+from django.db.models.functions import Cast, Coalesce
 
 from agentflow.conf import LIMITS, MB
 from agentflow.errors import NotFound
@@ -27,7 +27,7 @@ from agentflow.events.store import Cursor
 from agentflow.governance.access import Principal
 from agentflow.types import JSONValue
 
-from .models import BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint
+from .models import Blob, BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint
 from .ports import HumanInteraction, human_history
 from .states import SETTLED, BlockStatus
 
@@ -152,6 +152,12 @@ class _Bytes(models.Func):
 
 def _size(field: str) -> models.Func:
     return _Bytes(Cast(field, models.TextField()))
+
+
+def _blob_bytes(field: str) -> Subquery:
+    return Subquery(
+        Blob.objects.filter(pk=OuterRef(field)).values("bytes"), output_field=models.BigIntegerField()
+    )
 
 
 class BlockRow(NamedTuple):
@@ -288,12 +294,20 @@ def _with_values(rows: QuerySet[BlockExecution]) -> QuerySet[BlockExecution]:
     rows = rows.annotate(
         given=Case(When(edit__isnull=False, then=KeyTransform("output", "edit")), default=F("output"))
     )
-    rows = rows.annotate(input_bytes=_size("input"), output_bytes=_size("given"))
+    rows = rows.annotate(
+        inline_input=_size("input"),
+        inline_output=_size("given"),
+        input_bytes=Coalesce("inline_input", _blob_bytes("input_blob")),
+        output_bytes=Case(
+            When(edit__isnull=False, then=F("inline_output")),
+            default=Coalesce("inline_output", _blob_bytes("output_blob")),
+        ),
+    )
     # Counted in the order of the plan: the first values of a huge execution are shown, the rest by reference.
     order = [F("idx").asc(), F("iteration").asc()]
     rows = rows.annotate(
-        input_so_far=Window(Sum("input_bytes"), order_by=order),
-        output_so_far=Window(Sum("output_bytes"), order_by=order),
+        input_so_far=Window(Sum("inline_input"), order_by=order),
+        output_so_far=Window(Sum("inline_output"), order_by=order),
     )
     return rows.annotate(
         **{
@@ -301,7 +315,7 @@ def _with_values(rows: QuerySet[BlockExecution]) -> QuerySet[BlockExecution]:
                 When(
                     Q(
                         **{
-                            f"{name}_bytes__lte": LIMITS.inline_value_bytes,
+                            f"inline_{name}__lte": LIMITS.inline_value_bytes,
                             f"{name}_so_far__lte": INLINE_VALUES_BYTES,
                         }
                     ),

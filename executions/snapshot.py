@@ -8,7 +8,7 @@ given by reference: `{"$ref": "/api/v1/executions/.../blocks/fetch/output", "byt
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from agentflow.conf import LIMITS
 from agentflow.events.store import Cursor
 from agentflow.types import JSONObject, JSONValue
 
-from . import facts, selectors
+from . import blobs, facts, selectors
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import BlockExecution, Execution, RecoveryPoint
 from .selectors import BlockRow, Progress
@@ -206,7 +206,9 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
     row = row_of(found)
     asked = interactions(execution, [found.pk]).get(found.pk, [])
     shown = block(execution, row, known, asked)
-    from_dependencies = found.input is None and found.attempt > 0
+    late_results = list(selectors.late_results(found))
+    sizes = blobs.sizes(late.output_blob for late in late_results)
+    from_dependencies = _from_dependencies(found)
     if from_dependencies:
         shown["input"] = dependency_outputs(execution, known)
     return {
@@ -231,9 +233,9 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
                 "at": late.at,
                 "error": late.failure,
                 # No address of its own: a big one is cut to its size, as it has no effect anyway.
-                "output": late.output if _fits(late.output) else {"bytes": json_bytes(late.output)},
+                "output": _sized(late.output, late.output_blob, sizes),
             }
-            for late in selectors.late_results(found)
+            for late in late_results
         ],
     }
 
@@ -241,35 +243,52 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
 def _original(execution: Execution, found: BlockExecution) -> JSONValue:
     """What an edited block gave itself."""
     url = f"{block_address(execution, row_of(found))}/output?original=true"
-    return _inline(found.output, url + (f"&epoch={execution.epoch}" if execution.past else ""))
+    url += f"&epoch={execution.epoch}" if execution.past else ""
+    if found.output_blob is not None:
+        return {"$ref": url, "bytes": blobs.sizes([found.output_blob]).get(found.output_blob, 0)}
+    return _inline(found.output, url)
 
 
-def item(found: BlockExecution) -> JSONObject:
-    """One item of a `forEach`; values that are too large are given by their size."""
+def items(rows: Sequence[BlockExecution]) -> list[JSONObject]:
+    """Items of a `forEach`; values that are too large are given by their size."""
+    sizes = blobs.sizes(row.output_blob for row in rows)
+    return [_item(row, sizes) for row in rows]
 
-    def small(value: JSONValue) -> JSONValue:
-        return value if _fits(value) else {"bytes": json_bytes(value)}
 
+def _item(found: BlockExecution, sizes: Mapping[UUID, int]) -> JSONObject:
     return {
         "blockExecutionId": found.pk,
         "index": found.iteration - 1,
-        "item": small(found.item),
+        "item": _sized(found.item),
         "status": found.status,
         "reason": found.reason or None,
         "attempt": found.attempt,
         "startedAt": found.started_at,
         "completedAt": found.completed_at,
-        "output": small(found.output),
+        "output": _sized(found.output, found.output_blob, sizes),
         "error": found.error,
     }
 
 
+def _sized(value: JSONValue, blob: UUID | None = None, sizes: Mapping[UUID, int] | None = None) -> JSONValue:
+    if blob is not None:
+        return {"bytes": (sizes or {}).get(blob, 0)}
+    return value if _fits(value) else {"bytes": json_bytes(value)}
+
+
+def _from_dependencies(found: BlockExecution) -> bool:
+    return found.input is None and found.input_blob is None and found.attempt > 0
+
+
 def row_of(found: BlockExecution) -> BlockRow:
     """The row of one block that was fetched whole."""
-    input_bytes = None if found.input is None else json_bytes(found.input)
-    output = found.shown_output
-    output_bytes = None if output is None else json_bytes(output)
-    edit = found.edit or {}
+    output, edit = found.shown_output, found.edit or {}
+    output_blob = None if edit else found.output_blob
+    sizes = blobs.sizes([found.input_blob, output_blob])
+
+    def size(value: JSONValue, blob: UUID | None) -> int | None:
+        return (None if value is None else json_bytes(value)) if blob is None else sizes.get(blob, 0)
+
     return BlockRow(
         pk=found.pk,
         block_id=found.block_id,
@@ -285,9 +304,9 @@ def row_of(found: BlockExecution) -> BlockRow:
         choice=found.choice,
         error=found.error,
         input=found.input if _fits(found.input) else None,
-        input_bytes=input_bytes,
+        input_bytes=size(found.input, found.input_blob),
         output=output if _fits(output) else None,
-        output_bytes=output_bytes,
+        output_bytes=size(output, output_blob),
         edited_by=edit.get("by"),
         edited_at=edit.get("at"),
         edit_reason=edit.get("reason"),
@@ -296,7 +315,7 @@ def row_of(found: BlockExecution) -> BlockRow:
 
 def block_input(execution: Execution, found: BlockExecution) -> JSONValue:
     """What a block was given to work on, in full; outputs it depends on by reference where they are big."""
-    if found.input is None and found.attempt > 0:
+    if _from_dependencies(found):
         known = _facts(execution).get(found.block_id, NOTHING_KNOWN)
         return dependency_outputs(execution, known)
     return found.input

@@ -59,7 +59,17 @@ def big(input: JSONValue, configuration: JSONObject) -> JSONValue:
     return "x" * 250_000
 
 
+given: dict[str, list[JSONValue]] = {}  # what `give` gives, by name, one after the other; the last again
+
+
+def give(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """What the test has laid down under `configuration.name`."""
+    values = given[configuration["name"]]
+    return values.pop(0) if len(values) > 1 else values[0]
+
+
 AGENTS = {
+    "test.give": {"function": "tests.builtins.give", "effect": "pure"},
     "test.big": {"function": "tests.builtins.big", "effect": "pure"},
     "test.odd": {"function": "tests.builtins.odd", "effect": "pure"},
     "test.count": {"function": "tests.builtins.count", "effect": "pure"},

@@ -80,6 +80,7 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Completed:
     output: JSONValue
+    bytes: int = 0  # as JSON, once it has been cleaned
 
 
 @dataclass(frozen=True, slots=True)

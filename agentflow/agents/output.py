@@ -27,8 +27,13 @@ MESSAGE_CHARS = 2000
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def clean_json(value: Any, *, max_bytes: int = LIMITS.output_bytes) -> JSONValue:
-    """The value as PostgreSQL will give it back: NUL and lone surrogates become U+FFFD.
+def clean_json(value: Any, *, max_bytes: int = LIMITS.blob_bytes) -> JSONValue:
+    """As `measured`, without the size."""
+    return measured(value, max_bytes=max_bytes)[0]
+
+
+def measured(value: Any, *, max_bytes: int = LIMITS.blob_bytes) -> tuple[JSONValue, int]:
+    """The value as PostgreSQL will give it back, and its bytes: NUL and lone surrogates become U+FFFD.
 
     Raises:
         BadOutput: no JSON (NaN and Infinity among it), too deep, or too large.  Never worth a retry.
@@ -44,11 +49,11 @@ def clean_json(value: Any, *, max_bytes: int = LIMITS.output_bytes) -> JSONValue
     try:
         encoded_bytes = len(text.encode())
     except UnicodeEncodeError:
-        return clean_json(_replaced(json.loads(text)), max_bytes=max_bytes)
+        return measured(_replaced(json.loads(text)), max_bytes=max_bytes)
     if encoded_bytes > max_bytes:
         raise _too_large(max_bytes)
     cleaned = json.loads(text)  # tuples and number keys as they will be after a trip through the database
-    return _replaced(cleaned) if "\\u0000" in text else cleaned
+    return (_replaced(cleaned) if "\\u0000" in text else cleaned), encoded_bytes
 
 
 def storable(failure: Failure) -> Failure:

@@ -25,6 +25,7 @@ from agentflow.conf import LIMITS
 from agentflow.types import JSONValue
 
 from .definition import closest
+from .large import Large
 from .syntax import MACROS, ExpressionError, Node, read, split_text
 
 __all__ = ["NAMES", "Expression", "ExpressionError", "Mapping", "compile_expression", "compile_mapping"]
@@ -72,14 +73,21 @@ class Expression:
     _program: cel.Program = dataclass_field(repr=False, compare=False)
     _nodes: int = dataclass_field(repr=False, compare=False)
     _has_macro: bool = dataclass_field(repr=False, compare=False)
+    _whole: str | None = dataclass_field(repr=False, compare=False)  # it is this block's output and no more
 
     def evaluate(self, scope: Scope) -> JSONValue:
         """The value in this scope: `{"input": ..., "blocks": {id: {"output": ..., "status": ...}}}`.
+
+        A large output is handed on as it is where the expression is that output and no more.
 
         Raises:
             ExpressionError: a value is missing or of the wrong type, the result is no JSON, or the
                 evaluation would be too large.
         """
+        if self._whole is not None:
+            output = scope.get("blocks", {}).get(self._whole, {}).get("output")
+            if isinstance(output, Large):
+                return output
         found = self._referenced(scope)
         weight = _weigh(found)[0]
         if self._has_macro or self._nodes * weight > COST_LIMIT:
@@ -146,7 +154,18 @@ def _compile(text: str, allowed: frozenset[str]) -> Expression:
         _program=program,
         _nodes=survey.nodes,
         _has_macro=bool(survey.variables),
+        _whole=_whole_output(tree),
     )
+
+
+def _whole_output(tree: Node) -> str | None:
+    """The block of an expression that is `blocks.x.output`, or `blocks["x"].output`."""
+    if tree.kind != "select" or tree.value != "output":
+        return None
+    block = tree.parts[0]
+    if block.kind not in ("select", "index") or not _is_blocks(block.parts[0], ()):
+        return None
+    return str(block.value if block.kind == "select" else block.parts[1].value)
 
 
 class _Survey:
@@ -295,6 +314,8 @@ def _weigh(found: Any) -> tuple[int, int, int]:
                 longest = max(longest, len(value))
                 todo.append(iter(value))
                 break
+            elif kind is Large:
+                size += LIMITS.blob_bytes
             else:
                 size += 4
             if size > LIMITS.expression_input_bytes:
@@ -559,7 +580,12 @@ def _resolver(value: JSONValue, names: frozenset[str], used: list[Expression], d
 def _text_resolver(parts: list[Expression | str]) -> _Resolver:
     if len(parts) == 1 and isinstance(parts[0], Expression):
         only = parts[0]
-        return lambda scope, budget: budget.spend(only.evaluate(scope))
+
+        def whole(scope: Scope, budget: _Budget) -> JSONValue:
+            value = only.evaluate(scope)
+            return value if isinstance(value, Large) else budget.spend(value)
+
+        return whole
 
     def written(scope: Scope, budget: _Budget) -> str:
         return "".join(

@@ -305,6 +305,20 @@ AGENTFLOW_BUILTIN_AGENTS: dict[str, dict[str, Any]] = {
     # No word on speed: `n` decides whether this takes a microsecond or a second.
     "builtin.fib": {"function": "agentflow.agents.builtin.fib", "effect": "pure"},
 }
+# Outputs above 256 KB: in PostgreSQL, or in a bucket of an S3-compatible server.
+AGENTFLOW_BLOB_STORE = env.text("AGENTFLOW_BLOB_STORE", "database")
+AGENTFLOW_S3_ENDPOINT = env.text("AGENTFLOW_S3_ENDPOINT", "")
+AGENTFLOW_S3_REGION = env.text("AGENTFLOW_S3_REGION", "")
+AGENTFLOW_S3_BUCKET = env.text("AGENTFLOW_S3_BUCKET", "")
+AGENTFLOW_S3_PREFIX = env.text("AGENTFLOW_S3_PREFIX", "")
+AGENTFLOW_S3_ACCESS_KEY = env.text("AGENTFLOW_S3_ACCESS_KEY", "")
+AGENTFLOW_S3_SECRET_KEY = env.text("AGENTFLOW_S3_SECRET_KEY", "")
+if AGENTFLOW_BLOB_STORE not in {"database", "s3"}:
+    raise env.BadEnvironment(f"AGENTFLOW_BLOB_STORE must be database or s3, not {AGENTFLOW_BLOB_STORE!r}")
+if AGENTFLOW_BLOB_STORE == "s3" and not AGENTFLOW_S3_BUCKET:
+    raise env.BadEnvironment("AGENTFLOW_S3_BUCKET is not set; AGENTFLOW_BLOB_STORE=s3 needs it")
+if bool(AGENTFLOW_S3_ACCESS_KEY) != bool(AGENTFLOW_S3_SECRET_KEY):
+    raise env.BadEnvironment("AGENTFLOW_S3_ACCESS_KEY and AGENTFLOW_S3_SECRET_KEY go together")
 AGENTFLOW_SANDBOX = env.text("AGENTFLOW_SANDBOX", "auto")
 AGENTFLOW_LLM_BASE_URL = env.text("AGENTFLOW_LLM_BASE_URL", "")
 AGENTFLOW_LLM_API_KEY = env.text("AGENTFLOW_LLM_API_KEY", "")

@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from agentflow.api.idempotency import idempotent
+from agentflow.conf import LIMITS
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
@@ -95,6 +96,8 @@ class SkipBlockView(_RepairView):
 
 
 class CompleteBlockView(_RepairView):
+    max_body_bytes = LIMITS.template_body_bytes  # an output may have half of it, and is counted by itself
+
     @extend_schema(
         operation_id="executions_block_complete",
         request=serializers.CompleteSerializer,

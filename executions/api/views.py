@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 from uuid import UUID
 
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -14,14 +16,16 @@ from rest_framework.views import APIView
 from agentflow.api import paging
 from agentflow.api.idempotency import idempotent
 from agentflow.api.paging import BadParameter
+from agentflow.errors import Unavailable
 from agentflow.events.models import Event, Level
 from agentflow.events.store import Cursor
 from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
+from agentflow.workflow.large import LargeUnavailable
 
-from .. import explain, narration, planning, selectors, snapshot
+from .. import blobs, explain, narration, planning, selectors, snapshot
 from ..models import Execution
 from ..services import admission, control
 from ..states import BlockStatus, ExecutionStatus
@@ -57,6 +61,13 @@ LIST_FILTERS = [
 FIELDS = _query("fields", str, "Only these fields of the answer, with commas.", enum=None, many=True)
 EPOCH = _query("epoch", int, "The blocks as they were in an earlier epoch, from 1; the latest without.")
 LEVELS = {level.name.lower(): level for level in Level}
+
+
+class ValueUnavailable(Unavailable):
+    """Blob storage does not give the value just now."""
+
+    code = "value_unavailable"
+    remedy = "Try again; if it lasts, `manage.py doctor` says whether the storage answers."
 
 
 class ExecutionAPIView(APIView):
@@ -202,18 +213,18 @@ class BlockItemsView(ExecutionAPIView):
         execution = _in_epoch(request, self.execution(execution_id))
         rows = selectors.items(selectors.find_block(execution, block_id), statuses=statuses)
         shown, total = page.of(rows)
-        return Response({"items": [snapshot.item(row) for row in shown], "total": total})
+        return Response({"items": snapshot.items(list(shown)), "total": total})
 
 
 class BlockInputView(ExecutionAPIView):
     @extend_schema(
         operation_id="executions_block_input", parameters=[EPOCH], responses={200: OpenApiTypes.ANY}
     )
-    def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
+    def get(self, request: Request, execution_id: UUID, block_id: str) -> HttpResponseBase:
         """Get what a block was given to work on."""
         execution = _in_epoch(request, self.execution(execution_id))
         block = selectors.find_block(execution, block_id)
-        return Response(snapshot.block_input(execution, block))
+        return _large(block.input_blob) or Response(snapshot.block_input(execution, block))
 
 
 class BlockOutputView(ExecutionAPIView):
@@ -222,11 +233,13 @@ class BlockOutputView(ExecutionAPIView):
         parameters=[_query("original", bool, "What the block gave itself, where somebody edited it."), EPOCH],
         responses={200: OpenApiTypes.ANY},
     )
-    def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
+    def get(self, request: Request, execution_id: UUID, block_id: str) -> HttpResponseBase:
         """Get a block's output in full; null while there is none."""
         execution = _in_epoch(request, self.execution(execution_id))
         block = selectors.find_block(execution, block_id)
-        return Response(block.output if paging.boolean(request, "original") else block.shown_output)
+        if block.edit is not None and not paging.boolean(request, "original"):
+            return Response(block.shown_output)
+        return _large(block.output_blob) or Response(block.output)
 
 
 class LogsView(ExecutionAPIView):
@@ -381,6 +394,16 @@ def _in_epoch(request: Request, execution: Execution) -> Execution:
 def _fields(request: Request) -> tuple[str, ...]:
     chosen = _choices(request, "fields", list(snapshot.DETAIL_FIELDS))
     return tuple(chosen) or snapshot.DETAIL_FIELDS
+
+
+def _large(blob: UUID | None) -> HttpResponseBase | None:
+    """A value from blob storage as it is kept, without being read as JSON; None: there is no such value."""
+    if blob is None:
+        return None
+    try:
+        return HttpResponse(blobs.read(blob), content_type="application/json")
+    except LargeUnavailable as error:
+        raise ValueUnavailable(str(error)) from error
 
 
 def _entry(event: Event) -> JSONObject:

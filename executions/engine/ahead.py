@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection
 
+from agentflow.workflow.large import Large
 from agentflow.workflow.plan import PlanBlock
 from executions.states import BlockStatus as B
 
@@ -23,7 +24,13 @@ AHEAD = 0  # the primary key in a claim or change of a block that is done ahead
 
 def is_plain(facts: Facts, change: Change) -> bool:
     """Completed, with nothing to do but to close the edges behind it."""
-    return change.status is B.COMPLETED and not change.iteration and not facts.plan[change.idx].routes
+    return (
+        change.status is B.COMPLETED
+        and not change.iteration
+        and not facts.plan[change.idx].routes
+        and type(change.output) is not Large
+        and type(change.input) is not Large
+    )
 
 
 class Ahead:

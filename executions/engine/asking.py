@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.large import noted
 from agentflow.workflow.plan import PlanBlock
 from executions.ports import HumanAsk
 
@@ -69,7 +70,7 @@ def _bounded(facts: JSONObject) -> JSONObject:
     """What is shown stays small: a value that is too large is named instead."""
     left = LIMITS.question_bytes
     shown: JSONObject = {}
-    for name, value in facts.items():
+    for name, value in noted(facts).items():
         size = len(as_text(value) or "") + len(name)
         if size > left:
             value = f"Too large to show here ({size} characters): see the step that gave it."

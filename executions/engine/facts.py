@@ -15,6 +15,7 @@ from django.db.models import OuterRef
 
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import parse
+from agentflow.workflow.large import NOTE, Large
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.models import BlockExecution, Durability, Execution
 from templates_app.models import TemplateVersion
@@ -182,9 +183,21 @@ def workspace_names(workspace_id: UUID, slug: str, name: str) -> JSONObject:
 
 
 def as_json(value: JSONValue) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """JSON text; where a large value is only mentioned, in evidence say, a note stands for it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_note)
+
+
+def _note(value: object) -> str:
+    if isinstance(value, Large):
+        return NOTE
+    raise TypeError(f"{type(value).__name__} is no JSON.")
 
 
 def as_text(value: JSONValue) -> str | None:
-    """JSON as a statement's parameter; None stays SQL's NULL."""
-    return None if value is None else as_json(value)
+    """JSON as a statement's parameter; None stays SQL's NULL, and so is what `blob_of` names."""
+    return None if value is None or type(value) is Large else as_json(value)
+
+
+def blob_of(value: JSONValue) -> UUID | None:
+    """What a row refers to in place of a value that is large."""
+    return value.key if type(value) is Large else None

@@ -6,10 +6,15 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import structlog
+
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject
 from agentflow.workflow.definition import ForEach
+from agentflow.workflow.large import LargeUnavailable
 from agentflow.workflow.plan import PlanBlock
+from executions import blobs
+from executions.blobs import TooLarge
 from executions.states import BlockStatus as B
 
 from . import asking, statements
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
     from .run import Run
 
 ENOUGH = "enough_items"  # why items are cancelled that `atLeast` does not need
+
+
+log = structlog.get_logger(__name__)
 
 
 class Items:
@@ -60,7 +68,24 @@ class Items:
             pk, left, status = row
             planned = self._run.facts.plan[idx]
             if status == B.WAITING_EXTERNAL and (left == 0 or self._enough(planned)):
-                changes.append(self._done(pk, planned))
+                changes += self._try_done(pk, planned)
+        return self._settle(changes)
+
+    def finish(self, planned: PlanBlock) -> list[Change]:
+        """Settle a block whose items have all settled, where that had to be left undone."""
+        found = self._run.execute(statements.ITEMS_DONE, idx=planned.idx).fetchall()
+        return self._settle([change for (pk,) in found for change in self._try_done(pk, planned)])
+
+    def _try_done(self, pk: int, planned: PlanBlock) -> list[Change]:
+        """Nothing where an item's large output cannot be read just now: the clock looks again."""
+        try:
+            return [self._done(pk, planned)]
+        except LargeUnavailable as error:
+            log.warning("items_left_undone", block=planned.block_id, error=str(error))
+            self._run.leave_unread()
+            return []
+
+    def _settle(self, changes: list[Change]) -> list[Change]:
         moved = self._run.move(changes, B.WAITING_EXTERNAL)
         done = [change for change in changes if change.pk in moved]
         early = [change.idx for change in done if _each(self._run.facts.plan[change.idx]).at_least]
@@ -100,13 +125,16 @@ class Items:
         """The outputs in the order of the items; one that did not complete leaves null."""
         rows = self._run.execute(statements.ITEM_RESULTS, idx=planned.idx).fetchall()
         change = Change(pk=pk, idx=planned.idx, status=B.FAILED)
-        if sum(len(output or "") for _, output in rows) > LIMITS.list_bytes:
-            said = f"The outputs of the {len(rows)} items have more than {LIMITS.list_bytes} bytes together."
-            return _failed(change, "output_too_large", said)
-        outputs = [loads(output) for _, output in rows]
+        too_large = f"The outputs of the {len(rows)} items have more than {LIMITS.list_bytes} bytes together."
+        if sum(len(output or "") for _, output, _ in rows) > LIMITS.list_bytes:
+            return _failed(change, "output_too_large", too_large)
+        try:
+            outputs = self._run.opener.keep([blobs.of_row(output, blob) for _, output, blob in rows])
+        except TooLarge:
+            return _failed(change, "output_too_large", too_large)
         wanted = min(_each(planned).at_least or 0, len(rows))
-        completed = sum(status == B.COMPLETED for status, _ in rows)
-        failed = sum(status == B.FAILED for status, _ in rows)
+        completed = sum(status == B.COMPLETED for status, *_ in rows)
+        failed = sum(status == B.FAILED for status, *_ in rows)
         if completed < wanted or (failed and not wanted):
             said = f"{failed} of {len(rows)} items failed."
             if wanted:

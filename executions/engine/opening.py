@@ -17,9 +17,11 @@ from agentflow.workflow.conditions import holds
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.keys import key_text
+from agentflow.workflow.large import LargeUnavailable
 from agentflow.workflow.moments import as_moment
 from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import Reason, Undecided, skip_reason
+from executions.blobs import TooLarge, filled
 from executions.ports import HumanAsk
 from executions.states import BlockStatus as B
 
@@ -60,18 +62,21 @@ class Answered:
 
 
 class Opener:
-    """`outputs` reads settled blocks, `seconds_until` the database's clock; `asks` collects questions."""
+    """`outputs` reads settled blocks, `keep` puts large values away, `seconds_until` is by the database's
+    clock; `asks` collects questions."""
 
     def __init__(
         self,
         facts: Facts,
         *,
         outputs: Callable[[Iterable[int]], SettledBlocks],
+        keep: Callable[[JSONValue], JSONValue],
         seconds_until: Callable[[datetime], float],
         asks: list[HumanAsk],
     ) -> None:
         self._facts = facts
         self._outputs = outputs
+        self.keep = keep
         self._seconds_until = seconds_until
         self._asks = asks
 
@@ -150,9 +155,8 @@ class Opener:
             if planned.items is not None:
                 return self._expand(planned, change, names)
             return self._ask_or_go(planned, change, names)
-        except ExpressionError as error:
-            failure = Failure(FailureKind.CONFIGURATION, error.code, str(error))
-            return ask_fix(change, failure)
+        except (ExpressionError, LargeUnavailable) as error:
+            return ask_fix(change, _why_not(error))
 
     def item(self, pk: int, idx: int, iteration: int, item: JSONValue) -> Change:
         """One item of a `forEach` may begin: its person first, then its agent."""
@@ -160,8 +164,8 @@ class Opener:
         change = Change(pk=pk, idx=idx, iteration=iteration, status=B.READY)
         try:
             return self._ask_or_go(planned, change, {"item": item, "index": iteration - 1})
-        except ExpressionError as error:
-            return ask_fix(change, Failure(FailureKind.CONFIGURATION, error.code, str(error)))
+        except (ExpressionError, LargeUnavailable) as error:
+            return ask_fix(change, _why_not(error))
 
     def _ask_or_go(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
         if planned.human is not None:
@@ -180,7 +184,7 @@ class Opener:
     def _expand(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
         """The items of a `forEach`: a row for each, or nothing to do for none."""
         assert planned.items is not None
-        items = planned.items.evaluate({**self._scope(planned.items.block_refs), **names})
+        items = filled(planned.items.evaluate({**self._scope(planned.items.block_refs), **names}))
         if not isinstance(items, list):
             raise ExpressionError("not_a_list", f"forEach.items gives {items!r:.100}, which is no list.")
         if len(items) > LIMITS.items_per_block:
@@ -292,9 +296,23 @@ class Opener:
         return replace(change, status=B.FAILED, reason="failed_by_hand", error=error)
 
     def complete(self, planned: PlanBlock, change: Change, output: JSONValue) -> Change:
-        """Completed with this output, and the branches that its conditions choose."""
+        """Completed with this output, and the branches that its conditions choose.
+
+        Raises:
+            LargeUnavailable: it is made of a large value that cannot be read.
+        """
+        try:
+            output = self.keep(output)
+        except TooLarge as error:
+            return replace(change, status=B.FAILED, reason=error.code, error=error.failure.as_json())
         refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
         return completed(planned, change, output, scope=lambda: self._scope(refs))
+
+
+def _why_not(error: ExpressionError | LargeUnavailable) -> Failure:
+    if isinstance(error, LargeUnavailable):
+        return Failure(FailureKind.TRANSIENT, "output_unavailable", str(error))
+    return Failure(FailureKind.CONFIGURATION, error.code, str(error))
 
 
 def correlation_text(value: JSONValue) -> str:

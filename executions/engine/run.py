@@ -30,7 +30,7 @@ from agentflow.workflow.settlement import (
     close_skipped,
     uncaught,
 )
-from executions import dispatch
+from executions import blobs, dispatch
 from executions.models import PointKind
 from executions.ports import HumanAsk, human_gate
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
@@ -38,12 +38,14 @@ from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import asking, points, statements
-from .facts import Facts, as_text
+from .facts import Facts, as_text, blob_of
 from .items import Items
 from .judging import Change
 from .opening import Answered, Decided, Opener, SettledBlocks
 from .places import Places
 from .rows import loads
+
+UNREAD_S = 5.0
 
 
 def check_timer(execution_id: UUID) -> str:
@@ -63,13 +65,16 @@ class Run:
         self.ends_as: str = gate[4]
         self.known: SettledBlocks = {}
         self.asks: list[HumanAsk] = []
-        self.opener = Opener(facts, outputs=self.outputs, seconds_until=self._seconds_until, asks=self.asks)
+        self.opener = Opener(
+            facts, outputs=self.outputs, keep=self._keep, seconds_until=self._seconds_until, asks=self.asks
+        )
         self._items = Items(self)
         self.places = Places(self)
         self._sinks_closed = 0
         self._blocks_failed = 0
         self.children_to_check: list[UUID] = []
         self._point: tuple[PointKind, str, int | None] | None = None
+        self.left_unread = False  # a large value could not be read: what needs it waits
 
     # -- statements -----------------------------------------------------------
 
@@ -84,10 +89,13 @@ class Run:
         wanted = set(idxs)
         missing = [idx for idx in wanted if idx not in self.known]
         if missing:
-            for idx, status, output in self.execute(statements.OUTPUTS, idxs=missing):
+            for idx, status, output, blob in self.execute(statements.OUTPUTS, idxs=missing):
                 if B(status) in SETTLED:
-                    self.known[idx] = {"output": loads(output), "status": status}
+                    self.known[idx] = {"output": blobs.of_row(output, blob), "status": status}
         return {idx: self.known[idx] for idx in wanted if idx in self.known}
+
+    def _keep(self, output: JSONValue) -> JSONValue:
+        return blobs.kept(output, workspace_id=self.facts.workspace_id, locked=True)
 
     def answered(self, block: Answered, *, kind: str, approved: bool, response: JSONValue) -> Change:
         """As `Opener.answered`."""
@@ -120,8 +128,8 @@ class Run:
             return
         rows = self.execute(statements.UNDECIDED, partial=list(self.facts.plan.partial)).fetchall()
         self.open([Decided(*row) for row in rows])
-        for idx in self.facts.plan.fans:  # items that a pause held back
-            accepted = self._items.next(self.facts.plan[idx])
+        for idx in self.facts.plan.fans:  # items that a pause held back, or whose outputs nobody could read
+            accepted = self._items.next(self.facts.plan[idx]) + self._items.finish(self.facts.plan[idx])
             while accepted:
                 accepted = self._follow(accepted)
 
@@ -242,6 +250,8 @@ class Run:
             afresh=[c.afresh for c in changes],
             again=[c.again for c in changes],
             items=[None if c.items is None else len(c.items) for c in changes],
+            output_blobs=[blob_of(c.output) for c in changes],
+            input_blobs=[blob_of(c.input) for c in changes],
             leaving=[str(leaving)],
         )
         return {pk for pk, _ in rows}
@@ -329,6 +339,11 @@ class Run:
             self.execute(statements.LOOK_AGAIN, timer=check_timer(child), seconds=0)
             dispatch.on_commit_look_at(child)
         self.places.leave()  # takes locks of its own: nothing that locks may follow
+
+    def leave_unread(self) -> None:
+        """Let what needs a large value wait until blob storage gives it."""
+        self.left_unread = True
+        self.look_again(UNREAD_S)
 
     def look_again(self, seconds: float) -> None:
         self.execute(statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=seconds)

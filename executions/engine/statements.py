@@ -30,6 +30,7 @@ WITH x AS (
 held AS (
   UPDATE executions_blockexecution b
   SET status = 'completed', output = x.output::jsonb, input = x.input::jsonb, error = NULL, reason = '',
+      output_blob = NULL, input_blob = NULL,
       lease_owner = NULL, lease_expires_at = NULL,
       completed_at = greatest(statement_timestamp() - x.ended * interval '1 second', b.started_at)
   FROM x WHERE b.id = x.pk AND b.status = 'running' AND b.attempt = x.attempt
@@ -148,12 +149,15 @@ MOVE = """
 WITH x AS (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[], %(outputs)s::text[],
       %(inputs)s::text[], %(errors)s::text[], %(reasons)s::text[], %(choices)s::text[], %(delays)s::float8[],
-      %(endings)s::text[], %(agents)s::text[], %(afresh)s::bool[], %(again)s::bool[], %(items)s::int[])
+      %(endings)s::text[], %(agents)s::text[], %(afresh)s::bool[], %(again)s::bool[], %(items)s::int[],
+      %(output_blobs)s::uuid[], %(input_blobs)s::uuid[])
     AS x(id, attempt, status, output, input, error, reason, choice, delay, ended, agent, afresh, again,
-         items)),
+         items, output_blob, input_blob)),
 moved AS (
   UPDATE executions_blockexecution b
-  SET status = x.status, output = x.output::jsonb, input = coalesce(x.input::jsonb, b.input),
+  SET status = x.status, output = x.output::jsonb, output_blob = x.output_blob,
+      input = CASE WHEN x.input_blob IS NULL THEN coalesce(x.input::jsonb, b.input) END,
+      input_blob = CASE WHEN x.input IS NULL THEN coalesce(x.input_blob, b.input_blob) END,
       error = x.error::jsonb, reason = x.reason, choice = x.choice::jsonb,
       available_at = statement_timestamp() + x.delay * interval '1 second',
       lease_owner = NULL, lease_expires_at = NULL,
@@ -210,7 +214,8 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(partial
 """
 
 OUTPUTS = """
-SELECT idx, status, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END
+SELECT idx, status, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END,
+       CASE WHEN edit IS NULL THEN output_blob END
 FROM executions_blockexecution
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[]) AND iteration = 0
 """
@@ -304,9 +309,16 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND i
 """
 
 ITEM_RESULTS = """
-SELECT status, output FROM executions_blockexecution
+SELECT status, output, output_blob FROM executions_blockexecution
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
 ORDER BY iteration
+"""
+
+# A `forEach` whose items have all settled while it could not put their outputs together.
+ITEMS_DONE = """
+SELECT id FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration = 0
+  AND status = 'waiting_external' AND reason = 'items' AND todo = 0
 """
 
 EXECUTION_EVENT = """
@@ -329,11 +341,11 @@ VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)
 # A result that came after its block was given to another.  A retried transaction whose first commit
 # went through brings a result that is recorded already: that one is not late.
 LATE = """
-INSERT INTO executions_lateresult (block_id, attempt, output, failure, at)
-SELECT x.id, x.attempt, x.output::jsonb, x.failure::jsonb, statement_timestamp()
+INSERT INTO executions_lateresult (block_id, attempt, output, output_blob, failure, at)
+SELECT x.id, x.attempt, x.output::jsonb, x.output_blob, x.failure::jsonb, statement_timestamp()
 FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(outputs)s::text[], %(failures)s::text[],
-            %(endings)s::text[])
-  AS x(id, attempt, output, failure, ended)
+            %(endings)s::text[], %(output_blobs)s::uuid[])
+  AS x(id, attempt, output, failure, ended, output_blob)
 WHERE NOT EXISTS (SELECT 1 FROM executions_blockattempt a
                   WHERE a.block_id = x.id AND a.attempt = x.attempt AND a.outcome = x.ended)
 RETURNING block_id, attempt

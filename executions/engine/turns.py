@@ -20,7 +20,7 @@ from executions.states import ExecutionStatus as E
 
 from . import statements
 from .ahead import AHEAD, is_plain, waited_for
-from .facts import Facts, as_text
+from .facts import Facts, as_text, blob_of
 from .judging import CALLBACK, Change, Claim
 from .opening import Decided
 from .run import Run, lock_row, poke, raw_cursor
@@ -207,6 +207,7 @@ def _keep_late(run: Run, changes: list[Change]) -> None:
         outputs=[as_text(c.output) for c in changes],
         failures=[as_text(c.error) for c in changes],
         endings=[str(c.ended or "") for c in changes],
+        output_blobs=[blob_of(c.output) for c in changes],
     ).fetchall()
     late = {pk for pk, _ in rows}
     for change in changes:

@@ -14,15 +14,17 @@ import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 
 from agentflow.agents import invocation
-from agentflow.agents.calls import AwaitCallback, Call, Failed, SimulatedBlock, StartChild
+from agentflow.agents.calls import AwaitCallback, Call, Completed, Failed, SimulatedBlock, StartChild
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.large import Large, LargeUnavailable, holds_large
 from agentflow.workflow.plan import PlanBlock
 from executions import callbacks, dispatch
+from executions.blobs import TooLarge, filled, kept, of_row
 from executions.services import starting
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
@@ -204,12 +206,20 @@ class Walker:
                 given = {"item": item, "index": claim.iteration - 1}
             else:
                 given = self._default_input(planned, known)
+            if any(type(block["output"]) is Large for block in known.values()):
+                given, resolved = self._whole(given, resolved)
         except ExpressionError as error:
             outcome: Any = Failed(Failure(FailureKind.CONFIGURATION, error.code, f"input: {error}"))
+        except TooLarge as error:
+            outcome = Failed(Failure(FailureKind.CONFIGURATION, "input_too_large", f"input: {error}"))
+        except LargeUnavailable as error:
+            outcome = Failed(Failure(FailureKind.TRANSIENT, "input_unavailable", str(error)))
         else:
             outcome = invocation.invoke(self._describe(flight, planned, given))
             if flight.address_given and _left_open(outcome) and self._was_brought(claim):
                 outcome = AwaitCallback(LIMITS.callback_timeout_ms / 1000)
+            if isinstance(outcome, Completed) and outcome.bytes > LIMITS.output_bytes:
+                outcome = Completed(self._kept(outcome.output))
         ms = (time.monotonic() - flight.started) * 1000
         later = flight.needs_row or isinstance(outcome, AwaitCallback)
         if claim.effect != "once" and self.facts.simulation is None and not later:
@@ -218,6 +228,17 @@ class Walker:
         if change.status is B.COMPLETED and not claim.iteration:
             self.outputs[claim.idx] = {"output": change.output, "status": "completed"}
         return replace(change, input=resolved, times=(flight.started, time.monotonic()))
+
+    def _whole(self, given: JSONValue, resolved: JSONValue) -> tuple[JSONValue, JSONValue]:
+        """An input with all that is large in it, for the agent, and as its row refers to it."""
+        if not holds_large(given):
+            return given, resolved
+        whole = self._patiently(lambda _: filled(given))
+        return whole, None if resolved is None else self._kept(whole)
+
+    def _kept(self, value: JSONValue) -> JSONValue:
+        """Put a large value away before the transaction whose row refers to it."""
+        return self._patiently(lambda _: kept(value, workspace_id=self.facts.workspace_id, locked=False))
 
     def _judge(self, planned: PlanBlock, claim: Claim, outcome: Any, known: SettledBlocks) -> Change:
         if isinstance(outcome, StartChild):
@@ -347,8 +368,8 @@ class Walker:
                 statements.OUTPUTS,
                 {"execution": self.facts.execution_id, "epoch": self._epoch, "idxs": missing},
             )
-            for idx, status, output in rows:
-                self.outputs[idx] = {"output": loads(output), "status": status}
+            for idx, status, output, blob in rows:
+                self.outputs[idx] = {"output": of_row(output, blob), "status": status}
         return {idx: self.outputs[idx] for idx in wanted if idx in self.outputs}
 
     def _events(self, idxs: list[int]) -> dict[int, JSONValue]:

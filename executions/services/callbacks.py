@@ -159,6 +159,8 @@ def expired(run: Run, waited: Claim) -> Change:
 
 def _judged(run: Run, claim: Claim, outcome: Outcome) -> Change:
     plan = run.facts.plan
+    if isinstance(outcome, Completed):
+        outcome = Completed(run.opener.keep(outcome.output))
     refs = plan.refs(named(plan[claim.idx]))
     return judge(
         plan[claim.idx], claim, outcome, scope=lambda: run.facts.scope(run.outputs(refs - {claim.idx}))

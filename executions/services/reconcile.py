@@ -9,20 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+import structlog
+
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject
-from executions import dispatch
+from agentflow.workflow.large import LargeUnavailable
+from executions import blobs, dispatch
 from executions.engine import judging
 from executions.engine.facts import Facts, facts_of
 from executions.engine.judging import Change, Claim
 from executions.engine.rows import loads
-from executions.engine.run import Run, check_timer, locked
+from executions.engine.run import UNREAD_S, Run, check_timer, locked
 from executions.models import AttemptOutcome, PointKind
 from executions.states import TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import callbacks, control, signals
+
+log = structlog.get_logger(__name__)
 
 SOON_S = 2.0
 WATCH_S = 10.0  # while calls are in flight
@@ -112,7 +117,13 @@ def _take_children(run: Run) -> None:
         " WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'waiting_external'"
         " AND c.status IN ('completed', 'failed', 'cancelled') ORDER BY b.id"
     ).fetchall()
-    changes = [_child_ended(run, *row) for row in rows]
+    changes = []
+    for row in rows:
+        try:
+            changes.append(_child_ended(run, *row))
+        except LargeUnavailable as error:  # it waits until its outputs can be read
+            log.warning("child_left_waiting", execution_id=str(row[4]), error=str(error))
+            run.leave_unread()
     if changes:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
 
@@ -175,12 +186,13 @@ def _outputs_of(run: Run, child_id: UUID, epoch: int) -> JSONObject:
     child = facts_of(child_id)
     assert child is not None
     rows = run.cursor.execute(
-        "SELECT block_id, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END"
+        "SELECT block_id, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END,"
+        " CASE WHEN edit IS NULL THEN output_blob END"
         " FROM executions_blockexecution WHERE execution_id = %s AND epoch = %s"
         " AND idx = ANY(%s::int[]) AND status = 'completed' ORDER BY idx",
         (child_id, epoch, list(child.plan.sinks)),
     )
-    return {block_id: loads(output) for block_id, output in rows}
+    return {block_id: blobs.of_row(output, blob) for block_id, output, blob in rows}
 
 
 def _mark(run: Run, standing: Standing) -> None:
@@ -201,6 +213,8 @@ def _plan_next_look(run: Run, standing: Standing) -> bool:
     if run.status is E.PENDING:  # whatever its first blocks need, a walker begins it, once it has its place
         wanted = max(wanted, 1) if run.places.entered() else 0
     moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
+    if run.left_unread:
+        moments.append(UNREAD_S)
     calls = run.status in (E.PENDING, E.RUNNING) and wanted > 0
     if calls:
         dispatch.on_commit_hint(run.facts.execution_id, wanted)

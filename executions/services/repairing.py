@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
 
-from agentflow.conf import KB, LIMITS
+from agentflow.conf import LIMITS, MB
 from agentflow.errors import Conflict, InvalidInput, NotFound, Unprocessable
 from agentflow.governance import audit
 from agentflow.governance.models import User
@@ -85,9 +85,9 @@ def complete(*, execution_id: UUID, block_pk: int, output: JSONValue, by: User |
         Unprocessable: no branch of the block fits the output.
     """
     size = json_bytes(output)
-    if size > LIMITS.output_bytes:
+    if size > LIMITS.blob_bytes:
         raise InvalidInput(
-            f"The output has {size} bytes; {LIMITS.output_bytes // KB} KB are allowed.", pointer="/output"
+            f"The output has {size} bytes; {LIMITS.blob_bytes // MB} MB are allowed.", pointer="/output"
         )
     with _block(execution_id, block_pk) as (run, block):
         _check_open(block)
@@ -191,8 +191,8 @@ WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.idx A
 _UNFAIL = """
 WITH moved AS (
   UPDATE executions_blockexecution
-  SET status = %(status)s, reason = 'run_again', error = NULL, output = NULL, completed_at = NULL,
-      available_at = NULL, tries_from = attempt, crashes = 0
+  SET status = %(status)s, reason = 'run_again', error = NULL, output = NULL, output_blob = NULL,
+      completed_at = NULL, available_at = NULL, tries_from = attempt, crashes = 0
   WHERE id = %(block)s AND status = 'failed' RETURNING block_id, attempt),
 counted AS (
   UPDATE executions_execution SET open_sinks = %(sinks)s, failed_blocks = %(failures)s

@@ -18,7 +18,7 @@ from django.db import DatabaseError, connection
 from agentflow.api import idempotency
 from agentflow.api.context import origin
 from agentflow.governance.services import sessions
-from executions import processes
+from executions import blobs, processes
 from executions.engine.run import raw_cursor
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout
@@ -69,6 +69,7 @@ def _run(stop: threading.Event) -> None:
                 processes.forget_vanished()
                 signals.purge()
                 purge_tallies()
+                blobs.tidy()
                 tidy_at = time.monotonic() + TIDY_S
         except DatabaseError as error:
             log.warning("clock_waits_for_database", error=str(error))

@@ -75,8 +75,8 @@ def nested(depth: int) -> Any:
         (b"bytes", "output_not_json"),
         (nested(65), "output_too_deep"),
         (nested(100_000), "output_not_json"),
-        ("x" * (LIMITS.output_bytes + 1), "output_too_large"),
-        ("é" * (LIMITS.output_bytes // 2), "output_too_large"),
+        ("x" * (LIMITS.blob_bytes + 1), "output_too_large"),
+        ("é" * (LIMITS.blob_bytes // 2), "output_too_large"),
     ],
 )
 def test_what_cannot_be_stored_is_a_failure_no_retry_mends(value: Any, code: str) -> None:
@@ -87,7 +87,7 @@ def test_what_cannot_be_stored_is_a_failure_no_retry_mends(value: Any, code: str
 
 def test_the_limits_themselves_are_allowed() -> None:
     assert clean_json(nested(64)) == nested(64)
-    assert clean_json("x" * (LIMITS.output_bytes - 2)) == "x" * (LIMITS.output_bytes - 2)
+    assert clean_json("x" * (LIMITS.blob_bytes - 2)) == "x" * (LIMITS.blob_bytes - 2)
 
 
 def test_a_value_that_holds_itself_is_no_json() -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from agentflow.conf import LIMITS
 from agentflow.governance.models import AuditEntry
 from executions.models import Execution
 from tests.factories.executions import ExecutionFactory, statuses
@@ -78,7 +79,7 @@ def test_what_stands_against_a_repair_has_a_code(
         ("skip", {"reason": " "}, "/reason"),
         ("skip", {"reason": "r", "output": 1}, "/output"),
         ("complete", {"reason": "r"}, "/output"),
-        ("complete", {"reason": "r", "output": "x" * 300_000}, "/output"),
+        ("complete", {"reason": "r", "output": "x" * LIMITS.blob_bytes}, "/output"),
         ("retry", {"reason": "x" * 1001}, "/reason"),
         ("retry", {"reason": "r", "attempt": 1}, "/attempt"),
     ],

@@ -13,7 +13,7 @@ from .. import registry, simulator
 from ..builtin import BuiltinFailure
 from ..calls import AwaitCallback, Call, Completed, Failed, Outcome, StartChild
 from ..models import ToolType
-from ..output import BadOutput, check_schema, clean_json, storable
+from ..output import BadOutput, check_schema, measured, storable
 from ..registry import AgentSpec
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _cleaned(outcome: Outcome, spec: AgentSpec | None) -> Outcome:
         return outcome
     if isinstance(outcome, Failed):
         return Failed(storable(outcome.failure))
-    output = clean_json(outcome.output)
+    output, size = measured(outcome.output)
     if spec and spec.output_schema:
         check_schema(output, spec.output_schema, code="output_schema_mismatch", kind=FailureKind.AGENT)
-    return Completed(output)
+    return Completed(output, size)

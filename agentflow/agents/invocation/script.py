@@ -28,7 +28,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
             script.source,
             stdin=json.dumps(call.input, ensure_ascii=False).encode("utf-8", "replace"),
             timeout_s=timeout_s,
-            max_output_bytes=LIMITS.output_bytes,
+            max_output_bytes=LIMITS.blob_bytes,
             environment={"AGENTFLOW_IDEMPOTENCY_KEY": call.idempotency_key},
             on_line=lambda line: call.log("info", line),
             on_cancel=call.cancel.on_cancel,
