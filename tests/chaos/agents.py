@@ -9,9 +9,12 @@ import hashlib
 import json
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,26 @@ def take_time(key: str, call: int, *, long: float = 0.1) -> None:
     time.sleep(low + (high - low) * chance("time", key, call))
 
 
+def post_until_answered(address: str, body: Any, patience_s: float = 120.0) -> int:
+    """The status of the first answer that is one; 0: there was none."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        request = urllib.request.Request(
+            address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=15) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            if refused.code < 500 and refused.code != 429:
+                return refused.code
+        except (OSError, HTTPException):
+            pass
+        time.sleep(0.5)
+    return 0
+
+
 class Agents:
     def __init__(self, ledger: Ledger, server: HttpServer) -> None:
         self.ledger = ledger
@@ -77,6 +100,7 @@ class Agents:
         server.on("/once", self.once)
         server.on("/slow", self.slow)
         server.on("/broken", self.broken)
+        server.on("/later", self.later)
         server.on("/v1/chat/completions", self.model)
 
     def keyed(self, exchange: Exchange) -> None:
@@ -134,6 +158,20 @@ class Agents:
         key, _ = self._begin(exchange)
         exchange.reply(b"no such thing", 422)
         self.ledger.answered(key, "422")
+
+    def later(self, exchange: Exchange) -> None:
+        """Accepts, works, and brings the result to the address it was given; now and then twice."""
+        key, call = self._begin(exchange)
+        address = exchange.headers["callback-url"]
+        exchange.reply(b"", 202)
+        self.ledger.answered(key, "202")
+        threading.Thread(target=self._bring, args=(key, call, address), daemon=True).start()
+
+    def _bring(self, key: str, call: int, address: str) -> None:
+        take_time(key, call, long=0.3)
+        self.ledger.effect(key, once=True)
+        for _ in range(2 if chance("twice", key) < 0.3 else 1):
+            self.ledger.answered(key, f"callback {post_until_answered(address, {'output': {'done': True}})}")
 
     def model(self, exchange: Exchange) -> None:
         """A language model, as far as it is asked here."""

@@ -77,6 +77,7 @@ class Corpus:
             self._restarted(),
             self._repaired(),
             self._in_line(),
+            self._answered_later(),
             self._wide(50, 6),
             self._wide(1000, 0),
         ]
@@ -233,6 +234,12 @@ class Corpus:
         one = {"key": "till", "limit": 1}
         calls = [self.call("first", concurrency=one), self.call("second", concurrency=one)]
         return Case("in line", calls, 8, settings={"concurrency": {"key": "chaos", "limit": 2}})
+
+    def _answered_later(self) -> Case:
+        jobs = [self.call(f"job{n}", path="/later") for n in range(2)]
+        for job in jobs:
+            job["configuration"]["callback"] = {"timeout": 60_000}
+        return Case("callbacks", [*jobs, self.call("after", "job0", "job1")], 8)
 
     def _wide(self, width: int, weight: int) -> Case:
         if width < 1000:
