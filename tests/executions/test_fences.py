@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from django.db import IntegrityError, transaction
 
+from agentflow.conf import LIMITS
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from approvals.models import Approval
@@ -17,7 +18,7 @@ from executions.engine import statements
 from executions.engine.judging import Change, Claim
 from executions.engine.run import raw_cursor
 from executions.engine.turns import take_turn
-from executions.models import AttemptOutcome, BlockAttempt, Execution
+from executions.models import AttemptOutcome, BlockAttempt, BlockExecution, Execution
 from executions.services import control, reconcile
 from executions.states import BlockStatus
 from templates_app.models import TemplateVersion
@@ -117,6 +118,24 @@ def test_a_sub_workflow_comes_from_the_same_workspace(run: Start, author: User) 
     execution = run(template(sub))
     assert row(execution, "sub").error["code"] == "unknown_template"  # type: ignore[index]
     assert not Execution.objects.filter(parent_block__execution=execution).exists()
+
+
+def test_sub_workflows_nest_so_deep_and_no_deeper(
+    run: Start, version_of: Callable[[JSONObject], TemplateVersion]
+) -> None:
+    """As deep as templates may be when they are started; they may change while their parents run."""
+    inner = version_of(template(block("x")))
+    for _ in range(LIMITS.usecase_depth):
+        inner = version_of(template(_calling(inner)))
+    execution = run(template(_calling(inner)))
+    depths = Execution.objects.filter(template_version__template__workspace=execution.workspace)
+    assert max(depths.values_list("depth", flat=True)) == LIMITS.usecase_depth
+    refused = BlockExecution.objects.get(status="waiting_human", execution__depth=LIMITS.usecase_depth)
+    assert refused.error["code"] == "too_deep"  # type: ignore[index]
+
+
+def _calling(version: TemplateVersion) -> JSONObject:
+    return {"blockId": "s", "toolType": "UseCase", "configuration": {"templateId": str(version.template_id)}}
 
 
 def test_an_attempt_has_one_child_and_one_row(
