@@ -273,6 +273,18 @@ EXERCISED: dict[str, set[str]] = {
     },
 }  # fmt: skip
 
+EXERCISED["block changes"] = {
+    f"{before} -> {after}"
+    for before, nexts in {
+        "blocked": "ready running waiting_human waiting_external skipped cancelled",
+        "ready": "running",
+        "running": "ready waiting_human waiting_external completed failed cancelled",
+        "waiting_human": "ready completed skipped failed cancelled",
+        "waiting_external": "ready completed skipped cancelled",
+    }.items()
+    for after in nexts.split()
+}
+
 LEFT_OUT: dict[str, dict[str, str]] = {
     "tool kinds": {
         "MCP": "an MCP server costs two seconds of import per call; tests/agents has its failures"
@@ -280,6 +292,18 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "approval kinds": {},
     "execution statuses": {},
     "block statuses": {},
+    "block changes": {
+        "blocked -> completed": "no work: settled in the transaction that opens it",
+        "blocked -> failed": "no work: settled in the transaction that opens it",
+        "ready -> completed": "by hand, before a worker takes it: tests/executions/test_repairs.py",
+        "ready -> skipped": "by hand, before a worker takes it: tests/executions/test_repairs.py",
+        "ready -> cancelled": "a cancel before a worker takes it: tests/executions/test_races.py",
+        "waiting_external -> failed": "a wait in vain lasts longer than a run of the rig: test_events.py",
+        "waiting_external -> waiting_human": "a question after a wait is one that a wait did not come before",
+        "waiting_external -> waiting_external": "a wait for a place after another wait: test_concurrency.py",
+        "waiting_human -> waiting_external": "a wait for a place after an answer: test_concurrency.py",
+        "waiting_human -> waiting_human": "an answer that leads nowhere: tests/executions/test_failures.py",
+    },
     "block fields": {
         "name": "for people",
         "description": "for people",

@@ -12,7 +12,7 @@ import pytest
 from agentflow.workflow.definition import Block, ToolType, parse
 from agentflow.workflow.validation import check
 from approvals.models import ApprovalKind
-from executions.states import BlockStatus, ExecutionStatus
+from executions.states import BLOCK, BlockStatus, ExecutionStatus
 
 from .corpus import EXERCISED, LEFT_OUT, Case, Corpus
 from .faults import KINDS, schedule
@@ -23,6 +23,7 @@ KNOWN = {
     "approval kinds": set(ApprovalKind.values),
     "execution statuses": set(ExecutionStatus.values),
     "block statuses": set(BlockStatus.values),
+    "block changes": {f"{a} -> {b}" for a, nexts in BLOCK.table.items() for b in nexts},
     "block fields": set(Block.model_fields),
 }
 CORPUS = Corpus(lambda path: f"http://127.0.0.1:1{path}")
