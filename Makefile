@@ -34,6 +34,10 @@ mutants: install-test ## Take each guard of the engine away, see that a test mis
 test-load: install-test ## Measure under load
 	$(PY) -m pytest -m load $(ARGS)
 
+test-model: install-test ## The engine's state machine, long: EXAMPLES, STEPS, SECONDS bound it
+	MODEL_EXAMPLES=$(or $(EXAMPLES),5000) MODEL_STEPS=$(or $(STEPS),80) MODEL_SECONDS=$(or $(SECONDS),14400) \
+	  $(PY) -m pytest tests/executions/test_model.py -s $(ARGS)
+
 check: install-test ## What must be green before a commit: format to tests
 	@$(MAKE) --no-print-directory format-check lint types imports migrations-check openapi-check
 	@$(MAKE) --no-print-directory test
