@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run manage test test-slow chaos mutants test-load check format format-check lint types imports \
+.PHONY: help run manage test test-slow chaos mutants test-load test-model check format format-check lint types imports \
 	migrations migrations-check openapi openapi-check bench bench-growth bench-profile lock hooks clean python install-local install-test
 
 VENV := .venv

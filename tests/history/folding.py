@@ -46,9 +46,13 @@ class Fold:
         self.epoch = 1
         self.standings: dict[Place, Standing] = {}
         self.found: list[Violation] = []
+        forked = story.execution.forked_from_id is not None
         for planned in story.plan.blocks:
-            ready = not planned.preds and not planned.special
+            ready = not planned.preds and not planned.special and not forked
             self.standings[1, planned.idx, 0] = Standing(B.READY if ready else B.BLOCKED)
+        for place, row in story.rows.items():
+            if forked and row.carried_from is not None and row.epoch == 1:
+                self.standings[place] = Standing(B(row.status), row.attempt, row.reason, row.completed_at)
 
     def run(self) -> list[Violation]:
         for event in self.story.events:
@@ -187,7 +191,7 @@ def _is_edge(before: Standing, after: Standing) -> bool:
 def _new_item(planned: PlanBlock, number: int) -> Standing:
     """Items are written without an event: those that have a place are ready at once."""
     each = planned.block.for_each
-    if each is None or planned.human is not None or planned.noop:
+    if each is None or planned.human is not None or planned.noop or planned.block.concurrency is not None:
         return Standing(B.BLOCKED)
     return Standing(B.READY if number <= (each.max_concurrency or LIMITS.items_per_block) else B.BLOCKED)
 

@@ -49,11 +49,12 @@ def _recorded(story: Story) -> Iterator[str]:
             payload = event.payload or {}
             after = payload["status"]
             changes[after] += 1
-            changes["resumed"] += before == E.PAUSED and after == E.RUNNING
+            changes["resumed"] += before == E.PAUSED and after in (E.RUNNING, E.PENDING)
             changes["restarted"] += "epoch" in payload
             before = after
     expected = {
-        "execution.start": int(execution.parent_block_id is None),
+        "execution.start": int(execution.parent_block_id is None and execution.forked_from_id is None),
+        "execution.fork": int(execution.forked_from_id is not None),
         "execution.pause": changes[E.PAUSED],
         "execution.resume": changes["resumed"],
         "execution.restart": changes["restarted"],

@@ -41,7 +41,8 @@ def _as_interpreted(story: Story) -> Iterator[str]:
     rows = {row.block_id: row for row in story.current() if not row.iteration}
     stopped = any(row.status == B.CANCELLED for row in rows.values())
     races = story.plan.partial or any(planned.block.end for planned in story.plan.blocks)
-    if execution.status == E.CANCELLED or stopped or races or len(rows) > REFERENCE_BLOCKS:
+    large = any(row.output_blob for row in rows.values())  # its values are kept elsewhere
+    if execution.status == E.CANCELLED or stopped or races or large or len(rows) > REFERENCE_BLOCKS:
         return
     definition = execution.template_version.definition
     if {block["blockId"] for block in definition["blocks"]} != rows.keys():
@@ -51,7 +52,7 @@ def _as_interpreted(story: Story) -> Iterator[str]:
         expected = interpret(
             definition,
             run_input=execution.input,
-            outputs={name: row.output for name, row in rows.items()},
+            outputs={name: row.shown_output for name, row in rows.items()},
             failing=frozenset(name for name, row in rows.items() if row.status == B.FAILED),
         )
     except ExpressionError:
