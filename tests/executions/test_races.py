@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,10 +21,12 @@ from agentflow.lifecycle import IllegalTransition
 from agentflow.types import JSONObject
 from executions.engine.turns import take_turn
 from executions.engine.walker import SLICE_S, walk
-from executions.models import Execution
-from executions.services import control, reconcile
+from executions.models import Execution, Timer
+from executions.services import control, reconcile, ticking
+from templates_app.models import TemplateVersion
 from tests.factories.executions import statuses
 from tests.graphs import Sample, samples
+from tests.history import check
 from tests.reference import fails, interpret
 
 from .conftest import Start, block, claim, drain, facts, finish, lose_worker, row, template
@@ -209,6 +212,40 @@ def test_resume_and_cancel_at_once_end_cancelled(start: Start, author: User) -> 
         execution.refresh_from_db()
         assert execution.status in {"cancelled", "completed"}
         assert set(statuses(execution).values()) <= {"cancelled", "completed"}
+
+
+def test_the_end_of_a_child_and_a_cancel_of_its_parent_at_once_leave_one_end(
+    start: Start, author: User, version_of: Callable[[JSONObject], TemplateVersion]
+) -> None:
+    child = version_of(template(block("x")))
+    sub = {"blockId": "sub", "toolType": "UseCase", "configuration": {"templateId": str(child.template_id)}}
+    for _ in range(TIMES // 2):
+        execution = start(template(sub, block("last", "sub")))
+        walk(execution.pk)
+        started = Execution.objects.get(parent_block__execution=execution)
+        at_once(
+            partial(walk, started.pk),
+            partial(control.cancel, execution_id=execution.pk, by=author),
+            partial(reconcile.look, execution.pk),
+        )
+        reconcile.look(started.pk)
+        execution.refresh_from_db()
+        started.refresh_from_db()
+        assert execution.status == "cancelled"
+        assert started.status in {"completed", "cancelled"}
+        assert check([execution.pk, started.pk], at_rest=True) == []
+
+
+def test_two_clocks_at_once_end_a_question_once(start: Start) -> None:
+    asking = block("a", humanInLoop={"type": "approval", "timeout": 1000})
+    for _ in range(TIMES):
+        execution = start(template(asking, block("b", "a")))
+        drain(execution)
+        Timer.objects.filter(execution=execution, kind="approval_timeout").update(due_at=Now())
+        at_once(*[ticking.tick] * 3)
+        drain(execution)
+        assert execution.status == "failed"
+        assert check([execution.pk], at_rest=True) == []
 
 
 def test_a_walker_whose_block_was_given_away_takes_no_place_beyond_the_limit(start: Start) -> None:
