@@ -197,7 +197,9 @@ def what_follows(approval: Approval) -> Follows:
     """The steps an approver should have in mind before answering."""
     version = approval.execution.template_version
     definition = _definition(version.pk, version.content_hash)
-    block = next(block for block in definition.blocks if block.block_id == approval.block_id)
+    block = next((block for block in definition.blocks if block.block_id == approval.block_id), None)
+    if block is None:  # a compensation: its execution ends, nothing follows
+        return Follows(approve=(), reject=(), on_reject="fail", respond_by=approval.respond_by)
     alone = approval.kind == ApprovalKind.APPROVAL and not (block.agent_id or block.tool_type)
     nexts = _after(definition, block, _chosen(block, approved=True) if alone else None)
     human = definition.human_of(block)

@@ -10,7 +10,7 @@ from agentflow.types import JSONObject
 
 from . import facts, selectors, snapshot
 from .facts import NOTHING_KNOWN, BlockFacts
-from .models import Execution
+from .models import Compensation, Execution
 from .narration import reason_words
 from .selectors import BlockRow
 from .states import SETTLED, TERMINAL, BlockStatus, ExecutionStatus
@@ -110,11 +110,10 @@ def reason_of(row: BlockRow, scene: Scene) -> Reason:
 
 
 def _blocked(row: BlockRow, scene: Scene) -> Reason:
-    before = tuple(
-        block_id
-        for block_id in scene.facts.get(row.block_id, NOTHING_KNOWN).dependencies
-        if block_id in scene.unsettled
-    )
+    known = scene.facts.get(row.block_id, NOTHING_KNOWN)
+    if known.compensates:
+        return Reason("compensation_order", "Waits until what was done later is undone.")
+    before = tuple(block_id for block_id in known.dependencies if block_id in scene.unsettled)
     if before:
         return Reason("dependencies", f"Waits for {_named(before)}.", waits_for=before)
     if scene.status == ExecutionStatus.PAUSED:
@@ -267,13 +266,24 @@ def overall(execution: Execution, reasons: Sequence[Reason], queue: selectors.Qu
         return _paused()
     if status == ExecutionStatus.CANCELLING:
         running = sum(reason.code in {"running", "worker_silent"} for reason in reasons)
-        return Reason("cancelling", f"It is being stopped; {_steps(running)} still at work.")
+        if execution.compensation == Compensation.RUNNING:
+            return _compensating(reasons)
+        then = ", then what it did is undone" if execution.compensation == Compensation.DUE else ""
+        return Reason("cancelling", f"It is being stopped; {_steps(running)} still at work{then}.")
     for code, words in _ORDER:
         alike = [reason for reason in reasons if reason.code == code]
         if alike:
             ends = [reason.until for reason in alike if reason.until]
             return Reason(code, words.format(n=_steps(len(alike))), until=min(ends, default=None))
     return Reason("advancing", "It is about to go on.")
+
+
+def _compensating(reasons: Sequence[Reason]) -> Reason:
+    people = sum(reason.code == "waiting_fix" for reason in reasons)
+    said = f"It undoes what it did; {_steps(len(reasons))} still to be undone"
+    if people:
+        said += f", {_steps(people)} waiting for a decision on how to go on"
+    return Reason("compensating", f"{said}.")
 
 
 _ENDED = {

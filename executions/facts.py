@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.definition import compensation_id
 from templates_app.models import TemplateVersion
 
 
@@ -19,6 +20,7 @@ class BlockFacts:
     dependencies: tuple[str, ...] = ()
     human_kind: str = ""
     human_level: str = ""
+    compensates: str = ""  # the block that this one undoes
 
 
 NOTHING_KNOWN = BlockFacts(name="")
@@ -35,6 +37,11 @@ def of_version(version_id: int) -> dict[str, BlockFacts]:
     return of_definition(definition)
 
 
+def compensates(version_id: int) -> bool:
+    """Whether a block of the version has a compensation."""
+    return any(known.compensates for known in of_version(version_id).values())
+
+
 def of_definition(definition: JSONObject) -> dict[str, BlockFacts]:
     blocks = definition.get("blocks") or []
     waits_for: dict[str, dict[str, None]] = {  # dicts as ordered sets
@@ -46,7 +53,22 @@ def of_definition(definition: JSONObject) -> dict[str, BlockFacts]:
                 waits_for.setdefault(target, {})[block["blockId"]] = None
     settings = definition.get("globalSettings") or {}
     asked = settings.get("humanInLoopDefaults") or {}
-    return {block["blockId"]: _block(block, tuple(waits_for[block["blockId"]]), asked) for block in blocks}
+    found = {block["blockId"]: _block(block, tuple(waits_for[block["blockId"]]), asked) for block in blocks}
+    for block in blocks:
+        if block.get("compensation"):
+            found[compensation_id(block["blockId"])] = _compensation(block)
+    return found
+
+
+def _compensation(block: JSONObject) -> BlockFacts:
+    undo, block_id = block["compensation"], block["blockId"]
+    return BlockFacts(
+        name=f"Undo: {block.get('name') or block_id}",
+        agent_id=undo.get("agentId"),
+        tool_type=undo.get("toolType"),
+        dependencies=(block_id,),
+        compensates=block_id,
+    )
 
 
 def _block(block: JSONObject, dependencies: tuple[str, ...], asked_defaults: JSONObject) -> BlockFacts:

@@ -21,6 +21,15 @@ class Durability(models.TextChoices):
     GROUP = "group"  # outcomes of several calls that are fast and may be repeated
 
 
+class Compensation(models.TextChoices):
+    """How far a run that failed or was cancelled has undone what it did; empty: it does not."""
+
+    DUE = "due"  # once its calls have stopped and its children have ended
+    RUNNING = "running"
+    STOPPED = "stopped"  # by a cancel: what was open of it is cancelled
+    DONE = "done"  # every compensation is settled, one or the other by hand
+
+
 class Execution(models.Model):
     """One run of one template version.
 
@@ -47,6 +56,9 @@ class Execution(models.Model):
     )  # blocks without successors that are not settled; 0 ends the run
     failed_blocks = models.PositiveIntegerField(default=0)
     ends_as = models.CharField(max_length=10, blank=True)  # while cancelling: the status that follows
+    compensation = models.CharField(
+        max_length=7, choices=Compensation.choices, blank=True, default="", db_default=""
+    )
     parent_block = models.ForeignKey(
         "BlockExecution", on_delete=models.PROTECT, null=True, blank=True, related_name="children"
     )

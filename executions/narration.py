@@ -13,6 +13,8 @@ REASONS: Mapping[str, str] = {
     "callback": "its agent will bring the result",
     "callback_timeout": "its agent did not bring the result in time",
     "cancelled": "the execution was cancelled",
+    "compensation": "what it undoes has completed",
+    "compensation_stopped": "somebody stopped the compensation",
     "child": "the execution it started has not ended",
     "concurrency": "all places of its concurrency key are taken",
     "deadline": "the execution's time is over",
@@ -20,6 +22,7 @@ REASONS: Mapping[str, str] = {
     "event": "it waits for its event",
     "event_timeout": "its event did not come in time",
     "failed_by_hand": "a person said so",
+    "failed": "the execution failed",
     "fix": "it cannot go on without a decision",
     "guard": "its guard says it is not needed",
     "items": "it works through its items",
@@ -89,6 +92,8 @@ def sentence(type: str, block_id: str | None, payload: JSONObject | None) -> str
 
 def _execution_changed(block_id: str, facts: JSONObject) -> str:
     status = str(facts.get("status", ""))
+    if facts.get("compensation") == "running":
+        return "The execution undoes what it did: the compensations of its completed steps begin."
     said = _EXECUTION.get(status, f"The execution is now {status}.")
     if by := facts.get("by"):
         said = f"{said[:-1]}, by {by}."

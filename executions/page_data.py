@@ -22,7 +22,7 @@ from templates_app.models import TemplateVersion
 
 from . import explain, facts, selectors, snapshot
 from .facts import NOTHING_KNOWN, BlockFacts
-from .models import BlockAttempt, BlockExecution, Execution
+from .models import BlockAttempt, BlockExecution, Compensation, Execution
 from .narration import reason_words
 from .states import BlockStatus, ExecutionStatus
 
@@ -100,10 +100,17 @@ def graph(execution: Execution) -> JSONObject:
         before = [at[name] for name in dict.fromkeys(block.get("dependencies") or ())]
         edges += [[one, index, None, ""] for one in before if (one, index) not in chosen]
     known = facts.of_version(execution.template_version_id)
-    return {
-        "steps": [_step(block, known.get(block["blockId"], NOTHING_KNOWN)) for block in blocks],
-        "edges": edges,
-    }
+    steps = [_step(block, known.get(block["blockId"], NOTHING_KNOWN)) for block in blocks]
+    for block_id in selectors.compensations(execution) if undoing(execution) else ():
+        one = known.get(block_id, NOTHING_KNOWN)
+        edges.append([at[one.compensates], len(steps), None, "undo"])
+        steps.append([block_id, one.name, one.tool_type or "", 0])
+    return {"steps": steps, "edges": edges}
+
+
+def undoing(execution: Execution) -> int:
+    """The epoch whose compensations have rows, which are steps of the graph then; 0: there are none."""
+    return execution.epoch if execution.compensation not in ("", Compensation.DUE) else 0
 
 
 def _step(block: JSONObject, known: BlockFacts) -> list[object]:
@@ -147,6 +154,7 @@ def state(execution: Execution) -> JSONObject:
         "status": execution.status,
         "started": _ms(execution.started_at or execution.created_at),
         "ended": _ms(execution.completed_at),
+        "undo": undoing(execution),
         "now": _ms(selectors.database_now()),
         "steps": [
             [
@@ -193,9 +201,18 @@ def why(execution: Execution, user: User) -> Why | None:
     if execution.status == ExecutionStatus.PENDING:
         queue = selectors.place_queues(execution).get(None)
         return Why(execution.status, explain.overall(execution, (), queue).message)
+    if execution.compensation == Compensation.RUNNING:
+        return _why_running(execution, user) or _why_compensating(execution)
     if execution.status in {ExecutionStatus.PAUSED, ExecutionStatus.CANCELLING}:
         return Why(execution.status, explain.overall(execution, ()).message)
     return None
+
+
+def _why_compensating(execution: Execution) -> Why:
+    rows = [row for row in selectors.block_rows(execution) if not row.settled]
+    scene = explain.read_scene(execution, rows, selectors.database_now())
+    reasons = [explain.reason_of(row, scene) for row in rows]
+    return Why(execution.status, explain.overall(execution, reasons).message)
 
 
 def _why_running(execution: Execution, user: User) -> Why | None:
@@ -277,6 +294,7 @@ def step_facts(execution: Execution, detail: JSONObject) -> list[tuple[str, str]
     found = [
         ("Waits for", _some([_name(known, name) for name in detail["dependencies"]])),
         ("Then", _some(after)),
+        ("Undoes", _name(known, known.get(str(detail["blockId"]), NOTHING_KNOWN).compensates)),
         ("Agent", str(detail["agentId"] or "")),
         ("Kind", str(detail["toolType"] or "")),
         ("Effect", effects.get(str(detail["effect"]), "")),

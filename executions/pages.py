@@ -21,7 +21,7 @@ from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import page_data, selectors, snapshot
+from . import facts, page_data, selectors, snapshot
 from .models import Execution
 from .states import ExecutionStatus
 
@@ -84,7 +84,9 @@ def execution_page(request: HttpRequest, execution_id: UUID) -> HttpResponse:
         "block_count": selectors.count_blocks(execution),
         "page_facts": {
             "id": str(execution.pk),
-            "graph": f"/executions/{execution.pk}/graph?version={version.content_hash}",
+            "graph": f"/executions/{execution.pk}/graph?version={version.content_hash}"
+            f"&undo={page_data.undoing(execution)}",
+            "undo": page_data.undoing(execution),
         },
     }
     return render(request, "executions/execution.html", context)
@@ -93,7 +95,7 @@ def execution_page(request: HttpRequest, execution_id: UUID) -> HttpResponse:
 @login_required
 @require_GET
 def execution_graph(request: HttpRequest, execution_id: UUID) -> HttpResponse:
-    """What never changes: steps and edges.  The version's hash in the address makes it cacheable."""
+    """Steps and edges.  The version's hash in the address makes them cacheable, and the epoch that undoes."""
     response = JsonResponse(page_data.graph(_find(request, execution_id)))
     response["Cache-Control"] = "private, max-age=86400, immutable"
     return response
@@ -116,6 +118,7 @@ def _head(request: HttpRequest, execution: Execution) -> dict[str, Any]:
         "execution": execution,
         "progress": selectors.progress([execution.pk]).get(execution.pk),
         "why": page_data.why(execution, user),
+        "undoable": facts.compensates(execution.template_version_id),
         "may_operate": access.can(user, Permission.OPERATE, execution.workspace_id),
     }
 

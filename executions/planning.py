@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agentflow.types import JSONObject
+from agentflow.workflow.compensation import waves
 from agentflow.workflow.plan import Plan
 
 from . import history, selectors
@@ -28,9 +29,15 @@ def execution_plan(execution: Execution) -> JSONObject:
         "running": _ids(plan, rows, B.RUNNING),
         "waiting": _ids(plan, rows, B.WAITING_HUMAN, B.WAITING_EXTERNAL),
         "next": [plan[idx].block_id for idx in left if _is_next(plan, idx, rows)],
-        "parallelGroups": [[plan[idx].block_id for idx in group] for group in levels(plan, left)],
+        "parallelGroups": [[plan[idx].block_id for idx in group] for group in _groups(plan, left)],
         "progress": _progress(plan, rows, left, expected),
     }
+
+
+def _groups(plan: Plan, left: Sequence[int]) -> list[list[int]]:
+    """While compensations are left nothing else is: they go in their own order."""
+    undo = [idx for idx in left if plan[idx].compensates is not None]
+    return waves(plan, undo) if undo else levels(plan, left)
 
 
 def levels(plan: Plan, left: Sequence[int]) -> list[list[int]]:

@@ -27,6 +27,7 @@ from agentflow.events.store import Cursor
 from agentflow.governance.access import Principal
 from agentflow.types import JSONValue
 
+from . import facts
 from .models import Blob, BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint
 from .ports import HumanInteraction, human_history
 from .states import SETTLED, BlockStatus
@@ -364,6 +365,13 @@ def find_block(execution: Execution, ref: str) -> BlockExecution:
     if block is None:
         raise NotFound("The execution has no such block.", block_id=ref)
     return block
+
+
+def compensations(execution: Execution) -> list[str]:
+    """The blocks of an execution that undo others, in the order of its plan."""
+    ids = _blocks(execution).values_list("block_id", flat=True)
+    known = facts.of_version(execution.template_version_id)
+    return [block_id for block_id in ids if known.get(block_id, facts.NOTHING_KNOWN).compensates]
 
 
 def items(block: BlockExecution, *, statuses: Collection[str] = ()) -> QuerySet[BlockExecution]:

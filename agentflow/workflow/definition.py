@@ -146,13 +146,16 @@ ToolType: TypeAlias = Literal["API", "Script", "UseCase", "MCP", "LLM"]
 
 
 class Compensation(_Part):
-    """The call that undoes what a block did."""
+    """The call that undoes what a block did: run when the execution fails, or is cancelled so."""
 
     agent_id: Identifier | None = None
     agent_type: Name | None = None
     tool_type: ToolType | None = None
     configuration: JSONObject = Field(default_factory=dict)
     input: JSONObject | None = None
+    timeout: Duration | None = None
+    retry_policy: RetryPolicy | None = None
+    effect: Literal["pure", "keyed", "once"] | None = None
 
 
 def _join_kind(value: Any) -> str | None:
@@ -254,6 +257,31 @@ class Definition(_Part):
     def timeout_of(self, block: Block) -> int:
         """How long one attempt of the block may take, in ms."""
         return block.timeout or LIMITS.block_timeout_ms
+
+
+def compensation_id(block_id: str) -> str:
+    """What a block's compensation is called as a block of its own."""
+    return f"{block_id}:compensation"
+
+
+def compensation_of(block: Block) -> Block | None:
+    """A block's compensation as a block of its own."""
+    undo = block.compensation
+    if undo is None:
+        return None
+    return Block(
+        block_id=compensation_id(block.block_id),
+        name=f"Undo: {block.name or block.block_id}",
+        agent_id=undo.agent_id,
+        agent_type=undo.agent_type,
+        tool_type=undo.tool_type,
+        configuration=undo.configuration,
+        input=undo.input,
+        timeout=undo.timeout,
+        retry_policy=undo.retry_policy,
+        effect=undo.effect,
+        on_error="continue",  # the run ends as it would have ended without it
+    )
 
 
 def parse(body: JSONValue) -> Definition:

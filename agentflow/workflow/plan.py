@@ -10,10 +10,18 @@ import hashlib
 import heapq
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .conditions import CompiledConditions, compile_conditions
-from .definition import AtLeast, Block, Definition, Durability, HumanInLoop, RetryPolicy
+from .definition import (
+    AtLeast,
+    Block,
+    Definition,
+    Durability,
+    HumanInLoop,
+    RetryPolicy,
+    compensation_of,
+)
 from .expressions import Expression, Mapping, compile_expression, compile_mapping
 from .moments import is_moment
 
@@ -49,10 +57,16 @@ class PlanBlock:
     retry: RetryPolicy
     timeout_s: float
     likeness: str  # blocks with equal likeness do the same work on other input: they share a speed history
+    compensates: int | None = None  # of a compensation: the block that it undoes
 
     @property
     def block_id(self) -> str:
         return self.block.block_id
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The blocks whose outputs it is given where it has no mapping."""
+        return self.preds if self.compensates is None else (self.compensates,)
 
     @property
     def join_all(self) -> bool:
@@ -97,8 +111,12 @@ class PlanBlock:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """`blocks` are what a run begins with; the compensations behind them have rows only once they are due."""
+
     blocks: tuple[PlanBlock, ...]
-    index: dict[str, int]  # blockId -> idx
+    compensations: tuple[PlanBlock, ...]
+    compensated_by: dict[int, int]  # idx of a block -> idx of its compensation
+    index: dict[str, int]  # blockId -> idx, of both
     sinks: tuple[int, ...]
     special: frozenset[int]
     partial: frozenset[int]  # joins that may open before all their edges are closed
@@ -117,7 +135,8 @@ class Plan:
         return len(self.keys) > (self.run_key is not None)
 
     def __getitem__(self, idx: int) -> PlanBlock:
-        return self.blocks[idx]
+        count = len(self.blocks)
+        return self.blocks[idx] if idx < count else self.compensations[idx - count]
 
     def refs(self, block_ids: frozenset[str]) -> set[int]:
         return {self.index[block_id] for block_id in block_ids}
@@ -161,14 +180,17 @@ def compile_plan(definition: Definition) -> Plan:
         )
         for idx, block_id in enumerate(order)
     )
+    compensations = _compensations(definition, planned)
     return Plan(
         blocks=planned,
-        index=index,
+        compensations=compensations,
+        compensated_by={p.compensates: p.idx for p in compensations if p.compensates is not None},
+        index=index | {p.block_id: p.idx for p in compensations},
         sinks=tuple(p.idx for p in planned if not p.succs),
         special=frozenset(p.idx for p in planned if p.special),
         partial=frozenset(p.idx for p in planned if p.needed is not None),
         fans=tuple(p.idx for p in planned if p.items is not None),
-        alike=_alike(planned),
+        alike=_alike((*planned, *compensations)),
         handles_failure=any(p.block.run_on == "failure" for p in planned),
         run_key=_run_key(definition),
         keys=_keys(definition, planned),
@@ -176,6 +198,20 @@ def compile_plan(definition: Definition) -> Plan:
         timeout_ms=definition.global_settings.timeout,
         durability=definition.global_settings.durability,
     )
+
+
+def _compensations(definition: Definition, planned: tuple[PlanBlock, ...]) -> tuple[PlanBlock, ...]:
+    """The compensations as blocks behind all others.  They have no edges: `compensation` orders them."""
+    found: list[PlanBlock] = []
+    for compensated in planned:
+        block = compensation_of(compensated.block)
+        if block is not None:
+            idx = len(planned) + len(found)
+            compiled = _compile_block(definition, block, idx, preds=(), succs=(), index={})
+            # What could not be undone always asks a person, whatever the template's default says.
+            retry = compiled.retry.model_copy(update={"on_exhausted": "ask"})
+            found.append(replace(compiled, compensates=compensated.idx, human=None, retry=retry))
+    return tuple(found)
 
 
 def _predecessors(definition: Definition) -> dict[str, dict[str, None]]:

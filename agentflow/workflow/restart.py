@@ -47,17 +47,23 @@ class RestartPlan:
 
 
 def restart_plan(
-    plan: Plan, settled: Mapping[int, Settled], *, from_idx: int | None, reset: bool, succeeded: bool
+    plan: Plan,
+    settled: Mapping[int, Settled],
+    *,
+    from_idx: int | None,
+    reset: bool,
+    succeeded: bool,
+    undone: Collection[int] = (),
 ) -> RestartPlan:
     """Which blocks run again; none where there is nothing to mend.
 
     With `from_idx` that block and all behind it; without, every block that failed or was cancelled and
     all behind those; with `reset` every block.  `settled` holds every block of a run that has ended,
-    `succeeded` says whether it completed.
+    `succeeded` says whether it completed.  Blocks that were `undone` by their compensation run again
+    whatever was asked for.
     """
-    return _planned(
-        plan, settled, _reruns(plan, settled, from_idx=from_idx, reset=reset, succeeded=succeeded)
-    )
+    reruns = _reruns(plan, settled, from_idx=from_idx, reset=reset, succeeded=succeeded, undone=undone)
+    return _planned(plan, settled, reruns)
 
 
 def return_plan(plan: Plan, settled: Mapping[int, Settled], point: Collection[int]) -> RestartPlan:
@@ -89,7 +95,13 @@ def _planned(plan: Plan, settled: Mapping[int, Settled], reruns: set[int]) -> Re
 
 
 def _reruns(
-    plan: Plan, settled: Mapping[int, Settled], *, from_idx: int | None, reset: bool, succeeded: bool
+    plan: Plan,
+    settled: Mapping[int, Settled],
+    *,
+    from_idx: int | None,
+    reset: bool,
+    succeeded: bool,
+    undone: Collection[int],
 ) -> set[int]:
     if reset:
         return set(settled)
@@ -102,6 +114,7 @@ def _reruns(
             if ended.status == "failed"
             or (not succeeded and (_interrupted(ended) or _ended_the_run(plan, idx, ended)))
         }
+    roots |= set(undone)
     if not roots:
         return set()
     # What was stopped half-way cannot be carried, for nothing says how it would have ended; and a block

@@ -15,7 +15,17 @@ from agentflow.types import JSONObject, JSONValue
 
 from . import callbacks
 from .conditions import DEFAULT
-from .definition import AtLeast, Block, Conditions, Definition, RetryPolicy, closest, pointer
+from .definition import (
+    AtLeast,
+    Block,
+    Compensation,
+    Conditions,
+    Definition,
+    RetryPolicy,
+    closest,
+    compensation_id,
+    pointer,
+)
 from .expressions import NAMES, Expression, ExpressionError, compile_expression, compile_mapping, texts_of
 from .graph import Graph, build, unreachable
 from .moments import LONGEST_WAIT_S, is_moment
@@ -181,7 +191,10 @@ class _BlockCheck:
         if block.conditions is not None:
             yield from self._conditions(block.conditions)
         yield from self._expressions()
-        yield from self._work()
+        if block.agent_id is None and not block.capabilities and not self._asks_for_input():
+            yield from self._work(block, self.path)
+        if block.compensation is not None:
+            yield from self._compensation(block.compensation, (*self.path, "compensation"))
         if block.human_in_loop is not None and block.human_in_loop.input_schema is not None:
             path = (*self.path, "humanInLoop", "inputSchema")
             yield from _schema_issues(block.human_in_loop.input_schema, path)
@@ -366,10 +379,12 @@ class _BlockCheck:
 
     # who does the work
 
-    def _work(self) -> Iterator[Issue]:
-        block, human = self.block, self.definition.human_of(self.block)
-        if block.agent_id is not None or block.capabilities or (human and human.type == "input"):
-            return
+    def _asks_for_input(self) -> bool:
+        human = self.definition.human_of(self.block)
+        return human is not None and human.type == "input"
+
+    def _work(self, block: Block | Compensation, path: Path) -> Iterator[Issue]:
+        """What a block that names no agent must say instead."""
         if block.tool_type is not None:
             groups = _TOOL_NEEDS[block.tool_type]
             missing = [" or ".join(g) for g in groups if not any(_given(block, name) for name in g)]
@@ -379,7 +394,7 @@ class _BlockCheck:
                 yield Issue(
                     "start",
                     "missing_tool",
-                    pointer(*self.path, "toolType"),
+                    pointer(*path, "toolType"),
                     f"Nothing says which {block.tool_type} to use: there is no agentId, and the"
                     f" configuration has no {' and no '.join(missing)}.",
                     f"Add 'agentId', or {' and '.join(missing)} to the configuration.",
@@ -388,10 +403,45 @@ class _BlockCheck:
             yield Issue(
                 "start",
                 "missing_agent",
-                pointer(*self.path, "agentType"),
+                pointer(*path, "agentType"),
                 f"The block asks for an agent of type {block.agent_type!r}, but names none.",
                 "Add 'agentId'.",
             )
+
+    def _compensation(self, undo: Compensation, path: Path) -> Iterator[Issue]:
+        named = compensation_id(self.block.block_id)
+        if named in self.graph.index:
+            yield _error(
+                "duplicate_block_id",
+                path,
+                f"The compensation runs as {named!r}, but block {self.graph.index[named]} is called so.",
+                "Rename that block.",
+            )
+        if undo.agent_id is None and undo.tool_type is None and undo.agent_type is None:
+            yield _error(
+                "missing_field",
+                path,
+                "The compensation names nobody who does it.",
+                "Add 'agentId', or a toolType.",
+            )
+        elif undo.agent_id is None:
+            yield from self._work(undo, path)
+        for at, text in texts_of(undo.input):
+            # It undoes the block as a whole, whenever that is: no item, round or event is at hand.
+            names = NAMES - {"item", "index", "event"}
+            yield from self._mapped(text, (*path, "input", *at), names, own=True)
+        if undo.retry_policy is not None:
+            yield from _retry_issues(undo.retry_policy, (*path, "retryPolicy"))
+            if (
+                undo.retry_policy.on_exhausted == "fail"
+                and "on_exhausted" in undo.retry_policy.model_fields_set
+            ):
+                yield _error(
+                    "contradicting_fields",
+                    (*path, "retryPolicy", "onExhausted"),
+                    "A compensation that fails always asks a person.",
+                    "Remove onExhausted.",
+                )
 
     def _rules(self) -> Iterator[Issue]:
         """Joins, waits and `runOn` that can never come true."""
@@ -478,12 +528,11 @@ class _BlockCheck:
     def _later_fields(self) -> list[tuple[tuple[str, ...], bool]]:
         block = self.block
         return [
-            (("compensation",), block.compensation is not None),
             (("capabilities",), bool(block.capabilities) and block.agent_id is None),
         ]
 
 
-def _given(block: Block, name: str) -> bool:
+def _given(block: Block | Compensation, name: str) -> bool:
     value = block.configuration.get(name)
     return isinstance(value, str) and bool(value.strip())
 

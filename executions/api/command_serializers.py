@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 
 from agentflow.api.serializers import StrictSerializer
@@ -164,6 +166,16 @@ class BatchSerializer(StrictSerializer):
         required=False, allow_null=True, default=None, help_text="`next` of the call before."
     )
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
+    compensate = serializers.BooleanField(
+        required=False, default=False, help_text="Of a cancel: undo what completed blocks did."
+    )
+
+    def validate(self, given: dict[str, Any]) -> dict[str, Any]:
+        if given["compensate"] and given["command"] != Command.CANCEL:
+            raise serializers.ValidationError(
+                {"compensate": "Only a cancel compensates."}, code="contradicting_fields"
+            )
+        return given
 
 
 class BatchResultSerializer(StrictSerializer):

@@ -175,6 +175,7 @@ class BatchView(ExecutionAPIView):
                 limit=given["limit"],
                 after=given["after"],
                 reason=given["reason"],
+                compensate=given["compensate"],
             ),
         )
         return Response(

@@ -16,7 +16,7 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.types import JSONValue
 from agentflow.workflow.failures import FailureKind
-from executions.models import AttemptOutcome, Durability, PointKind
+from executions.models import AttemptOutcome, Compensation, Durability, PointKind
 from executions.services.admission import LATEST
 from executions.states import BlockStatus, ExecutionStatus
 
@@ -131,6 +131,14 @@ class SteerSerializer(StrictSerializer):
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
 
 
+class CancelSerializer(SteerSerializer):
+    compensate = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Undo what completed blocks did; without, a compensation under way is stopped.",
+    )
+
+
 # -- out -----------------------------------------------------------------------
 
 
@@ -171,6 +179,11 @@ class ExecutionSummarySerializer(StrictSerializer):
     epoch = serializers.IntegerField(help_text="1, and one more with each restart.")
     simulated = serializers.BooleanField()
     durability = serializers.ChoiceField(choices=Durability.choices)
+    compensation = serializers.ChoiceField(
+        choices=Compensation.choices,
+        allow_null=True,
+        help_text="How far it has undone what it did, having failed or been cancelled; null: it did not.",
+    )
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     completed_at = serializers.DateTimeField(allow_null=True)

@@ -288,7 +288,7 @@ class PlanView(ExecutionAPIView):
 
 
 class Command(Protocol):
-    """`executions.services.control`'s pause, resume and cancel."""
+    """`executions.services.control`'s pause and resume."""
 
     def __call__(self, *, execution_id: UUID, by: User, reason: str = "") -> object: ...
 
@@ -328,11 +328,23 @@ class ResumeView(_SteerView):
 
 
 class CancelView(_SteerView):
-    @_documented("executions_cancel")
+    @extend_schema(
+        operation_id="executions_cancel",
+        request=serializers.CancelSerializer,
+        responses={200: serializers.SuccessSerializer},
+    )
     @idempotent
     def post(self, request: Request, execution_id: UUID) -> Response:
-        """Cancel: what runs is stopped, what waits will not happen."""
-        return self.steer(request, execution_id, control.cancel)
+        """Cancel: what runs is stopped, what waits will not happen.
+
+        With `compensate` completed blocks are compensated before it ends; without, a compensation that
+        is under way is stopped.
+        """
+        body = serializers.CancelSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        execution = self.execution(execution_id, Permission.OPERATE)
+        control.cancel(execution_id=execution.pk, by=self.user(), **body.validated_data)
+        return Response({"success": True})
 
 
 # -- reading requests ----------------------------------------------------------

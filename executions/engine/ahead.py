@@ -73,6 +73,8 @@ class Ahead:
             not planned.special
             and planned.repeat_until is None
             and planned.idx not in self._facts.once
+            # What was done without a row would not be undone, were the run stopped meanwhile.
+            and planned.idx not in self._facts.plan.compensated_by
             and self._is_fast(planned)
         )
 

@@ -58,7 +58,7 @@ def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
         input_schema=FIX_SCHEMA,
         request={
             "title": f"{name} needs a decision: {error.get('message', 'it failed')}",
-            "description": _situation(change),
+            "description": _situation(facts, change),
             "facts": _bounded({"attempt": change.attempt or 0, **evidence}),
             "error": {key: value for key, value in error.items() if key != "evidence"},
             "options": options,
@@ -82,14 +82,19 @@ def _bounded(facts: JSONObject) -> JSONObject:
     return shown
 
 
-def _situation(change: Change) -> str:
+def _situation(facts: Facts, change: Change) -> str:
     if change.reason == "unknown_outcome":
-        return (
+        said = (
             "The call was sent and no answer came, so what it does may have happened. "
             "It is not repeated without your decision."
         )
+        if change.idx in facts.plan.compensated_by:
+            said += " It is compensated only if you say that it is done: what failed or is skipped is not."
+        return said
     if change.reason == "poison":
         return "Every worker that took this step vanished. It is not given to another without your decision."
+    if facts.plan[change.idx].compensates is not None:
+        return "The execution undoes what it did, and this step could not be undone."
     return "The step cannot go on by itself."
 
 

@@ -193,6 +193,8 @@ def failed(
     if failure.outcome_unknown and claim.effect == "once":
         return unknown(planned, base, failure)
     if failure.kind is FailureKind.CRITICAL:
+        if planned.compensates is not None:
+            return ask_fix(base, failure)
         return replace(base, status=B.FAILED, reason=failure.code)
     tries = claim.tries
     if wants_retry(policy, failure, tries) and tries <= policy.max_retries:

@@ -19,7 +19,7 @@ NAME_CHARS = 200
 _SETTLED = """
 SELECT idx FROM executions_blockexecution
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND iteration = 0
-  AND status IN ('completed', 'failed', 'skipped', 'cancelled')
+  AND idx < %(blocks)s AND status IN ('completed', 'failed', 'skipped', 'cancelled')
 """
 
 _WRITE = """
@@ -40,7 +40,7 @@ DELETE FROM executions_recoverypoint WHERE id IN (
 
 def write(run: Run, kind: PointKind, *, name: str = "", by_id: int | None = None) -> int:
     """Take a recovery point of a locked run as it is now; gives its id."""
-    idxs = [idx for (idx,) in run.execute(_SETTLED)]
+    idxs = [idx for (idx,) in run.execute(_SETTLED, blocks=len(run.facts.plan.blocks))]
     row = run.execute(
         _WRITE, kind=str(kind), name=name[:NAME_CHARS], settled=bitmap(idxs), count=len(idxs), by=by_id
     ).fetchone()

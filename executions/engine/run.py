@@ -31,13 +31,14 @@ from agentflow.workflow.settlement import (
     uncaught,
 )
 from executions import blobs, dispatch
-from executions.models import PointKind
+from executions.models import Compensation, PointKind
 from executions.ports import HumanAsk, human_gate
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from . import asking, points, statements
+from .compensating import Compensating
 from .facts import Facts, as_text, blob_of
 from .items import Items
 from .judging import Change
@@ -63,6 +64,7 @@ class Run:
         self.open_sinks: int = gate[2]
         self.failed_blocks: int = gate[3]
         self.ends_as: str = gate[4]
+        self.compensation: str = gate[5]
         self.known: SettledBlocks = {}
         self.asks: list[HumanAsk] = []
         self.opener = Opener(
@@ -70,11 +72,21 @@ class Run:
         )
         self._items = Items(self)
         self.places = Places(self)
+        self._compensating = Compensating(self)
         self._sinks_closed = 0
         self._blocks_failed = 0
         self.children_to_check: list[UUID] = []
         self._point: tuple[PointKind, str, int | None] | None = None
         self.left_unread = False  # a large value could not be read: what needs it waits
+
+    @property
+    def works(self) -> bool:
+        """Whether blocks may be claimed: its own, or its compensations, the only ones left open then."""
+        return self.status is E.RUNNING or self.compensates
+
+    @property
+    def compensates(self) -> bool:
+        return self.status is E.CANCELLING and self.compensation == Compensation.RUNNING
 
     # -- statements -----------------------------------------------------------
 
@@ -215,12 +227,13 @@ class Run:
             self._await_event(change.pk, *change.wait_for)
         if change.child is not None:
             self.children_to_check.append(change.child.insert(change))
-        if change.status in SETTLED and not planned.succs:
+        if change.status in SETTLED and not planned.succs and planned.compensates is None:
             self._sinks_closed += 1
         if change.status is B.COMPLETED and planned.block.checkpoint:
             self.mark(PointKind.CHECKPOINT, planned.block.name or planned.block_id)
         if change.status is B.COMPLETED and planned.block.end and self.status in (E.RUNNING, E.PAUSED):
-            self.stop(ends_as=E(planned.block.end), reason="run_ended", error=None)
+            ends_as = E(planned.block.end)
+            self.stop(ends_as=ends_as, reason="run_ended", error=None, compensate=ends_as is E.FAILED)
 
     def _await_event(self, pk: int, type: str, correlation: str) -> None:
         """Begin to wait, and look after the commit: the event may be there already."""
@@ -297,8 +310,11 @@ class Run:
         )
         self._event(status)
 
-    def stop(self, *, ends_as: E, reason: str, error: JSONObject | None) -> None:
-        """Cancel what waits; what runs is stopped by its workers, and the last of them ends the run."""
+    def stop(self, *, ends_as: E, reason: str, error: JSONObject | None, compensate: bool = False) -> None:
+        """Cancel what waits; what runs is stopped by its workers, and the last of them ends the run.
+
+        With `compensate` it undoes what it did before it ends.
+        """
         EXECUTION.check(self.status, E.CANCELLING)
         self.status = E.CANCELLING
         self.ends_as = str(ends_as)
@@ -308,11 +324,34 @@ class Run:
             ends_as=str(ends_as),
             error=as_text(error),
         )
+        if compensate:
+            self.set_compensation(Compensation.DUE)
         self._event(E.CANCELLING)
+        self._cancel_waiting(reason)
+
+    def undoable(self) -> bool:
+        """Whether a block has completed that has a compensation."""
+        return bool(self._compensating.wanted())
+
+    def stop_compensating(self, reason: str) -> None:
+        """Give up what is left to undo; calls in flight are stopped by their workers."""
+        self.set_compensation(Compensation.STOPPED)
+        self._event(E.CANCELLING)
+        self._cancel_waiting(reason)
+
+    def set_compensation(self, compensation: Compensation | None) -> None:
+        self.compensation = str(compensation or "")
+        self.execute(
+            "UPDATE executions_execution SET compensation = %(compensation)s WHERE id = %(execution)s",
+            compensation=self.compensation,
+        )
+
+    def _cancel_waiting(self, reason: str) -> None:
         children = self._open_children()
         self.execute(statements.CANCEL_WAITING, reason=reason)
         human_gate().cancel(execution_id=self.facts.execution_id, block_pks=None, reason=reason)
         self.children_to_check += children
+        self.asks.clear()
         self.look_again(0)
 
     def leave(self) -> None:
@@ -326,14 +365,14 @@ class Run:
                 sinks=max(self.open_sinks, 0),
                 failed=self.failed_blocks,
             )
-        if self.asks and self.status in (E.RUNNING, E.PAUSED):
+        if self.asks and (self.status in (E.RUNNING, E.PAUSED) or self.compensates):
             human_gate().open(self.asks)
         if self._point is not None:
             kind, name, by_id = self._point
             points.write(self, kind, name=name, by_id=by_id)
         if self.status is E.RUNNING and self.open_sinks <= 0:
-            self._finish(E.FAILED if self._failed_for_good() else E.COMPLETED)
-        elif self.status is E.CANCELLING and not self._anything_running():
+            self._all_settled()
+        if self.status is E.CANCELLING and self._compensating.go_on():
             self._finish(E(self.ends_as or E.CANCELLED))
         for child in self.children_to_check:
             self.execute(statements.LOOK_AGAIN, timer=check_timer(child), seconds=0)
@@ -344,6 +383,14 @@ class Run:
         """Let what needs a large value wait until blob storage gives it."""
         self.left_unread = True
         self.look_again(UNREAD_S)
+
+    def _all_settled(self) -> None:
+        if not self._failed_for_good():
+            self._finish(E.COMPLETED)
+        elif self.undoable():
+            self.stop(ends_as=E.FAILED, reason="failed", error=self._why_failed(), compensate=True)
+        else:
+            self._finish(E.FAILED)
 
     def look_again(self, seconds: float) -> None:
         self.execute(statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=seconds)
@@ -385,13 +432,6 @@ class Run:
     def _event(self, status: E) -> None:
         self.execute(statements.EXECUTION_EVENT, level=20, payload=as_text({"status": str(status)}))
 
-    def _anything_running(self) -> bool:
-        row = self.execute(
-            "SELECT 1 FROM executions_blockexecution WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
-            " AND status = 'running' LIMIT 1"
-        ).fetchone()
-        return row is not None
-
     def _open_children(self) -> list[UUID]:
         rows = self.execute(
             "SELECT c.id FROM executions_blockexecution b JOIN executions_execution c"
@@ -403,7 +443,9 @@ class Run:
     def _why_failed(self) -> JSONObject:
         rows = self.execute(
             "SELECT block_id, error FROM executions_blockexecution WHERE execution_id = %(execution)s"
-            " AND epoch = %(epoch)s AND status = 'failed' ORDER BY completed_at, idx LIMIT 20"
+            " AND epoch = %(epoch)s AND status = 'failed' AND idx < %(blocks)s"
+            " ORDER BY completed_at, idx LIMIT 20",
+            blocks=len(self.facts.plan.blocks),
         ).fetchall()
         if not rows:
             return {"code": "ended_as_failed", "message": "A block ended the run as failed.", "blocks": []}

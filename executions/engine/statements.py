@@ -8,7 +8,7 @@ Arrays of JSON travel as text and are cast, one `unnest` for any number of block
 
 # The lock, as a statement of its own: what follows needs a snapshot taken after the lock is granted.
 GATE = """
-SELECT status, epoch, open_sinks, failed_blocks, ends_as
+SELECT status, epoch, open_sinks, failed_blocks, ends_as, compensation
 FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
 """
 
@@ -218,6 +218,48 @@ SELECT idx, status, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END
        CASE WHEN edit IS NULL THEN output_blob END
 FROM executions_blockexecution
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[]) AND iteration = 0
+"""
+
+# Of these blocks, those that completed in this run: what a fork took over is its source's to undo.
+COMPLETED = """
+SELECT b.idx FROM executions_blockexecution b LEFT JOIN executions_blockexecution o ON o.id = b.carried_from
+WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.iteration = 0 AND b.status = 'completed'
+  AND b.idx = ANY(%(idxs)s::int[]) AND (b.carried_from IS NULL OR o.execution_id = b.execution_id)
+"""
+
+RUNNING = """
+SELECT 1 FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'running' LIMIT 1
+"""
+
+# Children that this epoch's blocks began and that have not ended.
+OPEN_CHILDREN = """
+SELECT 1 FROM executions_blockexecution b JOIN executions_execution c
+  ON c.parent_block_id = b.id AND c.parent_attempt = b.attempt AND c.completed_at IS NULL
+WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s LIMIT 1
+"""
+
+# The key of a compensation's effect follows that of the effect that it undoes: one that is compensated
+# again without having been done again is the same call to its provider.
+ADD_COMPENSATIONS = """
+WITH added AS (
+  INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, block_id, status, todo, dead,
+      failed, attempt, crashes, tries_from, round, effect, effect_seq, reason)
+  SELECT b.execution_id, b.epoch, x.idx, 0, x.block_id, CASE WHEN x.ready THEN 'ready' ELSE 'blocked' END,
+      0, 0, 0, 0, 0, 0, 0, x.effect, b.effect_seq, ''
+  FROM unnest(%(idxs)s::int[], %(undone)s::int[], %(block_ids)s::text[], %(readies)s::bool[],
+              %(effects)s::text[]) AS x(idx, undone, block_id, ready, effect)
+  JOIN executions_blockexecution b
+    ON b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.undone AND b.iteration = 0
+  RETURNING block_id, status)
+INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+       jsonb_build_object('status', status, 'attempt', 0, 'reason', 'compensation') FROM added
+"""
+
+COMPENSATIONS = """
+SELECT id, idx, status FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx >= %(first)s ORDER BY id
 """
 
 # Everything that waits is cancelled at once, with the attempt whose answer (a child's end) it waits for;

@@ -33,7 +33,7 @@ class Turn:
     claims: list[Claim] = field(default_factory=list)
     ready_left: int = 0
     walkers: int = 0
-    status: E = E.PENDING
+    works: bool = False  # as `Run.works`
     epoch: int = 1
     refused: bool = False  # what was done ahead does not count
 
@@ -80,9 +80,9 @@ def take_turn(
         # Who got something need not look what else there is, unless others left some the last time.
         turn.ready_left += run.places.granted
         more = more or run.places.granted > 0
-        if run.status is E.RUNNING and (not turn.claims or (more and len(turn.claims) < want)):
+        if run.works and (not turn.claims or (more and len(turn.claims) < want)):
             _claim(run, turn, walker=walker, want=want - len(turn.claims), fast=fast, newcomer=newcomer)
-        turn.status = run.status
+        turn.works = run.works
     poke(facts)
     return turn
 
@@ -166,7 +166,7 @@ def _settle_claimed(run: Run, turn: Turn, change: Change) -> bool:
 
 def _settle(run: Run, changes: list[Change]) -> int:
     """The same, for changes of every kind."""
-    if run.status is E.CANCELLING:
+    if run.status is E.CANCELLING and not run.compensates:
         changes = [_while_cancelling(change) for change in changes]
     moved = run.settle(changes, leaving=B.RUNNING)
     if len(moved) < len(changes):

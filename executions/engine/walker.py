@@ -27,7 +27,6 @@ from executions import callbacks, dispatch
 from executions.blobs import TooLarge, filled, kept, of_row
 from executions.services import starting
 from executions.states import BlockStatus as B
-from executions.states import ExecutionStatus as E
 
 from . import statements
 from .ahead import AHEAD, Ahead, is_plain
@@ -73,7 +72,7 @@ class Walker:
             over = watch.leaving or time.monotonic() > until
             turn = self._turn(changes, want=0 if over else self.batch)
             self._more = turn.ready_left > 0
-            if over and turn.status is E.RUNNING and turn.ready_left:
+            if over and turn.works and turn.ready_left:
                 dispatch.hint(self.facts.execution_id)
             if not turn.claims:
                 return worked
@@ -117,7 +116,8 @@ class Walker:
         """Blocks that may share a transaction with others: known to be fast, and repeatable.  None: all."""
         plan = self.facts.plan
         if self.facts.simulation is not None:
-            return [planned.idx for planned in plan.blocks if self._is_fast(planned)]
+            blocks = (*plan.blocks, *plan.compensations)
+            return [planned.idx for planned in blocks if self._is_fast(planned)]
         fast = [alike for alike in plan.alike.values() if self._is_fast(plan[alike[0]])]
         return None if len(fast) == len(plan.alike) else list(chain.from_iterable(fast))
 
@@ -350,7 +350,7 @@ class Walker:
         wanted: set[int] = set()
         for claim in claims:
             planned = self.facts.plan[claim.idx]
-            refs = set(planned.preds) if planned.mapping is None else set()
+            refs = set(planned.sources) if planned.mapping is None else set()
             if planned.mapping is not None:
                 refs |= self.facts.plan.refs(planned.mapping.block_refs)
             if planned.conditions is not None:
@@ -396,11 +396,11 @@ class Walker:
 
     def _default_input(self, planned: PlanBlock, known: SettledBlocks) -> JSONValue:
         """Without a mapping a block gets its completed dependencies' outputs, or the run's input."""
-        if not planned.preds:
+        if not planned.sources:
             return self.facts.input
         return {
             self.facts.plan[idx].block_id: known[idx]["output"]
-            for idx in planned.preds
+            for idx in planned.sources
             if idx in known and known[idx]["status"] == "completed"
         }
 

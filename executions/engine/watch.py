@@ -224,7 +224,8 @@ class Watch:
             "SELECT b.id FROM executions_blockexecution b"
             " JOIN executions_execution e ON e.id = b.execution_id"
             " JOIN unnest(%s::bigint[], %s::int[]) AS x(id, attempt) ON x.id = b.id AND x.attempt = b.attempt"
-            " WHERE b.status = 'running' AND e.status IN ('pending', 'running', 'paused')",
+            " WHERE b.status = 'running' AND (e.status IN ('pending', 'running', 'paused')"
+            "  OR e.status = 'cancelling' AND e.compensation = 'running')",
             ([f.claim.pk for f in flights], [f.claim.attempt for f in flights]),
         )
         wanted = {row[0] for row in rows}

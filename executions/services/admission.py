@@ -12,7 +12,7 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 from agentflow.workflow import json_schema
-from agentflow.workflow.definition import Definition, pointer
+from agentflow.workflow.definition import Definition, compensation_id, pointer
 from executions.models import Execution
 from templates_app import selectors as templates
 from templates_app.compiled import definition_of
@@ -182,6 +182,7 @@ def _input_issues(definition: Definition, value: JSONObject) -> list[JSONObject]
 def _simulation_issues(definition: Definition, simulation: JSONObject | None) -> list[JSONObject]:
     """Block ids in the script that the definition does not have: a misspelt one would silently do nothing."""
     known = {block.block_id for block in definition.blocks}
+    known |= {compensation_id(block.block_id) for block in definition.blocks if block.compensation}
     return [
         _unknown_block(part, block_id)
         for part in ("outputs", "failures", "answers")

@@ -65,6 +65,7 @@ class BatchRequest:
     limit: int = BATCH_MAX
     after: UUID | None = None
     reason: str = ""
+    compensate: bool = False  # of a cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,8 @@ def _one(by: User, request: BatchRequest, pk: UUID, status: str, *, permitted: b
             return Result(pk, status, True)
         return Result(pk, status, False, "not_applicable", f"Nothing to {request.command}: it is {status}.")
     try:
-        _DO[request.command](execution_id=pk, by=by, reason=request.reason)
+        options = {"compensate": True} if request.compensate else {}
+        _DO[request.command](execution_id=pk, by=by, reason=request.reason, **options)
     except AgentflowError as error:
         return Result(pk, status, False, error.code, error.message)
     return Result(pk, status, True)

@@ -94,7 +94,7 @@ def _receive(
     if late:
         LateResult.objects.create(block=block, attempt=attempt, output=answer.output, failure=answer.failure)
         return _too_late(block, attempt)
-    if run.status is E.RUNNING:
+    if run.works:
         take_answers(run)
         run.look_again(2)
         dispatch.on_commit_hint(block.execution_id)
@@ -110,7 +110,7 @@ def _too_late(block: BlockExecution, attempt: int) -> AgentflowError:
 
 def _awaited(run: Run, block: BlockExecution, attempt: int) -> bool:
     """Whether the block waits, or may come to wait, for what was brought to this attempt."""
-    if run.status not in (E.RUNNING, E.PAUSED) or block.epoch != run.epoch:
+    if not (run.works or run.status is E.PAUSED) or block.epoch != run.epoch:
         return False
     if block.status == B.RUNNING or (block.status == B.WAITING_EXTERNAL and block.reason == CALLBACK):
         return _answers(block.pk, block.effect, range(attempt, block.attempt))

@@ -12,6 +12,7 @@ from functools import cache
 from uuid import UUID
 
 from agentflow.workflow.restart import RestartPlan, Settled
+from executions.engine.facts import Facts
 from executions.engine.run import raw_cursor
 from executions.models import BlockExecution
 from executions.states import SETTLED
@@ -25,15 +26,36 @@ class Origin:
     epoch: int
 
 
-def settled_blocks(execution_id: UUID, epoch: int) -> dict[int, Settled]:
-    """How the blocks of an epoch ended, those that have."""
+def settled_blocks(facts: Facts, epoch: int) -> dict[int, Settled]:
+    """How the blocks of an epoch ended, those that have; compensations are of their epoch only."""
     rows = BlockExecution.objects.filter(
-        execution=execution_id, epoch=epoch, iteration=0, status__in=SETTLED
+        execution=facts.execution_id,
+        epoch=epoch,
+        idx__lt=len(facts.plan.blocks),
+        iteration=0,
+        status__in=SETTLED,
     ).order_by("idx")
     return {
         idx: Settled(status, reason, None if choice is None else tuple(choice))
         for idx, status, reason, choice in rows.values_list("idx", "status", "reason", "choice")
     }
+
+
+def undone_blocks(facts: Facts) -> set[tuple[int, int]]:
+    """Epochs and positions in which a block stands as completed whose compensation has completed since."""
+    plan = facts.plan
+    if not plan.compensations:
+        return set()
+    rows = BlockExecution.objects.filter(execution=facts.execution_id, iteration=0, status="completed")
+    worked_in: dict[tuple[int, int], int] = {}  # the row in which it was worked on
+    compensated: list[tuple[int, int]] = []
+    for pk, origin, epoch, idx in rows.values_list("pk", "carried_from", "epoch", "idx"):
+        worked_in[epoch, idx] = origin or pk
+        undoes = plan[idx].compensates
+        if undoes is not None:
+            compensated.append((epoch, undoes))
+    undone = {worked_in[place] for place in compensated}
+    return {place for place, origin in worked_in.items() if origin in undone}
 
 
 # The sequences that a block's effect has had, in all epochs: with the next one where it happened.
@@ -81,7 +103,8 @@ def _next_rows() -> str:
         " FROM executions_blockexecution old LEFT JOIN unnest(%(idxs)s::int[], %(todos)s::int[],"
         " %(deads)s::int[], %(faileds)s::int[], %(agains)s::bool[]) AS x(idx, todo, dead, failed, again)"
         " ON x.idx = old.idx WHERE old.execution_id = %(source)s AND old.epoch = %(source_epoch)s"
-        " AND (x.again IS NOT TRUE OR old.iteration = 0) ORDER BY old.idx, old.iteration"
+        " AND old.idx < %(blocks)s AND (x.again IS NOT TRUE OR old.iteration = 0)"
+        " ORDER BY old.idx, old.iteration"
     )
 
 
@@ -92,8 +115,10 @@ def _fresh(field: object) -> str:
     return str(default) if isinstance(default, int) else "'" + str(default).replace("'", "''") + "'"
 
 
-def copy(found: RestartPlan, origin: Origin, *, execution_id: UUID, epoch: int, reset: bool = False) -> None:
-    """Write the rows of an execution's new epoch."""
+def copy(
+    found: RestartPlan, origin: Origin, *, blocks: int, execution_id: UUID, epoch: int, reset: bool = False
+) -> None:
+    """Write the rows of an execution's new epoch, which has so many blocks besides compensations."""
     counters = [*found.reruns.values(), *found.joins.values()]
     raw_cursor().execute(
         _next_rows(),
@@ -104,6 +129,7 @@ def copy(found: RestartPlan, origin: Origin, *, execution_id: UUID, epoch: int, 
             "faileds": [c.failed for c in counters],
             "agains": [True] * len(found.reruns) + [False] * len(found.joins),
             "reset": reset,
+            "blocks": blocks,
             "execution": execution_id,
             "epoch": epoch,
             "source": origin.execution_id,

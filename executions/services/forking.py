@@ -100,9 +100,10 @@ def _moment(facts: Facts, epoch: int, request: ForkRequest) -> Moment:
     if request.point_id is not None:
         point = selectors.point(facts.execution_id, request.point_id)
         epoch, kept = point.epoch, set(point.idxs)
-    settled = carrying.settled_blocks(facts.execution_id, epoch)
+    settled = carrying.settled_blocks(facts, epoch)
     if kept is None:
         kept = set(settled)
+    kept -= {idx for at, idx in carrying.undone_blocks(facts) if at == epoch}
     if request.from_block is not None:
         kept -= plan.from_here(block_index(plan, request.from_block))
     found = return_plan(plan, settled, kept)
@@ -116,7 +117,7 @@ def _check_outputs(plan: Plan, moment: Moment, outputs: Mapping[str, JSONValue])
     for block_id, value in outputs.items():
         idx = plan.index.get(block_id)
         carried = idx is not None and idx not in moment.found.reruns
-        if idx is None:
+        if idx is None or plan[idx].compensates is not None:
             issues.append(_issue(block_id, "unknown_block", "The execution has no such block."))
         elif not carried or moment.settled[idx].status != "completed":
             said = "The block is not carried over: it runs again, or did not complete."
@@ -191,7 +192,8 @@ def _insert(
         },
     )
     origin = carrying.Origin(facts.execution_id, moment.epoch)
-    carrying.copy(moment.found, origin, execution_id=execution_id, epoch=1)
+    blocks = len(facts.plan.blocks)
+    carrying.copy(moment.found, origin, blocks=blocks, execution_id=execution_id, epoch=1)
     if simulation is not None:
         raw_cursor().execute(_SIMULATED, {"execution": execution_id})
 

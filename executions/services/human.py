@@ -13,7 +13,6 @@ from executions.engine.opening import Answered
 from executions.engine.run import locked
 from executions.models import BlockExecution, Execution, PointKind
 from executions.states import BlockStatus as B
-from executions.states import ExecutionStatus as E
 
 # What an unanswered question makes of its block.
 _EXPIRED = {
@@ -59,9 +58,9 @@ def answered(
             )
             change = run.answered(waited, kind=kind, approved=approved, response=response)
         run.settle([change], leaving=B.WAITING_HUMAN)
-        if not expired:
+        if not expired and not run.compensates:
             decided = facts.plan[block.idx].block
             run.mark(PointKind.DECISION, decided.name or decided.block_id, by_id=by.pk if by else None)
-        if run.status is E.RUNNING:
+        if run.works:
             run.look_again(2)
             dispatch.on_commit_hint(execution.pk)

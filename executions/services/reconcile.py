@@ -62,13 +62,14 @@ def look(execution_id: UUID) -> bool:
             run.execute("DELETE FROM executions_timer WHERE key = %(timer)s", timer=check_timer(execution_id))
             return False
         _stop_if_due(run, facts)
-        if run.status is E.RUNNING:
+        if run.works:
             callbacks.take_answers(run)
         _rescue(run)
-        if run.status in (E.RUNNING, E.PAUSED):
+        if run.status in (E.RUNNING, E.PAUSED) or run.compensates:
             _take_children(run)
         if run.status is E.RUNNING:
             signals.take_events(run)
+        if run.works:
             _end_waits(run)
         run.advance()
         standing = _standing(run)
@@ -82,15 +83,17 @@ def _stop_if_due(run: Run, facts: Facts) -> None:
         return
     row = run.execute(
         "SELECT e.deadline_at <= statement_timestamp(), b.id IS NOT NULL AND"
-        " (b.status <> 'waiting_external' OR b.attempt <> e.parent_attempt)"
+        " (b.status <> 'waiting_external' OR b.attempt <> e.parent_attempt), p.compensation = 'due'"
         " FROM executions_execution e LEFT JOIN executions_blockexecution b ON b.id = e.parent_block_id"
-        " WHERE e.id = %(execution)s"
+        " LEFT JOIN executions_execution p ON p.id = b.execution_id WHERE e.id = %(execution)s"
     ).fetchone()
     assert row is not None
     if row[1]:
-        control.stop(run, code="parent_ended", message="The workflow that started this one has gone on.")
+        # A parent that undoes what it did lets this one undo its part first.
+        message = "The workflow that started this one has gone on."
+        control.stop(run, code="parent_ended", message=message, compensate=bool(row[2]))
     elif row[0]:
-        control.stop(run, code="deadline", message="The workflow's time limit has passed.")
+        control.stop(run, code="deadline", message="The workflow's time limit has passed.", compensate=True)
 
 
 def _rescue(run: Run) -> None:
@@ -102,7 +105,7 @@ def _rescue(run: Run) -> None:
         " AND lease_expires_at < statement_timestamp() ORDER BY id"
     ).fetchall()
     changes = [judging.rescued(run.facts.plan[row[1]], Claim(*row)) for row in rows]
-    if run.status is E.CANCELLING:
+    if run.status is E.CANCELLING and not run.compensates:
         changes = [replace(c, status=B.CANCELLED, reason="cancelled", ask="") for c in changes]
     if changes:
         run.settle(changes, leaving=B.RUNNING)
@@ -178,7 +181,10 @@ def _child_ended(
         "outcomeUnknown": False,
         "evidence": {"executionId": str(child_id)},
     }
-    return replace(base, reason=f"child_{status}", error=failure, ended=AttemptOutcome.ERROR)
+    ended = replace(base, reason=f"child_{status}", error=failure, ended=AttemptOutcome.ERROR)
+    if planned.compensates is not None:
+        return replace(ended, status=B.WAITING_HUMAN, reason="fix", ask="fix")
+    return ended
 
 
 def _outputs_of(run: Run, child_id: UUID, epoch: int) -> JSONObject:
@@ -215,7 +221,7 @@ def _plan_next_look(run: Run, standing: Standing) -> bool:
     moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
     if run.left_unread:
         moments.append(UNREAD_S)
-    calls = run.status in (E.PENDING, E.RUNNING) and wanted > 0
+    calls = (run.status is E.PENDING or run.works) and wanted > 0
     if calls:
         dispatch.on_commit_hint(run.facts.execution_id, wanted)
         # A hint may be waiting its turn in a long queue: the longer nothing moves, the rarer it is repeated.

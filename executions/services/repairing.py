@@ -132,13 +132,15 @@ def _block(execution_id: UUID, block_pk: int) -> Iterator[tuple[Run, BlockExecut
     if facts is None:
         raise NotFound()
     with locked(facts) as run:
-        if run.status in TERMINAL or run.status is E.CANCELLING:
+        if run.status in TERMINAL or (run.status is E.CANCELLING and not run.compensates):
             raise ExecutionEnded(f"The execution is {run.status}.")
         block = BlockExecution.objects.filter(
             pk=block_pk, execution=execution_id, epoch=run.epoch, iteration=0
         ).first()
         if block is None:  # its epoch is over
             raise BlockNotOpen
+        if run.compensates and run.facts.plan[block.idx].compensates is None:
+            raise ExecutionEnded("The execution undoes what it did.")
         yield run, block
         run.look_again(0)
         dispatch.on_commit_hint(execution_id)
@@ -209,6 +211,8 @@ def _undo_failure(run: Run, block: BlockExecution) -> None:
     # One that gave its place of a concurrency key up with its failure is opened anew, to take another.
     status = B.READY if block.attempt and planned.key is None else B.BLOCKED
     REPAIR.check(B.FAILED, status)
+    if planned.compensates is not None:
+        raise NothingToRetry("A person let the compensation fail, and others may have begun since.")
     if planned.items is not None:
         raise NothingToRetry(
             "Its items have been worked on; a forEach runs again as a whole.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -105,6 +105,7 @@ class Before:
     point: frozenset[int] | None
     settled: Mapping[int, Settled]
     once: Mapping[int, str]  # blocks with a `once` effect: what is known of it, `happened` or `unknown`
+    undone: frozenset[int]  # blocks whose compensation completed
 
     def plan_id(self, request: RestartRequest) -> str:
         said = [
@@ -212,21 +213,27 @@ def _check(status: E, facts: Facts) -> None:
 def _before(run: Run, request: RestartRequest) -> Before:
     point = None if request.point_id is None else selectors.point(run.facts.execution_id, request.point_id)
     epoch = run.epoch if point is None else point.epoch
+    undone = carrying.undone_blocks(run.facts)
     return Before(
         epoch=epoch,
         last_epoch=run.epoch,
         status=run.status,
         point=None if point is None else point.idxs,
-        settled=carrying.settled_blocks(run.facts.execution_id, epoch),
-        once=_once_effects(run.facts.execution_id),
+        settled=carrying.settled_blocks(run.facts, epoch),
+        once=_once_effects(run.facts, undone),
+        undone=frozenset(idx for at, idx in undone if at == epoch),
     )
 
 
-def _once_effects(execution_id: UUID) -> dict[int, str]:
+def _once_effects(facts: Facts, undone: Collection[tuple[int, int]]) -> dict[int, str]:
     """Blocks that were called with a `once` effect, in any epoch: whether it happened, or may have."""
-    rows = BlockExecution.objects.filter(execution=execution_id, effect="once", attempt__gt=0)
+    rows = BlockExecution.objects.filter(
+        execution=facts.execution_id, effect="once", attempt__gt=0, idx__lt=len(facts.plan.blocks)
+    )
     once: dict[int, str] = {}
-    for idx, status, unknown in rows.values_list("idx", "status", "error__outcomeUnknown"):
+    for epoch, idx, status, unknown in rows.values_list("epoch", "idx", "status", "error__outcomeUnknown"):
+        if (epoch, idx) in undone:
+            continue
         if status == "completed":
             once[idx] = "happened"
         elif unknown is not False:  # an error that is known to have come before the effect is no repeat
@@ -236,7 +243,7 @@ def _once_effects(execution_id: UUID) -> dict[int, str]:
 
 def _decide(plan: Plan, before: Before, request: RestartRequest) -> RestartPlan:
     if before.point is not None:
-        found = return_plan(plan, before.settled, before.point)
+        found = return_plan(plan, before.settled, before.point - before.undone)
         if not found.reruns:
             raise NothingToRestart("Every block had settled at the recovery point, and none had failed.")
         return found
@@ -247,6 +254,7 @@ def _decide(plan: Plan, before: Before, request: RestartRequest) -> RestartPlan:
         from_idx=from_idx,
         reset=request.reset_state,
         succeeded=before.status == E.COMPLETED,
+        undone=before.undone,
     )
     if not found.reruns:
         raise NothingToRestart
@@ -279,7 +287,7 @@ def block_index(plan: Plan, block_id: str) -> int:
 _NEXT_EPOCH = """
 UPDATE executions_execution
 SET status = 'running', epoch = epoch + 1, open_sinks = %(sinks)s, failed_blocks = %(failures)s, ends_as = '',
-    error = NULL, completed_at = NULL,
+    compensation = '', error = NULL, completed_at = NULL,
     deadline_at = statement_timestamp() + %(timeout_ms)s * interval '1 millisecond'
 WHERE id = %(execution)s AND epoch = %(epoch)s RETURNING epoch
 """
@@ -313,10 +321,17 @@ def _begin(run: Run, found: RestartPlan, carried: int, *, reset: bool) -> None:
     RESTART.check(run.status, E.RUNNING)
     row = _next_epoch(run, found)
     origin = carrying.Origin(run.facts.execution_id, carried)
-    carrying.copy(found, origin, execution_id=run.facts.execution_id, epoch=row, reset=reset)
+    carrying.copy(
+        found,
+        origin,
+        blocks=len(run.facts.plan.blocks),
+        execution_id=run.facts.execution_id,
+        epoch=row,
+        reset=reset,
+    )
     run.epoch = row
     run.status = E.RUNNING
-    run.ends_as = ""
+    run.ends_as = run.compensation = ""
     run.open_sinks, run.failed_blocks = found.open_sinks, found.failed_blocks
     run.execute(_CHECK_SOON, timer=check_timer(run.facts.execution_id))
     payload: JSONObject = {"status": "running", "epoch": run.epoch, "reason": "restart"}

@@ -138,14 +138,14 @@ def _templates(
 ) -> list[Issue]:
     issues: list[Issue] = []
     places: list[tuple[Target, str]] = []
-    for index, block in enumerate(definition.blocks):
-        call = references.call(block)
+    for caller, path in references.callers(definition):
+        call = references.call(caller)
         target = references.target(call, specs) if call is not None else None
         if isinstance(target, BadTarget):
-            at = pointer("blocks", index, "configuration")
+            at = pointer(*path, "configuration")
             issues.append(_start("no_template", at, target.message, "Name a template of this workspace."))
         elif target is not None:
-            places.append((target, pointer("blocks", index, "configuration", "templateId")))
+            places.append((target, pointer(*path, "configuration", "templateId")))
     if not places:
         return issues
     graph, too_deep = _call_graph({target for target, _ in places}, workspace_id)

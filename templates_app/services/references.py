@@ -10,7 +10,7 @@ from uuid import UUID
 from agentflow.agents.models import ToolType
 from agentflow.agents.registry import AgentSpec, merged_configuration
 from agentflow.types import JSONValue
-from agentflow.workflow.definition import Block, Definition, pointer
+from agentflow.workflow.definition import Block, Compensation, Definition, pointer
 
 ANYONE = "user"  # the level every approver of the workspace is on
 
@@ -57,15 +57,23 @@ def levels(definition: Definition) -> Iterator[tuple[str, str]]:
             yield asked.approval_level, pointer("blocks", index, "humanInLoop", "approvalLevel")
 
 
-def call(block: Block) -> Call | None:
+def call(block: Block | Compensation) -> Call | None:
     if block.agent_id is None and block.tool_type != ToolType.USE_CASE.value:
         return None
     return Call(block.agent_id, block.configuration.get("templateId"), block.configuration.get("version"))
 
 
+def callers(definition: Definition) -> Iterator[tuple[Block | Compensation, tuple[str | int, ...]]]:
+    """All that may call a template, blocks and compensations, each with its path."""
+    for index, block in enumerate(definition.blocks):
+        yield block, ("blocks", index)
+        if block.compensation is not None:
+            yield block.compensation, ("blocks", index, "compensation")
+
+
 def calls(definition: Definition) -> list[Call]:
-    """What the blocks call, each once."""
-    found = (call(block) for block in definition.blocks)
+    """What the blocks and their compensations call, each once."""
+    found = (call(each) for each, _ in callers(definition))
     unique = {repr(each): each for each in found if each is not None}
     return list(unique.values())
 

@@ -313,7 +313,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         "when": "pure; a skipped branch is there",
         "timeout": "minutes by default; a call past its deadline is in tests/executions/test_processes.py",
         "on_unknown_outcome": "`fail` is the shorter way of what `once` asks",
-        "compensation": "validation refuses it still",
+        "compensation": "killed at work in tests/executions/test_compensation.py",
         "checkpoint": "validation refuses it still",
         "priority": "an order among ready blocks, not a state",
     },

@@ -156,3 +156,12 @@ def test_who_sees_nothing_steers_nothing(team: Team) -> None:
     assert post(team.stranger, "cancel", all=True).json()["matched"] == 0
     assert post(team.viewer, "cancel", all=True).json()["results"][0]["code"] == "not_permitted"
     assert status_of(run) == "running"
+
+
+def test_a_batch_cancel_may_compensate_and_nothing_else_may(team: Team) -> None:
+    refused = post(team.operator, "pause", all=True, compensate=True)
+    assert refused.status_code == 400
+    assert [issue["pointer"] for issue in refused.json()["issues"]] == ["/compensate"]
+    (run,) = runs(team, "running")
+    assert post(team.operator, "cancel", all=True, compensate=True).json()["results"][0]["ok"]
+    assert status_of(run) == "cancelled"

@@ -92,3 +92,35 @@ def test_the_same_key_gives_the_first_answer_again(team: Team) -> None:
 def test_a_pause_is_not_read_with_get(team: Team) -> None:
     execution = ExecutionFactory.create(workspace=team.workspace)
     assert client_of(team.operator).get(f"{URL}/{execution.pk}/pause").status_code == 405
+
+
+def test_a_cancel_may_compensate_and_says_how_far_it_is(team: Team) -> None:
+    undo = {"agentId": "builtin.echo"}
+    definition = {
+        "name": "saga",
+        "blocks": [
+            {"blockId": "a", "agentId": "builtin.echo", "compensation": undo},
+            {"blockId": "b", "dependencies": ["a"], "humanInLoop": {"type": "approval"}},
+        ],
+    }
+    execution = ExecutionFactory.create(
+        workspace=team.workspace, definition=definition, completed=["a"], waiting_human=["b"]
+    )
+    assert detail_of(team, execution)["compensation"] is None
+    assert steer(team.operator, execution, "cancel", {"compensate": "x"}).status_code == 400
+    assert steer(team.operator, execution, "pause", {"compensate": True}).status_code == 400
+    assert steer(team.operator, execution, "cancel", {"compensate": True}).status_code == 200
+    found = detail_of(team, execution)
+    assert (found["status"], found["compensation"]) == ("cancelling", "running")
+    undoing = found["blockExecutions"][-1]
+    assert (undoing["blockId"], undoing["name"], undoing["status"]) == ("a:compensation", "Undo: a", "ready")
+    address = f"{URL}/{execution.pk}/blocks/a:compensation/skip"
+    client = client_of(team.operator)
+    assert client.post(address, {"reason": "by phone"}, format="json").status_code == 200
+    found = detail_of(team, execution)
+    assert (found["status"], found["compensation"]) == ("cancelled", "done")
+
+
+def detail_of(team: Team, execution: Execution) -> dict[str, Any]:
+    found: dict[str, Any] = client_of(team.viewer).get(f"{URL}/{execution.pk}").json()
+    return found

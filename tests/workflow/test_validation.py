@@ -99,7 +99,29 @@ def test_a_sound_template_has_no_issues() -> None:
     assert found(review()) == []
 
 
+UNDO = "/blocks/1/compensation"
 DEFECTS: list[tuple[dict[str, Any], str, str]] = [
+    (broken(SCORE, "compensation", to={}), "missing_field", UNDO),
+    (
+        broken(SCORE, "compensation", to={"agentId": "u", "onError": "fail"}),
+        "unknown_field",
+        f"{UNDO}/onError",
+    ),
+    (
+        broken(SCORE, "compensation", to={"agentId": "u", "input": {"x": "${item}"}}),
+        "unknown_name",
+        f"{UNDO}/input/x",
+    ),
+    (
+        broken(SCORE, "compensation", to={"agentId": "u", "input": {"x": "${blocks.archive.output}"}}),
+        "not_upstream",
+        f"{UNDO}/input/x",
+    ),
+    (
+        broken(SCORE, "compensation", to={"agentId": "u", "retryPolicy": {"onExhausted": "fail"}}),
+        "contradicting_fields",
+        f"{UNDO}/retryPolicy/onExhausted",
+    ),
     (broken(SCORE, "blockId", to="fetch"), "duplicate_block_id", "/blocks/1/blockId"),
     (
         broken(
@@ -205,8 +227,14 @@ def test_one_defect_is_refused_at_its_place(body: dict[str, Any], code: str, at:
     assert (code, at) in refusals(body)
 
 
+def test_a_compensation_may_name_its_own_block_and_must_not_share_its_name() -> None:
+    body = broken(SCORE, "compensation", to={"agentId": "u", "input": {"x": "${blocks.score.output}"}})
+    assert found(body) == []
+    body["blocks"][0]["blockId"] = "score:compensation"
+    assert ("duplicate_block_id", UNDO) in refusals(body)
+
+
 LATER: list[tuple[dict[str, Any], str]] = [
-    ({"compensation": {"agentId": "undo"}}, "compensation"),
     ({"agentId": None, "capabilities": ["sums"]}, "capabilities"),
     ({"humanInLoop": {"type": "review"}}, "humanInLoop/type"),
     ({"humanInLoop": {"type": "edit"}}, "humanInLoop/type"),

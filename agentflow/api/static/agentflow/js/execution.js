@@ -58,6 +58,7 @@
   }
   async function load() {
     const answer = await AF.get(`${base}/state`);
+    if (answer.undo !== page.undo) return location.reload(); // steps that undo others have come, or gone
     state = answer; fetchedAt = performance.now();
     head();
     if (!graph) return;
@@ -139,12 +140,13 @@
     const command = button?.dataset.do;
     if (!command) return;
     if (command === "cancel" && armed !== button) {
-      armed = button; $("span", button).textContent = "Confirm: cancel";
-      setTimeout(() => { if (armed === button) { armed = null; if (!button.disabled) $("span", button).textContent = "Cancel"; } }, 4000);
+      const span = $("span", button), word = span.textContent;
+      armed = button; span.textContent = `Confirm: ${word.toLowerCase()}`;
+      setTimeout(() => { if (armed === button) armed = null; if (!button.disabled) span.textContent = word; }, 4000);
       return;
     }
     button.disabled = true; trouble("");
-    try { await AF.post(`${api}/${command}`, {}); headHtml = ""; refresh(); }
+    try { await AF.post(`${api}/${command}`, "compensate" in button.dataset ? { compensate: true } : {}); headHtml = ""; refresh(); }
     catch (problem) { button.disabled = false; trouble(AF.why(problem)); }
   });
 
