@@ -54,6 +54,11 @@ _EXECUTION = {
     "failed": "The execution failed.",
     "cancelled": "The execution was cancelled.",
 }
+_COMPENSATION = {
+    "due": "What the execution did will be undone, once its calls have stopped.",
+    "running": "The execution undoes what it did: the compensations of its completed steps begin.",
+    "stopped": "The compensation was stopped: what is left of it is not undone.",
+}
 _BLOCK = {
     "blocked": "waits for the steps before it",
     "ready": "is ready to run",
@@ -92,8 +97,8 @@ def sentence(type: str, block_id: str | None, payload: JSONObject | None) -> str
 
 def _execution_changed(block_id: str, facts: JSONObject) -> str:
     status = str(facts.get("status", ""))
-    if facts.get("compensation") == "running":
-        return "The execution undoes what it did: the compensations of its completed steps begin."
+    if facts.get("compensation") in _COMPENSATION:
+        return _COMPENSATION[facts["compensation"]]
     said = _EXECUTION.get(status, f"The execution is now {status}.")
     if by := facts.get("by"):
         said = f"{said[:-1]}, by {by}."

@@ -17,7 +17,6 @@ from executions.states import SETTLED
 from executions.states import BlockStatus as B
 
 from . import statements
-from .facts import as_text
 from .judging import Change
 
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ class Compensating:
         first = runnable(plan, wanted)
         blocks = [plan[idx].block for idx in wanted]
         simulated = run.facts.simulation is not None
+        run.set_compensation(Compensation.RUNNING)
+        run.tell_compensation()
         run.execute(
             statements.ADD_COMPENSATIONS,
             idxs=wanted,
@@ -77,9 +78,6 @@ class Compensating:
             readies=[idx in first for idx in wanted],
             effects=["pure"] * len(blocks) if simulated else registry.effects(run.facts.workspace_id, blocks),
         )
-        run.set_compensation(Compensation.RUNNING)
-        payload = {"status": "cancelling", "compensation": "running", "blocks": len(wanted)}
-        run.execute(statements.EXECUTION_EVENT, level=20, payload=as_text(payload))
         run.look_again(0)
         dispatch.on_commit_hint(run.facts.execution_id, min(len(first), run.facts.max_parallel))
         return True

@@ -336,8 +336,12 @@ class Run:
     def stop_compensating(self, reason: str) -> None:
         """Give up what is left to undo; calls in flight are stopped by their workers."""
         self.set_compensation(Compensation.STOPPED)
-        self._event(E.CANCELLING)
+        self.tell_compensation()
         self._cancel_waiting(reason)
+
+    def tell_compensation(self) -> None:
+        payload: JSONObject = {"status": str(self.status), "compensation": self.compensation}
+        self.execute(statements.EXECUTION_EVENT, level=20, payload=as_text(payload))
 
     def set_compensation(self, compensation: Compensation | None) -> None:
         self.compensation = str(compensation or "")

@@ -86,6 +86,7 @@ def _compensate_too(run: Run) -> bool:
     if run.compensation or run.ends_as == E.COMPLETED:
         raise NotCompensable
     run.set_compensation(Compensation.DUE)
+    run.tell_compensation()
     return True
 
 

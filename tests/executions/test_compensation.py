@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -14,13 +15,17 @@ from agentflow.lifecycle import IllegalTransition
 from agentflow.types import JSONObject
 from approvals.models import Approval
 from executions import explain, planning, snapshot
+from executions.engine.ahead import Ahead
+from executions.engine.judging import Change
 from executions.engine.turns import take_turn
 from executions.engine.walker import walk
 from executions.models import Execution
-from executions.services import control, reconcile, repairing, restarting
+from executions.services import control, marking, reconcile, repairing, restarting
 from executions.services.restarting import RestartRequest
+from executions.states import BlockStatus
 from templates_app.models import TemplateVersion
 from tests import builtins
+from tests.history import check
 
 from .conftest import Start, answer, block, claim, drain, facts, finish, lose_worker, make_due, row, template
 
@@ -49,6 +54,14 @@ def statuses(execution: Execution) -> dict[str, str]:
 
 def undone() -> list[str]:
     return [name.removeprefix("undo ") for name in builtins.calls if str(name).startswith("undo ")]
+
+
+@pytest.fixture(autouse=True)
+def histories(transactional_db: None) -> Iterator[None]:
+    """Whatever a test did, what is recorded of it could have come of a correct engine."""
+    yield
+    found = [violation for violation in check() if " ended at " not in violation.what]
+    assert found == []
 
 
 # -- when, what and in which order -------------------------------------------------
@@ -509,6 +522,26 @@ def test_a_restart_cannot_begin_at_a_compensation(run: Start, author: User) -> N
         restarting.restart(
             execution_id=execution.pk, by=author, request=RestartRequest(from_block="a:compensation")
         )
+
+
+def test_going_back_to_a_recovery_point_runs_again_what_was_undone_since(run: Start, author: User) -> None:
+    execution = run(template(done("a"), block("free"), block("c", "a", humanInLoop={"type": "approval"})))
+    point = marking.mark(execution_id=execution.pk, by=author)
+    answer(execution, "c", author, approved=False)
+    assert undone() == ["a"]
+    plan = restarting.preview(execution_id=execution.pk, request=RestartRequest(point_id=point.pk))
+    assert (plan["reruns"], plan["carried"]) == (["a", "c"], ["free"])
+
+
+def test_what_has_a_compensation_is_never_done_ahead_of_its_claim(start: Start) -> None:
+    execution = start(template(*(done(f"n{i}", *([f"n{i - 1}"] if i else [])) for i in range(3))))
+    ahead = Ahead(facts(execution), before=(), is_fast=lambda planned: True)
+    held = claim(execution)
+    change = Change(pk=held.pk, idx=held.idx, attempt=1, status=BlockStatus.COMPLETED, output={})
+    assert ahead.add(change)
+    assert ahead.next() is None
+    finish(execution, held, {})
+    drain(execution)
 
 
 def test_a_simulation_scripts_compensations_too(run: Start) -> None:

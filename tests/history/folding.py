@@ -44,6 +44,7 @@ class Fold:
         self.status: E | None = None
         self.ended_at: datetime | None = None
         self.epoch = 1
+        self.compensates = False
         self.standings: dict[Place, Standing] = {}
         self.found: list[Violation] = []
         forked = story.execution.forked_from_id is not None
@@ -84,6 +85,10 @@ class Fold:
             self._restart(before, after, payload["epoch"])
         elif before in TERMINAL:
             self._say("I3", f"it was {before} and became {after} in the same epoch")
+        elif "compensation" in payload:
+            self.compensates = payload["compensation"] == "running"
+            if (before, after) != (E.CANCELLING, E.CANCELLING):
+                self._say("I2", f"it was {before} and began to undo what it did")
         elif not EXECUTION.allows(before, after):
             self._say("I10" if before is E.PAUSED else "I2", f"{before} became {after}")
 
@@ -91,9 +96,10 @@ class Fold:
         if not RESTART.allows(before, after) or epoch != self.epoch + 1:
             self._say("I2", f"epoch {epoch} follows {self.epoch}, {before} became {after}")
         for (old, idx, iteration), standing in list(self.standings.items()):
-            if old == self.epoch:
+            if old == self.epoch and idx < len(self.story.plan.blocks):
                 self.standings[epoch, idx, iteration] = standing
         self.epoch = epoch
+        self.compensates = False
 
     # -- blocks ---------------------------------------------------------------
 
@@ -111,9 +117,18 @@ class Fold:
         )
         if after.reason == "restart" and after.status is B.BLOCKED:
             self._run_anew(planned.idx)
+        elif after.reason == "compensation" and planned.compensates is not None:
+            self._begin_compensation(planned, after, known=place in self.standings)
         else:
             self._check_edge(planned, item, before, after)
         self.standings[place] = after
+
+    def _begin_compensation(self, planned: PlanBlock, after: Standing, *, known: bool) -> None:
+        undone = self.standings[self.epoch, planned.compensates or 0, 0]
+        if known or not self.compensates or undone.status is not B.COMPLETED:
+            self._say("I6", f"{planned.block_id} was made, and what it undoes is {undone.status}")
+        if after.status not in (B.READY, B.BLOCKED) or after.attempt:
+            self._say("I2", f"{planned.block_id} was made as {after.status}")
 
     def _run_anew(self, idx: int) -> None:
         for place in [p for p in self.standings if p[:2] == (self.epoch, idx)]:
@@ -127,7 +142,8 @@ class Fold:
         starts = after.status is B.RUNNING
         if after.attempt != before.attempt + starts:
             self._say("I4", f"{step}, attempt {before.attempt} became {after.attempt}")
-        if starts and self.status is not E.RUNNING:
+        works = self.compensates if planned.compensates is not None else self.status is E.RUNNING
+        if starts and not works:
             self._say("I10", f"{name} started while the execution was {self.status}")
         if before.status is B.BLOCKED and after.status not in (B.SKIPPED, B.CANCELLED):
             if item:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+import networkx as nx
+
+from agentflow.workflow.compensation import due, runnable
 from agentflow.workflow.plan import Plan, PlanBlock
 from executions.models import BlockExecution
+from executions.states import SETTLED
 from executions.states import BlockStatus as B
 
 from .reading import Story
@@ -20,6 +26,13 @@ OPEN, TAKEN, DEAD, FAILED = "open", "taken", "dead", "failed"
 
 def refusal(fold: Fold, planned: PlanBlock) -> str:
     """Why a block may not run yet, as the changes so far stand; empty: it may."""
+    if planned.compensates is not None:
+        open_ = [
+            idx
+            for (epoch, idx, _), standing in fold.standings.items()
+            if epoch == fold.epoch and idx >= len(fold.story.plan.blocks) and standing.status not in SETTLED
+        ]
+        return "" if planned.idx in runnable(fold.story.plan, open_) else "what was done later is not undone"
     edges: Counter[str] = Counter()
     for source in planned.preds:
         row = fold.story.rows.get((fold.epoch, source, 0))
@@ -70,10 +83,9 @@ def _may_not_run(planned: PlanBlock, edges: Counter[str]) -> str:
 
 def check(story: Story) -> list[Violation]:
     """The same by the clock of the rows: what ran began after what it waited for had ended."""
-    found = []
+    found = [Violation("I6", story.execution.pk, what) for what in _compensated(story)]
     for row in story.own():
-        attempts = story.attempts.get(row.pk, [])
-        began = min([attempt.started_at for attempt in attempts], default=None)
+        began = _began(story, row)
         planned = story.plan[row.idx]
         if began is None or planned.needed is not None:
             continue
@@ -82,6 +94,34 @@ def check(story: Story) -> list[Violation]:
             if before is not None and before.completed_at is not None and before.completed_at > began:
                 found.append(_too_early(story, row, before))
     return found
+
+
+def _compensated(story: Story) -> Iterator[str]:
+    """What completed is undone, all of it and nothing else, and the last first."""
+    plan, epoch = story.plan, story.execution.epoch
+    if story.execution.compensation not in ("running", "done"):
+        return
+    rows = {row.idx: row for row in story.current() if not row.iteration}
+    wanted = due(
+        plan, [idx for idx, row in rows.items() if row.status == B.COMPLETED and idx < len(plan.blocks)]
+    )
+    made = sorted(idx for idx in rows if idx >= len(plan.blocks))
+    if made != wanted:
+        yield f"compensations {made} were made in epoch {epoch}, {wanted} were due"
+    ends: nx.DiGraph[int] = nx.DiGraph(
+        [(planned.idx, succ) for planned in plan.blocks for succ in planned.succs]
+    )
+    for idx in made:
+        began, of = _began(story, rows[idx]), plan[idx].compensates
+        later = nx.descendants(ends, of) if of in ends else set()
+        for other in made:
+            ended = rows[other].completed_at
+            if began and plan[other].compensates in later and (ended is None or ended > began):
+                yield f"{rows[idx].block_id} began before {rows[other].block_id} had ended"
+
+
+def _began(story: Story, row: BlockExecution) -> datetime | None:
+    return min([attempt.started_at for attempt in story.attempts.get(row.pk, [])], default=None)
 
 
 def _too_early(story: Story, row: BlockExecution, before: BlockExecution) -> Violation:

@@ -32,7 +32,7 @@ def _pinned(story: Story) -> Iterator[str]:
             or entry.detail.get("templateId") != str(version.template_id)
         ):
             yield f"it was started with version {entry.detail.get('version')}, its row names {version.number}"
-    names = [planned.block_id for planned in story.plan.blocks]
+    names = [planned.block_id for planned in (*story.plan.blocks, *story.plan.compensations)]
     for row in story.rows.values():
         if row.idx >= len(names) or row.block_id != names[row.idx]:
             yield f"the row at {row.idx} in epoch {row.epoch} is {row.block_id!r}, not the version's"

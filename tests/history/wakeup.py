@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from agentflow.workflow.compensation import runnable
 from executions.models import BlockExecution
 from executions.states import SETTLED, TERMINAL
 from executions.states import BlockStatus as B
@@ -35,12 +36,40 @@ def _ways_on(story: Story) -> Iterator[str]:
     yield from _clock(story, rows)
     yield from _counters(story, rows)
     status = story.execution.status
-    if status == E.CANCELLING and not any(row.status == B.RUNNING for row in rows.values()):
+    children = any(child.completed_at is None for child in story.children.values())
+    stopping = children if story.execution.compensation == "due" else False
+    working = [
+        row
+        for row in rows.values()
+        if row.status == B.RUNNING or (compensates(story) and row.status not in SETTLED)
+    ]
+    if status == E.CANCELLING and not working and not stopping:
         yield "it is being cancelled and nothing runs any more"
     for row in rows.values():
         why = _no_way_on(story, row, rows)
         if why:
             yield f"{row.block_id}[{row.iteration}] is {row.status} and {why}"
+
+
+def compensates(story: Story) -> bool:
+    return story.execution.status == E.CANCELLING and story.execution.compensation == "running"
+
+
+def _not_undone(story: Story, row: BlockExecution, rows: dict[tuple[int, int], BlockExecution]) -> str:
+    """Why an open block of a run that compensates will not go on."""
+    if row.status in SETTLED:
+        return ""
+    if story.plan[row.idx].compensates is None:
+        return "the execution undoes what it did"
+    unsettled = [
+        idx
+        for (idx, _), other in rows.items()
+        if idx >= len(story.plan.blocks) and other.status not in SETTLED
+    ]
+    may = row.idx in runnable(story.plan, unsettled)
+    if row.status == B.BLOCKED:
+        return "nothing that was done later is left to undo" if may else ""
+    return "" if may else "what was done later is not undone yet"
 
 
 def _clock(story: Story, rows: dict[tuple[int, int], BlockExecution]) -> Iterator[str]:
@@ -54,7 +83,7 @@ def _clock(story: Story, rows: dict[tuple[int, int], BlockExecution]) -> Iterato
     for row in rows.values():
         if row.status == B.RUNNING and row.lease_expires_at is not None:
             moments.append((f"the lease of {row.block_id}", row.lease_expires_at))
-        elif story.execution.status in (E.PENDING, E.RUNNING):
+        elif story.execution.status in (E.PENDING, E.RUNNING) or compensates(story):
             if row.status == B.READY:
                 moments.append((f"{row.block_id}, which is ready", row.available_at or story.now))
             elif row.status == B.WAITING_EXTERNAL and row.available_at is not None:
@@ -102,13 +131,15 @@ def _no_way_on(story: Story, row: BlockExecution, rows: dict[tuple[int, int], Bl
         return ""
     if row.status == B.WAITING_EXTERNAL:
         return _no_news(story, row, rows)
+    if compensates(story):
+        return _not_undone(story, row, rows)
     if status == E.CANCELLING and row.status not in SETTLED:
         return "the execution is being cancelled"
     return ""
 
 
 def _no_news(story: Story, row: BlockExecution, rows: dict[tuple[int, int], BlockExecution]) -> str:
-    if story.execution.status == E.CANCELLING:
+    if story.execution.status == E.CANCELLING and not compensates(story):
         return "the execution is being cancelled"
     match row.reason:
         case "child":
