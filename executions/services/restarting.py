@@ -267,7 +267,7 @@ def block_index(plan: Plan, block_id: str) -> int:
     Raises:
         InvalidInput: there is none.
     """
-    if block_id in plan.index:
+    if block_id in plan.index and plan[plan.index[block_id]].compensates is None:
         return plan.index[block_id]
     raise InvalidInput(
         "The execution has no such block.",

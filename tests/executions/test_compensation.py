@@ -20,7 +20,8 @@ from executions.engine.judging import Change
 from executions.engine.turns import take_turn
 from executions.engine.walker import walk
 from executions.models import Execution
-from executions.services import control, marking, reconcile, repairing, restarting
+from executions.services import control, forking, marking, reconcile, repairing, restarting
+from executions.services.forking import ForkRequest
 from executions.services.restarting import RestartRequest
 from executions.states import BlockStatus
 from templates_app.models import TemplateVersion
@@ -60,7 +61,8 @@ def undone() -> list[str]:
 def histories(transactional_db: None) -> Iterator[None]:
     """Whatever a test did, what is recorded of it could have come of a correct engine."""
     yield
-    found = [violation for violation in check() if " ended at " not in violation.what]
+    runs = list(Execution.objects.filter(forked_from=None).values_list("pk", flat=True))
+    found = [violation for violation in check(runs) if " ended at " not in violation.what]
     assert found == []
 
 
@@ -531,6 +533,20 @@ def test_going_back_to_a_recovery_point_runs_again_what_was_undone_since(run: St
     assert undone() == ["a"]
     plan = restarting.preview(execution_id=execution.pk, request=RestartRequest(point_id=point.pk))
     assert (plan["reruns"], plan["carried"]) == (["a", "c"], ["free"])
+
+
+def test_a_fork_does_again_what_was_undone_and_undoes_only_what_it_did(run: Start, author: User) -> None:
+    execution = run(template(done("a"), done("b"), block("c", "a", "b", humanInLoop={"type": "approval"})))
+    early = forking.fork(source=execution, by=author, request=ForkRequest(from_block="b"))
+    answer(execution, "c", author, approved=False)
+    late = forking.fork(source=execution, by=author, request=ForkRequest())
+    builtins.calls.clear()
+    for fork, expected in ((early, ["b"]), (late, ["a", "b"])):
+        fork.refresh_from_db()
+        drain(fork)
+        answer(fork, "c", author, approved=False)
+        assert (fork.status, sorted(undone())) == ("failed", expected)
+        builtins.calls.clear()
 
 
 def test_what_has_a_compensation_is_never_done_ahead_of_its_claim(start: Start) -> None:
