@@ -37,7 +37,7 @@ from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, history, next_bat
 from .rows import loads
 from .run import raw_cursor
 from .turns import Turn, take_turn
-from .watch import Flight, watch
+from .watch import MOMENT_S, STUTTER_S, Flight, watch
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -145,6 +145,7 @@ class Walker:
         known_slow = SLOW_MS < expected_ms < float("inf")
         if helpers > 0 and not (known_slow and watch.fork(self.facts.execution_id, helpers)):
             flights[0].may_fork = helpers
+            flights[0].moment_s = STUTTER_S if expected_ms <= FAST_MS else MOMENT_S
         with watch.holding(flights):
             started = time.monotonic()
             inputs = self._inputs([flight.claim for flight in flights])

@@ -30,9 +30,12 @@ from .run import raw_cursor
 log = structlog.get_logger(__name__)
 
 MOMENT_S = 0.010  # a call of unknown length that takes longer has its waiting siblings given to others
+STUTTER_S = 0.050  # the same for a call known to be fast: a busy machine makes any call take 10 ms at times
 LOOKOUT_S = 0.005
 CANCEL_CHECK_S = 1.0
-FORK_PAUSE_S = 0.050  # hints of one run that are under way are not repeated within this time
+HELPERS = 16  # called at once; each that comes may call more
+FORK_PAUSE_S = 0.050  # hints of one run that are under way are not repeated within this time,
+FORK_PAUSE_MAX_S = 1.0  # which doubles while more and more are wanted
 GRACE_S = 5.0  # how long after its deadline a call may still come back by itself
 LOST_S = 20.0  # without a heartbeat for so long a process must assume its leases lost
 DRAIN_S = 30.0
@@ -52,14 +55,15 @@ class Flight:
     abandon: Callable[[], None] = lambda: None
     address_given: bool = False  # the other side was told where to bring the result later
     needs_row: bool = False  # it was done ahead of its claim, and cannot be: nothing was sent
-    may_fork: int = 0  # how many others could be called to help, once the call proves slow
+    may_fork: int = 0  # how many others could be called to help, once the call proves slow,
+    moment_s: float = MOMENT_S  # which it does after so long
 
 
 class Watch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[tuple[int, int], Flight] = {}
-        self._forked: dict[UUID, float] = {}
+        self._forked: dict[UUID, tuple[float, float]] = {}  # when last, and how long until the next
         self._awake = threading.Event()  # something is in flight
         self._eager = threading.Event()  # something is in flight that may want help within a moment
         self._started_in: int | None = None  # pid: a forked process starts threads of its own
@@ -91,12 +95,15 @@ class Watch:
         """Call up to `helpers` others to a run.  False: that was just done, and may be asked again."""
         now = time.monotonic()
         with self._lock:
-            if now - self._forked.get(execution_id, 0.0) < FORK_PAUSE_S:
+            last, pause = self._forked.get(execution_id, (0.0, 0.0))
+            if now - last < pause:
                 return False
             if len(self._forked) > 1000:
-                self._forked = {k: v for k, v in self._forked.items() if now - v < FORK_PAUSE_S}
-            self._forked[execution_id] = now
-        dispatch.hint(execution_id, helpers)
+                self._forked = {k: v for k, v in self._forked.items() if now - v[0] < FORK_PAUSE_MAX_S}
+            wanted_more = now - last < 2 * FORK_PAUSE_MAX_S
+            pause = min(2 * pause, FORK_PAUSE_MAX_S) if wanted_more else FORK_PAUSE_S
+            self._forked[execution_id] = (now, pause)
+        dispatch.hint(execution_id, min(helpers, HELPERS))
         return True
 
     def leave(self) -> None:
@@ -140,7 +147,7 @@ class Watch:
             if not flight.started or flight.abandoned:
                 continue
             age = now - flight.started
-            slow = flight.may_fork and age > MOMENT_S
+            slow = flight.may_fork and age > flight.moment_s
             if slow and self.fork(flight.execution_id, flight.may_fork):
                 flight.may_fork = 0
             if age > flight.timeout_s + GRACE_S:

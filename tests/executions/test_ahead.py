@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -11,12 +12,16 @@ from django.db import connection
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from executions.engine import profile, walker
+from executions.engine.ahead import AHEAD
+from executions.engine.judging import Change
 from executions.engine.profile import history
+from executions.engine.turns import take_turn
 from executions.models import AttemptOutcome, BlockAttempt, BlockExecution, Execution
 from executions.services import control, reconcile
+from executions.states import BlockStatus
 from tests import builtins
 
-from .conftest import Start, block, claim, drain, finish, lose_worker, row, template
+from .conftest import Start, block, claim, drain, facts, finish, lose_worker, row, template
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 
@@ -240,3 +245,26 @@ def test_a_choice_is_made_ahead(run: Start) -> None:
         "yes": "completed",
         "no": "skipped",
     }
+
+
+def test_what_was_done_ahead_counts_only_where_nothing_else_is_open(run: Start, start: Start) -> None:
+    join = template(
+        block("a", priority=1),
+        block("b"),
+        block("c", "a", "b", agentId="test.record", configuration={"name": "c"}),
+    )
+    run(join)
+    builtins.calls.clear()
+    execution = start(join)
+    claim(execution)  # `a`, by a worker that says nothing more
+    b = claim(execution)
+    done = Change(pk=b.pk, idx=b.idx, attempt=b.attempt, status=BlockStatus.COMPLETED, output=1)
+    too_early = Change(
+        pk=AHEAD, idx=row(execution, "c").idx, attempt=1, status=BlockStatus.COMPLETED, output=2
+    )
+
+    turn = take_turn(facts(execution), uuid4(), [done, too_early], want=0)
+
+    assert turn.refused
+    assert statuses(execution) == "running completed blocked"
+    assert row(execution, "c").todo == 1
