@@ -13,7 +13,7 @@ REASONS: Mapping[str, str] = {
     "callback": "its agent will bring the result",
     "callback_timeout": "its agent did not bring the result in time",
     "cancelled": "the execution was cancelled",
-    "compensation": "what it undoes has completed",
+    "compensation": "the execution undoes what it did",
     "compensation_stopped": "somebody stopped the compensation",
     "child": "the execution it started has not ended",
     "concurrency": "all places of its concurrency key are taken",

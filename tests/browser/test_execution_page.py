@@ -71,6 +71,29 @@ def test_an_operator_pauses_resumes_and_cancels(service: Service, team: Team, vi
     assert page.locator(".acts").count() == 0
 
 
+def test_what_is_undone_comes_up_as_steps_of_its_own(service: Service, team: Team, visit: Visit) -> None:
+    undo = {"agentId": "worker"}
+    execution = team.start(
+        step("flight", compensation=undo),
+        step("hotel", "flight", compensation=undo),
+        step("car", "hotel", humanInLoop={"type": "approval"}),
+        failures={"flight:compensation": [{"kind": "critical", "times": 1}]},
+    )
+    page = visit(team.author, f"/executions/{execution}/")
+    page.locator(".node").first.wait_for()
+    assert page.locator(".node").count() == 3
+    page.get_by_role("button", name="Cancel and undo").click()
+    page.get_by_role("button", name="Confirm: cancel and undo").click()
+    page.locator('.node[data-st="completed"]', has_text="Undo: Hotel").wait_for()
+    page.locator('.node[data-st="human"]', has_text="Undo: Flight").wait_for()
+    page.locator(".why", has_text="Undo: Flight waits for a decision on how to go on").wait_for()
+    page.get_by_role("button", name="Stop undoing").click()
+    page.get_by_role("button", name="Confirm: stop undoing").click()
+    page.locator(".head .st", has_text="Cancelled").wait_for()
+    page.locator('.node[data-st="cancelled"]', has_text="Undo: Flight").wait_for()
+    assert page.locator(".acts").count() == 0
+
+
 def test_an_approver_has_no_buttons_to_steer_with(team: Team, visit: Visit) -> None:
     execution = team.start(step("gate", humanInLoop={"type": "approval"}))
     page = visit(team.approver, f"/executions/{execution}/")
