@@ -15,12 +15,12 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from ..api import parsers
 from ..errors import InvalidInput
-from ..governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin, json_text
+from ..governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin, json_text, readable
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..types import JSONValue
 from . import configuration as configurations
-from .models import Agent, Script
+from .models import Agent, Health, Script
 from .services import registration
 from .services.registration import AgentFields
 
@@ -31,7 +31,17 @@ else:  # Django's own class takes no parameter
     _AgentModelForm = _ScriptModelForm = forms.ModelForm
 
 # Where an issue of the REST body belongs on the form.
-_FORM_FIELDS = {"agentId": "agent_id", "inputSchema": "input_schema", "outputSchema": "output_schema"}
+_FORM_FIELDS = {
+    "agentId": "agent_id",
+    "inputSchema": "input_schema",
+    "outputSchema": "output_schema",
+    "healthCheck": "health_check",
+}
+
+
+# JSON that who may only look sees as text, and what nobody writes by hand.
+_SHOWN = ("capabilities", "cost", "limits", "health_check", "input_schema", "output_schema")
+_STATE = ("version", "health", "health_reason", "health_checked_at", "source", "gone_at")
 
 
 class StrictJSONField(forms.JSONField):
@@ -58,7 +68,14 @@ class AgentForm(_AgentModelForm):
     """Checked by the same rules as a POST to /api/v1/agents."""
 
     configuration = StrictJSONField(required=False, help_text="Secrets read as ******** and stay if left so.")
-    capabilities = StrictJSONField(required=False, help_text='A list of texts, such as ["orders.read"].')
+    capabilities = StrictJSONField(
+        required=False, help_text='What it can do: [{"name": "orders.read", "tags": ["crm"]}], or just names.'
+    )
+    cost = StrictJSONField(required=False, help_text='{"perCall": 0.01, "perInputToken": 0.000002}')
+    limits = StrictJSONField(required=False, help_text='{"concurrency": 4, "ratePerMinute": 120}')
+    health_check = StrictJSONField(
+        required=False, help_text='{"url": "https://...", "intervalSeconds": 60, "failures": 3}'
+    )
     input_schema = StrictJSONField(required=False)
     output_schema = StrictJSONField(required=False)
 
@@ -72,6 +89,10 @@ class AgentForm(_AgentModelForm):
             "tool_type",
             "configuration",
             "capabilities",
+            "cost",
+            "limits",
+            "environment",
+            "health_check",
             "effect",
             "input_schema",
             "output_schema",
@@ -95,9 +116,18 @@ class AgentForm(_AgentModelForm):
 
     def clean_capabilities(self) -> JSONValue:
         given = self.cleaned_data["capabilities"] or []
-        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
-            raise ValidationError("Capabilities are a list of texts.")
+        if not isinstance(given, list):
+            raise ValidationError("Capabilities are a list.")
         return given
+
+    def clean_cost(self) -> JSONValue:
+        return self._object("cost") or {}
+
+    def clean_limits(self) -> JSONValue:
+        return self._object("limits") or {}
+
+    def clean_health_check(self) -> JSONValue:
+        return self._object("health_check") or {}
 
     def _object(self, name: str) -> JSONValue:
         given = self.cleaned_data[name]
@@ -137,6 +167,10 @@ class AgentForm(_AgentModelForm):
             description=cleaned["description"],
             configuration=configuration,
             capabilities=cleaned["capabilities"],
+            cost=cleaned["cost"],
+            limits=cleaned["limits"],
+            health_check=cleaned["health_check"],
+            environment=cleaned["environment"],
             effect=cleaned["effect"] or None,
             input_schema=cleaned["input_schema"],
             output_schema=cleaned["output_schema"],
@@ -154,21 +188,29 @@ class Managed(WorkspaceScopedAdmin):
 class AgentAdmin(Managed):
     change_permission = Permission.MANAGE_AGENTS
     form = AgentForm
-    list_display = ("agent_id", "name", "workspace", "tool_type", "effect", "state")
-    list_filter = ("tool_type", "enabled", WorkspaceFilter)
+    list_display = ("agent_id", "name", "workspace", "tool_type", "effect", "version", "healthy", "state")
+    list_filter = ("tool_type", "enabled", "health", WorkspaceFilter)
     empty_words = "An agent is what a block of a template calls: an API, a script, a model, a tool."
     search_fields = ("agent_id", "name", "description")
     list_select_related = ("workspace",)
     actions = ("switch_on", "switch_off")
 
-    @display(description="State", label={"On": "success", "Off": "danger"})  # type: ignore[untyped-decorator]
+    @display(  # type: ignore[untyped-decorator]
+        description="State", label={"On": "success", "Off": "danger", "Gone": "warning"}
+    )
     def state(self, agent: Agent) -> str:
-        return "On" if agent.enabled else "Off"
+        return "Gone" if agent.gone_at else "On" if agent.enabled else "Off"
+
+    @display(  # type: ignore[untyped-decorator]
+        description="Health", label={"Healthy": "success", "Unhealthy": "danger", "Unknown": "info"}
+    )
+    def healthy(self, agent: Agent) -> str:
+        return Health(agent.health).label
 
     def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
         if obj is None:
             return []
-        return ["workspace_name", "shown_capabilities", "shown_input_schema", "shown_output_schema"]
+        return ["workspace_name", *(f"shown_{name}" for name in _SHOWN), *_STATE]
 
     def get_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
         fields = list(AgentForm.Meta.fields)
@@ -178,13 +220,25 @@ class AgentAdmin(Managed):
         if not self.has_change_permission(request, obj):
             # Who may only look gets no form, and so none of the form's care for secrets.
             fields.remove("configuration")
-            for name in ("capabilities", "input_schema", "output_schema"):
+            for name in _SHOWN:
                 fields[fields.index(name)] = f"shown_{name}"
-        return fields
+        return [*fields, *_STATE]
 
     @display(description="Capabilities")  # type: ignore[untyped-decorator]
     def shown_capabilities(self, agent: Agent) -> str:
-        return ", ".join(agent.capabilities) or "-"
+        return readable(agent.capabilities)
+
+    @display(description="Cost")  # type: ignore[untyped-decorator]
+    def shown_cost(self, agent: Agent) -> str:
+        return readable(agent.cost)
+
+    @display(description="Limits")  # type: ignore[untyped-decorator]
+    def shown_limits(self, agent: Agent) -> str:
+        return readable(agent.limits)
+
+    @display(description="Health check")  # type: ignore[untyped-decorator]
+    def shown_health_check(self, agent: Agent) -> str:
+        return readable(agent.health_check)
 
     @display(description="Input schema")  # type: ignore[untyped-decorator]
     def shown_input_schema(self, agent: Agent) -> str:

@@ -61,15 +61,22 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
 
 
 def _address(configuration: JSONObject, key: str) -> Iterator[tuple[str, str, str, str]]:
-    url = configuration.get(key)
+    problem = address_problem(configuration.get(key))
+    if problem:
+        yield f"/{key}", "bad_address", f"{key}: {problem}", ""
+
+
+def address_problem(url: JSONValue) -> str | None:
+    """What is wrong with an address that is to be called; None: nothing."""
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
     except ValueError:
         parts = None
     if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
-        yield f"/{key}", "bad_address", f"{key} is a whole http or https address.", ""
-    elif "@" in parts.netloc:
-        yield f"/{key}", "bad_address", "Credentials belong in headers.", "Remove user and password."
+        return "This must be a whole http or https address."
+    if "@" in parts.netloc:
+        return "User and password do not belong in an address, but in headers."
+    return None
 
 
 def _callback(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
+from django.utils import timezone
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 
@@ -29,6 +30,70 @@ class Effect(models.TextChoices):
     ONCE = "once"  # perhaps the same again: only a person may repeat it after an unknown outcome
 
 
+class Health(models.TextChoices):
+    UNKNOWN = "unknown"  # not looked at yet
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"  # so many looks in a row went wrong; one that goes well heals it
+
+
+class SourceKind(models.TextChoices):
+    MCP = "mcp", "MCP server"
+    A2A = "a2a", "A2A agent"
+    OPENAPI = "openapi", "OpenAPI document"
+    AGENT_SERVICE = "agent_service", "Agent Service"
+
+
+class AgentSource(models.Model):
+    """Where agents are found: each look at it adds what is new and switches off what is gone.
+
+    `configuration` by kind: all `{"headers": {...}, "prefix": "crm."}`, OpenAPI also
+    `{"operations": ["getOrder"], "baseUrl": ...}`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace = models.ForeignKey(
+        "governance.Workspace", on_delete=models.CASCADE, related_name="agent_sources"
+    )
+    kind = models.CharField(max_length=16, choices=SourceKind.choices)
+    name = models.CharField(max_length=100)
+    url = models.CharField(max_length=2000, blank=True)
+    server = models.CharField(max_length=200, blank=True)  # of AGENTFLOW_MCP_STDIO, instead of an address
+    configuration = models.JSONField(default=dict, blank=True)
+    interval_s = models.PositiveIntegerField(default=3600)  # 0: only by hand
+    enabled = models.BooleanField(default=True)
+    due_at = models.DateTimeField(default=timezone.now)  # when the clock looks next
+    synchronised_at = models.DateTimeField(null=True, blank=True)  # the last look, good or bad
+    succeeded_at = models.DateTimeField(null=True, blank=True)
+    failures = models.PositiveIntegerField(default=0)  # looks in a row that went wrong
+    result = models.JSONField(null=True, blank=True)  # of the last good look: {"new", "changed", "gone", ...}
+    error = models.JSONField(null=True, blank=True)  # of the last look, if it went wrong: {"code", "message"}
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = WorkspaceScopedQuerySet["AgentSource"].as_manager()
+
+    class Meta:
+        ordering = ("name",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=("workspace", "name"), name="agent_source_name_unique_per_workspace"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind__in=SourceKind.values), name="agent_source_kind_known"
+            ),
+        ]
+        indexes = [
+            # Of the clock, which asks twice a second for those that are due.
+            models.Index(fields=("due_at",), name="agent_source_due", condition=models.Q(enabled=True)),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Agent(models.Model):
     """Something a block can call, as a template names it by `agentId`.
 
@@ -43,11 +108,27 @@ class Agent(models.Model):
     description = models.TextField(blank=True)
     tool_type = models.CharField(max_length=16, choices=ToolType.choices)
     configuration = models.JSONField(default=dict, blank=True)
-    capabilities = models.JSONField(default=list, blank=True)
+    version = models.PositiveIntegerField(default=1, editable=False)  # the number of its newest AgentVersion
+    capabilities = models.JSONField(default=list, blank=True)  # these four: as in profile.py
+    cost = models.JSONField(default=dict, blank=True)
+    limits = models.JSONField(default=dict, blank=True)
+    health_check = models.JSONField(default=dict, blank=True)
+    environment = models.CharField(max_length=100, blank=True)  # where it may be chosen; "": anywhere
     effect = models.CharField(max_length=8, choices=Effect.choices, null=True, blank=True)
     input_schema = models.JSONField(null=True, blank=True)
     output_schema = models.JSONField(null=True, blank=True)
     enabled = models.BooleanField(default=True)
+    health = models.CharField(max_length=10, choices=Health.choices, default=Health.UNKNOWN, editable=False)
+    health_reason = models.CharField(max_length=500, blank=True, editable=False)
+    health_checked_at = models.DateTimeField(null=True, editable=False)
+    health_failures = models.PositiveIntegerField(default=0, editable=False)  # in a row
+    health_due_at = models.DateTimeField(default=timezone.now, editable=False)  # when the clock looks next
+    source = models.ForeignKey(
+        AgentSource, on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="agents"
+    )
+    source_key = models.CharField(max_length=300, blank=True, editable=False)  # what the source calls it
+    source_sha256 = models.CharField(max_length=64, blank=True, editable=False)  # of what it last said of it
+    gone_at = models.DateTimeField(null=True, editable=False)  # when its source no longer listed it
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -68,10 +149,73 @@ class Agent(models.Model):
                 condition=models.Q(effect__isnull=True) | models.Q(effect__in=Effect.values),
                 name="agent_effect_known",
             ),
+            models.CheckConstraint(condition=models.Q(health__in=Health.values), name="agent_health_known"),
+            models.UniqueConstraint(
+                fields=("source", "source_key"),
+                name="agent_found_once_per_source",
+                condition=models.Q(source__isnull=False),
+            ),
+        ]
+        indexes = [
+            # Of the clock, which asks twice a second for those that are due.
+            models.Index(
+                fields=("health_due_at",), name="agent_health_due", condition=models.Q(enabled=True)
+            ),
         ]
 
     def __str__(self) -> str:
         return self.agent_id
+
+
+class AgentVersion(models.Model):
+    """What a call of an agent meant from one change to the next; never changed.
+
+    Secrets read as `********` here: a secret that was replaced is nowhere any more.
+    """
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    sha256 = models.CharField(max_length=64)
+    tool_type = models.CharField(max_length=16, choices=ToolType.choices)
+    configuration = models.JSONField()
+    effect = models.CharField(max_length=8, choices=Effect.choices, null=True)
+    input_schema = models.JSONField(null=True)
+    output_schema = models.JSONField(null=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    workspace_path = "agent__workspace"
+    objects = WorkspaceScopedQuerySet["AgentVersion"].as_manager()
+
+    class Meta:
+        ordering = ("agent", "-number")
+        constraints = [
+            models.UniqueConstraint(fields=("agent", "number"), name="agent_version_number_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.agent_id} v{self.number}"
+
+
+class AgentCheck(models.Model):
+    """One look at an agent's health; the newest few are kept."""
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="checks")
+    at = models.DateTimeField(auto_now_add=True)
+    ok = models.BooleanField()
+    ms = models.FloatField()
+    reason = models.CharField(max_length=500, blank=True)
+
+    workspace_path = "agent__workspace"
+    objects = WorkspaceScopedQuerySet["AgentCheck"].as_manager()
+
+    class Meta:
+        ordering = ("-pk",)
+
+    def __str__(self) -> str:
+        return f"{'ok' if self.ok else 'not ok'} at {self.at:%Y-%m-%d %H:%M:%S}"
 
 
 class Script(models.Model):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils.module_loading import import_string
 
 from ..types import JSONObject
-from .models import Agent, Effect, Script, ToolType
+from .models import Agent, Effect, Health, Script, ToolType
+from .profile import Capability, Cost, Limits
 
 BUILTIN = "builtin"
 SECONDS_CACHED = 2.0
+NOT_SAID, NO_LIMITS = Cost(), Limits()
 
 T = TypeVar("T")
 
@@ -34,6 +38,16 @@ class AgentSpec:
     function: str = ""  # of a builtin: dotted path
     input_schema: JSONObject | None = None
     output_schema: JSONObject | None = None
+    version: int = 1
+    name: str = ""
+    description: str = ""
+    capabilities: tuple[Capability, ...] = ()
+    cost: Cost = NOT_SAID
+    limits: Limits = NO_LIMITS
+    environment: str = ""  # "": may be chosen anywhere
+    health: str = Health.UNKNOWN.value
+    source_id: UUID | None = None
+    gone_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class _Cache(Generic[T]):
 
 
 _agents: _Cache[AgentSpec | None] = _Cache()
+_workspaces: _Cache[tuple[AgentSpec, ...]] = _Cache()
 _scripts: _Cache[ScriptSpec | None] = _Cache()
 _allowed: _Cache[tuple[str, ...]] = _Cache()
 
@@ -93,6 +108,7 @@ _allowed: _Cache[tuple[str, ...]] = _Cache()
 def forget() -> None:
     """Drop what is cached in this process, so that a change just made is seen at once."""
     _agents.clear()
+    _workspaces.clear()
     _scripts.clear()
     _allowed.clear()
 
@@ -135,22 +151,30 @@ def resolve_many(workspace_id: UUID, agent_ids: Iterable[str]) -> dict[str, Agen
     return {**found, **_load(workspace_id, unknown)} if unknown else found
 
 
-def _load(workspace_id: UUID, agent_ids: Sequence[str]) -> dict[str, AgentSpec]:
-    rows = Agent.objects.filter(workspace_id=workspace_id, agent_id__in=agent_ids).values_list(
-        "agent_id", "tool_type", "configuration", "effect", "enabled", "input_schema", "output_schema"
+def candidates(workspace_id: UUID) -> tuple[AgentSpec, ...]:
+    """All agents of the workspace by name, those switched off among them; one query in two seconds."""
+    return _workspaces.get(
+        workspace_id, lambda: tuple(_specs(Agent.objects.filter(workspace_id=workspace_id)))
     )
-    return {
-        row[0]: AgentSpec(
-            agent_id=row[0],
-            tool_type=row[1],
-            configuration=row[2],
-            effect=row[3],
-            enabled=row[4],
-            input_schema=row[5],
-            output_schema=row[6],
-        )
-        for row in rows
-    }
+
+
+def _load(workspace_id: UUID, agent_ids: Sequence[str]) -> dict[str, AgentSpec]:
+    rows = Agent.objects.filter(workspace_id=workspace_id, agent_id__in=agent_ids)
+    return {spec.agent_id: spec for spec in _specs(rows)}
+
+
+_READ = (
+    *("agent_id", "tool_type", "configuration", "effect", "enabled", "input_schema", "output_schema"),
+    *("version", "name", "description", "environment", "health", "source_id", "gone_at"),
+    *("capabilities", "cost", "limits"),
+)
+
+
+def _specs(rows: QuerySet[Agent]) -> Iterator[AgentSpec]:
+    for row in rows.order_by("agent_id").values(*_READ):
+        capabilities = tuple(map(Capability.model_validate, row.pop("capabilities")))
+        cost, limits = Cost.model_validate(row.pop("cost")), Limits.model_validate(row.pop("limits"))
+        yield AgentSpec(**row, capabilities=capabilities, cost=cost, limits=limits)
 
 
 def missing(workspace_id: UUID, agent_ids: Iterable[str]) -> set[str]:

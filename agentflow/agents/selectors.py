@@ -8,7 +8,7 @@ from django.db.models import Q, QuerySet
 
 from ..errors import NotFound
 from ..governance.access import Principal
-from .models import Agent, Script
+from .models import Agent, AgentVersion, Script
 
 
 class NoSuchAgent(NotFound):
@@ -26,6 +26,10 @@ def agents(
     search: str = "",
     tool_type: str | None = None,
     capability: str | None = None,
+    tag: str | None = None,
+    health: str | None = None,
+    source_id: UUID | None = None,
+    environment: str | None = None,
     enabled: bool | None = None,
 ) -> QuerySet[Agent]:
     """Agents in the order of their names, narrowed by what is given."""
@@ -39,7 +43,15 @@ def agents(
     if tool_type:
         rows = rows.filter(tool_type=tool_type)
     if capability:
-        rows = rows.filter(capabilities__contains=[capability])
+        rows = rows.filter(capabilities__contains=[{"name": capability}])
+    if tag:
+        rows = rows.filter(capabilities__contains=[{"tags": [tag]}])
+    if health:
+        rows = rows.filter(health=health)
+    if source_id:
+        rows = rows.filter(source_id=source_id)
+    if environment:
+        rows = rows.filter(environment__in=("", environment))
     if enabled is not None:
         rows = rows.filter(enabled=enabled)
     return rows
@@ -54,6 +66,15 @@ def agent(user: Principal, pk: UUID) -> Agent:
     if found is None:
         raise NoSuchAgent
     return found
+
+
+def versions(user: Principal, pk: UUID) -> QuerySet[AgentVersion]:
+    """All versions of an agent, the newest first.
+
+    Raises:
+        NoSuchAgent: as `agent`.
+    """
+    return agent(user, pk).versions.order_by("-number")
 
 
 def scripts(user: Principal, *, workspace_id: UUID | None = None, search: str = "") -> QuerySet[Script]:

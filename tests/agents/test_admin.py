@@ -50,7 +50,10 @@ def test_an_agent_is_added_and_changed_by_the_services(home: Workspace) -> None:
     made = client.post(f"{AGENTS}add/", form(home))
     assert made.status_code == 302, made.context["adminform"].form.errors
     agent = Agent.objects.get()
-    assert (agent.configuration, agent.capabilities) == ({"url": "https://api.example/"}, ["orders.read"])
+    assert (agent.configuration, agent.capabilities) == (
+        {"url": "https://api.example/"},
+        [{"name": "orders.read"}],
+    )
     assert agent.effect is None
     assert client.post(f"{AGENTS}{agent.pk}/change/", form(home, name="New")).status_code == 302
     agent.refresh_from_db()

@@ -7,6 +7,7 @@ import pytest
 from pytest_django import DjangoAssertNumQueries
 
 from agentflow.agents import registry
+from agentflow.agents.profile import Capability
 from agentflow.agents.registry import AgentSpec
 from agentflow.governance.models import Workspace
 from tests.factories.agents import AgentFactory
@@ -37,6 +38,28 @@ def test_a_row_is_asked_for_once_in_a_while(
     with django_assert_num_queries(1):
         for _ in range(100):
             registry.resolve(workspace.pk, "risk")
+
+
+def test_candidates_are_all_of_a_workspace_with_what_they_say_of_themselves(
+    workspace: Workspace, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    AgentFactory.create()
+    AgentFactory.create(workspace=workspace, agent_id="b", enabled=False)
+    AgentFactory.create(
+        workspace=workspace,
+        agent_id="a",
+        capabilities=[{"name": "read", "inputSchema": {"type": "object"}}],
+        cost={"perCall": 1},
+        limits={"concurrency": 2},
+        environment="test",
+    )
+    with django_assert_num_queries(1):
+        first, second = registry.candidates(workspace.pk)
+        assert registry.candidates(workspace.pk) == (first, second)
+    assert (first.agent_id, second.agent_id, second.enabled, first.version) == ("a", "b", False, 1)
+    assert first.capabilities == (Capability(name="read", input_schema={"type": "object"}),)
+    assert (first.cost.per_call, first.cost.currency, first.limits.concurrency) == (1, "USD", 2)
+    assert (first.environment, first.health, second.cost.per_call) == ("test", "unknown", None)
 
 
 def test_missing_names_those_that_are_absent_or_off_in_one_query(

@@ -4,10 +4,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import IntegrityError, transaction
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
-from agentflow.agents.models import Agent, Script
+from agentflow.agents.models import Agent, AgentVersion, Script
 from agentflow.governance.models import AuditEntry, Workspace
 from agentflow.governance.roles import Role
 from tests.factories.agents import AgentFactory, ScriptFactory
@@ -45,7 +46,16 @@ def pointers(response: Any) -> set[str]:
 def test_a_registered_agent_is_answered_in_full_listed_and_found(
     operator: APIClient, home: Workspace
 ) -> None:
-    sent = body(capabilities=["orders.read"], effect="pure", inputSchema={"type": "object"})
+    reads = {"name": "orders.read", "tags": ["crm"], "inputSchema": {"type": "object"}}
+    sent = body(
+        capabilities=[reads],
+        effect="pure",
+        inputSchema={"type": "object"},
+        cost={"perCall": 0.5, "currency": "EUR"},
+        limits={"concurrency": 4},
+        environment="test",
+        healthCheck={"url": "https://api.example/health", "intervalSeconds": 60},
+    )
     made = operator.post(AGENTS, sent, format="json")
     assert made.status_code == 201, made.content
     answer = made.json()
@@ -77,6 +87,22 @@ def test_a_repeated_post_makes_one_agent(operator: APIClient) -> None:
         ({"toolType": "Fax"}, "/toolType"),
         ({"effect": "sometimes"}, "/effect"),
         ({"capabilities": [1]}, "/capabilities/0"),
+        ({"capabilities": [{"tags": ["x"]}]}, "/capabilities/0/name"),
+        ({"capabilities": ["a", {"name": "a"}]}, "/capabilities/1"),
+        ({"capabilities": [{"name": "a", "more": 1}]}, "/capabilities/0/more"),
+        ({"capabilities": [{"name": "a", "inputSchema": {"type": "x"}}]}, "/capabilities/0/inputSchema"),
+        ({"capabilities": [{"name": "a", "inputSchema": 1}]}, "/capabilities/0/inputSchema"),
+        ({"capabilities": [{"name": "a", "tags": [""]}]}, "/capabilities/0/tags/0"),
+        ({"cost": {"perCall": -1}}, "/cost/perCall"),
+        ({"cost": {"perCall": "1"}}, "/cost/perCall"),
+        ({"cost": {"currency": "euro"}}, "/cost/currency"),
+        ({"limits": {"concurrency": 0}}, "/limits/concurrency"),
+        ({"limits": {"ratePerMinute": 1.5}}, "/limits/ratePerMinute"),
+        ({"limits": []}, "/limits"),
+        ({"healthCheck": {"url": "file:///etc/passwd"}}, "/healthCheck/url"),
+        ({"healthCheck": {"intervalSeconds": 1}}, "/healthCheck/intervalSeconds"),
+        ({"environment": "x" * 101}, "/environment"),
+        ({"health": "healthy"}, "/health"),
         ({"enabled": "yes"}, "/enabled"),
         ({"configuration": []}, "/configuration"),
         ({"configuration": {}}, "/configuration/url"),
@@ -160,11 +186,62 @@ def test_put_replaces_and_delete_removes(operator: APIClient) -> None:
     assert list(actions) == ["agent.register", "agent.update", "agent.delete"]
 
 
+def test_a_patch_changes_what_it_names_and_nothing_else(operator: APIClient) -> None:
+    secret = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+    url = operator.post(AGENTS, body(configuration=secret, effect="keyed"), format="json")["Location"]
+    changed = operator.patch(url, {"capabilities": ["a"], "effect": None}, format="json")
+    assert changed.status_code == 200, changed.content
+    assert changed.json()["capabilities"] == [{"name": "a"}]
+    agent = Agent.objects.get()
+    assert (agent.effect, agent.configuration, agent.name) == (None, secret, "Orders")
+    for sent, pointer in (
+        ({"configuration": {}}, "/configuration/url"),
+        ({"capabilities": [{}]}, "/capabilities/0/name"),
+        ({"agentId": None}, "/agentId"),
+        ({"nothing": 1}, "/nothing"),
+    ):
+        assert pointer in pointers(operator.patch(url, sent, format="json"))
+    assert operator.patch(url, [], format="json").status_code == 400
+    assert operator.patch(url, {}, format="json").status_code == 200
+
+
+def test_each_other_way_of_being_called_is_a_version(operator: APIClient) -> None:
+    secret = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+    url = operator.post(AGENTS, body(configuration=secret), format="json")["Location"]
+
+    def patched(**fields: Any) -> int:
+        return int(operator.patch(url, fields, format="json").json()["version"])
+
+    assert patched(name="New", capabilities=["a"], limits={"concurrency": 1}, enabled=False) == 1
+    assert patched(effect="pure") == 2
+    assert patched(effect="pure") == 2
+    assert patched(inputSchema={"type": "object"}) == 3
+    assert patched(configuration={**secret, "headers": {"Authorization": "Bearer other"}}) == 4
+    answer = operator.get(f"{url}/versions")
+    assert b"canary" not in answer.content
+    assert b"other" not in answer.content
+    assert [each["version"] for each in answer.json()["versions"]] == [4, 3, 2, 1]
+    newest, before, *_ = answer.json()["versions"]
+    assert newest["sha256"] == before["sha256"]  # the secret alone differs
+    assert (newest["effect"], newest["inputSchema"]) == ("pure", {"type": "object"})
+    with pytest.raises(IntegrityError), transaction.atomic():
+        AgentVersion.objects.update(sha256="")
+    operator.delete(url)
+    assert not AgentVersion.objects.exists()
+
+
 def test_lists_are_searched_filtered_and_paged(operator: APIClient, home: Workspace) -> None:
     for number in range(3):
-        AgentFactory.create(workspace=home, agent_id=f"risk-{number}", capabilities=["score"])
+        AgentFactory.create(workspace=home, agent_id=f"risk-{number}", capabilities=[{"name": "score"}])
     AgentFactory.create(workspace=home, agent_id="writer", tool_type="LLM", description="Writes 100% letters")
-    AgentFactory.create(workspace=home, agent_id="off", enabled=False)
+    AgentFactory.create(
+        workspace=home,
+        agent_id="off",
+        enabled=False,
+        environment="test",
+        health="unhealthy",
+        capabilities=[{"name": "read", "tags": ["pdf", "scan"]}],
+    )
     AgentFactory.create(agent_id="foreign")
 
     def names(query: str) -> list[str]:
@@ -174,11 +251,14 @@ def test_lists_are_searched_filtered_and_paged(operator: APIClient, home: Worksp
     assert names("search=LETTERS") == names("search=100%25") == names("toolType=LLM") == ["writer"]
     assert names("search=_") == []
     assert names("capability=score") == ["risk-0", "risk-1", "risk-2"]
-    assert names("enabled=false") == ["off"]
+    assert names("enabled=false") == names("tag=pdf") == names("health=unhealthy") == ["off"]
+    assert names("environment=live") == ["risk-0", "risk-1", "risk-2", "writer"]
+    assert len(names("environment=test")) == 5
+    assert names(f"source={uuid4()}") == names("tag=score") == names("capability=sco") == []
     assert names("limit=2&offset=1") == ["risk-0", "risk-1"]
     assert names(f"workspaceId={uuid4()}") == []
     assert operator.get(f"{AGENTS}?limit=2").json()["total"] == 5
-    for bad in ("limit=0", "limit=x", "toolType=Fax", "enabled=1", "workspaceId=x"):
+    for bad in ("limit=0", "limit=x", "toolType=Fax", "enabled=1", "workspaceId=x", "health=ill", "source=x"):
         assert operator.get(f"{AGENTS}?{bad}").status_code == 400
 
 
@@ -201,6 +281,10 @@ def test_who_may_read_and_who_may_manage(home: Workspace, role: Role) -> None:
     assert client.put(f"{AGENTS}/{agent.pk}", body(agentId="x"), format="json").status_code == (
         200 if manages else 403
     )
+    assert client.get(f"{AGENTS}/{agent.pk}/versions").status_code == 200
+    assert client.patch(f"{AGENTS}/{agent.pk}", {"agentId": "y"}, format="json").status_code == (
+        200 if manages else 403
+    )
     assert client.delete(f"{AGENTS}/{agent.pk}").status_code == (200 if manages else 403)
     script = {"name": "s", "source": "print(1)"}
     assert client.post(SCRIPTS, script, format="json").status_code == (201 if manages else 403)
@@ -216,6 +300,8 @@ def test_strangers_find_nothing_and_nobody_gets_in_without_a_login(home: Workspa
         assert (stranger.get(url).status_code, stranger.delete(url).status_code) == (404, 404)
         assert (nobody.get(url).status_code, nobody.delete(url).status_code) == (401, 401)
     assert stranger.put(f"{AGENTS}/{agent.pk}", body(), format="json").status_code == 404
+    assert stranger.patch(f"{AGENTS}/{agent.pk}", {}, format="json").status_code == 404
+    assert stranger.get(f"{AGENTS}/{agent.pk}/versions").status_code == 404
     assert stranger.post(AGENTS, sent, format="json").status_code == 404
     assert stranger.get(AGENTS).json()["total"] == stranger.get(SCRIPTS).json()["total"] == 0
     assert nobody.post(AGENTS, sent, format="json").status_code == 401

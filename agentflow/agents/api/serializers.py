@@ -2,11 +2,70 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from ...api.serializers import StrictSerializer
 from .. import configuration as configurations
-from ..models import Agent, Effect, ToolType
+from ..models import Agent, Effect, Health, ToolType
+
+
+class CapabilityShown(StrictSerializer):
+    """Something an agent can do.  A bare text is taken as its name."""
+
+    name = serializers.CharField(max_length=200)
+    description = serializers.CharField(required=False, default="", max_length=4000)
+    tags = serializers.ListField(child=serializers.CharField(max_length=100), required=False)
+    input_schema = serializers.DictField(required=False, allow_null=True)
+    output_schema = serializers.DictField(required=False, allow_null=True)
+
+
+class CostShown(StrictSerializer):
+    """What using the agent costs, as far as it is known."""
+
+    per_call = serializers.FloatField(required=False, min_value=0)
+    per_input_token = serializers.FloatField(required=False, min_value=0)
+    per_output_token = serializers.FloatField(required=False, min_value=0)
+    currency = serializers.CharField(required=False, default="USD")
+
+
+class LimitsShown(StrictSerializer):
+    """How much the agent bears, of all workers together."""
+
+    concurrency = serializers.IntegerField(required=False, min_value=1)
+    rate_per_minute = serializers.IntegerField(required=False, min_value=1)
+
+
+class HealthCheckShown(StrictSerializer):
+    """How its health is looked at: after so many failures in a row it counts as unhealthy."""
+
+    url = serializers.CharField(
+        required=False, help_text="API agents: asked by GET instead of their address."
+    )
+    interval_seconds = serializers.IntegerField(required=False, min_value=5)
+    failures = serializers.IntegerField(required=False, min_value=1, default=3)
+
+
+# Their shape is in the description alone: `profile` holds what is written against one set of rules, for the
+# admin's form, too.
+@extend_schema_field(CapabilityShown)
+class _Capability(serializers.JSONField):
+    pass
+
+
+@extend_schema_field(CostShown)
+class _Cost(serializers.DictField):
+    pass
+
+
+@extend_schema_field(LimitsShown)
+class _Limits(serializers.DictField):
+    pass
+
+
+@extend_schema_field(HealthCheckShown)
+class _HealthCheck(serializers.DictField):
+    pass
 
 
 class _AgentBody(StrictSerializer):
@@ -15,8 +74,16 @@ class _AgentBody(StrictSerializer):
     description = serializers.CharField(max_length=4000, required=False, allow_blank=True, default="")
     tool_type = serializers.ChoiceField(choices=ToolType.choices)
     configuration = serializers.DictField(required=False, default=dict)
-    capabilities = serializers.ListField(
-        child=serializers.CharField(max_length=100), required=False, default=list, max_length=100
+    capabilities = serializers.ListField(child=_Capability(), required=False, default=list, max_length=200)
+    cost = _Cost(required=False, default=dict)
+    limits = _Limits(required=False, default=dict)
+    health_check = _HealthCheck(required=False, default=dict)
+    environment = serializers.CharField(
+        max_length=100,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Where it may be chosen; empty: anywhere.",
     )
     effect = serializers.ChoiceField(choices=Effect.choices, required=False, allow_null=True, default=None)
     input_schema = serializers.DictField(required=False, allow_null=True, default=None)
@@ -41,12 +108,22 @@ class AgentShown(StrictSerializer):
     name = serializers.CharField()
     description = serializers.CharField()
     tool_type = serializers.ChoiceField(choices=ToolType.choices)
+    version = serializers.IntegerField(help_text="Grows when it is called in another way.")
     configuration = serializers.SerializerMethodField(help_text="Secrets read as ********.")
-    capabilities = serializers.ListField(child=serializers.CharField())
+    capabilities = serializers.ListField(child=_Capability())
+    cost = _Cost()
+    limits = _Limits()
+    health_check = _HealthCheck()
+    environment = serializers.CharField()
     effect = serializers.ChoiceField(choices=Effect.choices, allow_null=True)
     input_schema = serializers.DictField(allow_null=True)
     output_schema = serializers.DictField(allow_null=True)
     enabled = serializers.BooleanField()
+    health = serializers.ChoiceField(choices=Health.choices)
+    health_reason = serializers.CharField()
+    health_checked_at = serializers.DateTimeField(allow_null=True)
+    source_id = serializers.UUIDField(allow_null=True, help_text="Where it was found; null: entered by hand.")
+    gone_at = serializers.DateTimeField(allow_null=True, help_text="When its source listed it no more.")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -56,6 +133,22 @@ class AgentShown(StrictSerializer):
 
 class AgentList(StrictSerializer):
     agents = AgentShown(many=True)
+    total = serializers.IntegerField()
+
+
+class AgentVersionShown(StrictSerializer):
+    version = serializers.IntegerField(source="number")
+    sha256 = serializers.CharField(help_text="Of what is shown here: secrets are no part of it.")
+    tool_type = serializers.ChoiceField(choices=ToolType.choices)
+    configuration = serializers.DictField()
+    effect = serializers.ChoiceField(choices=Effect.choices, allow_null=True)
+    input_schema = serializers.DictField(allow_null=True)
+    output_schema = serializers.DictField(allow_null=True)
+    created_at = serializers.DateTimeField()
+
+
+class AgentVersionList(StrictSerializer):
+    versions = AgentVersionShown(many=True)
     total = serializers.IntegerField()
 
 

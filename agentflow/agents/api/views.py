@@ -14,7 +14,7 @@ from ...governance import access
 from ...governance.models import User
 from ...governance.roles import Permission
 from .. import selectors
-from ..models import ToolType
+from ..models import Health, ToolType
 from ..services import registration
 from ..services.registration import AgentFields
 from . import serializers
@@ -27,7 +27,11 @@ _PAGE = [
 ]
 _FILTERS = [
     OpenApiParameter("toolType", str, enum=ToolType.values),
-    OpenApiParameter("capability", str),
+    OpenApiParameter("capability", str, description="The name of something it can do."),
+    OpenApiParameter("tag", str, description="Of something it can do."),
+    OpenApiParameter("health", str, enum=Health.values),
+    OpenApiParameter("source", UUID, description="Found by this source."),
+    OpenApiParameter("environment", str, description="May be chosen there."),
     OpenApiParameter("enabled", bool),
 ]
 _KEY = OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER)
@@ -52,6 +56,10 @@ class AgentsView(_View):
             search=paging.text(request, "search") or "",
             tool_type=paging.choice(request, "toolType", ToolType.values),
             capability=paging.text(request, "capability"),
+            tag=paging.text(request, "tag"),
+            health=paging.choice(request, "health", Health.values),
+            source_id=paging.uuid(request, "source"),
+            environment=paging.text(request, "environment"),
             enabled=paging.boolean(request, "enabled"),
         )
         found, total = paging.page(request).of(rows)
@@ -99,12 +107,45 @@ class AgentView(_View):
         )
         return Response(serializers.AgentShown(agent).data)
 
+    @extend_schema(
+        operation_id="agents_patch",
+        request=serializers.ChangedAgent(partial=True),
+        responses={200: serializers.AgentShown},
+    )
+    def patch(self, request: Request, pk: UUID) -> Response:
+        """Change some fields of an agent."""
+        agent = selectors.agent(self.user(), pk)
+        access.require(self.user(), Permission.MANAGE_AGENTS, agent.workspace_id)
+        given = request.data if isinstance(request.data, dict) else None
+        shown = serializers.AgentShown(agent).data
+        kept = {name: shown[name] for name in serializers.ChangedAgent().fields}
+        body = serializers.ChangedAgent(data=request.data if given is None else {**kept, **given})
+        body.is_valid(raise_exception=True)
+        sent = {field.source for name, field in body.fields.items() if given and name in given}
+        changes = {name: value for name, value in body.validated_data.items() if name in sent}
+        agent = registration.change_agent(
+            by=self.user(), pk=pk, workspace_id=agent.workspace_id, changes=changes
+        )
+        return Response(serializers.AgentShown(agent).data)
+
     @extend_schema(operation_id="agents_delete", responses={200: serializers.Deleted})
     def delete(self, request: Request, pk: UUID) -> Response:
         """Delete an agent; blocks that name it fail from then on."""
         agent = selectors.agent(self.user(), pk)
         registration.delete_agent(by=self.user(), pk=pk, workspace_id=agent.workspace_id)
         return Response({"success": True})
+
+
+class AgentVersionsView(_View):
+    @extend_schema(
+        operation_id="agents_versions",
+        parameters=[OpenApiParameter("limit", int), OpenApiParameter("offset", int)],
+        responses={200: serializers.AgentVersionList},
+    )
+    def get(self, request: Request, pk: UUID) -> Response:
+        """List what calling an agent meant, the newest version first."""
+        found, total = paging.page(request).of(selectors.versions(self.user(), pk))
+        return Response({"versions": serializers.AgentVersionShown(found, many=True).data, "total": total})
 
 
 class ScriptsView(_View):

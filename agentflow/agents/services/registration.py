@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from ...errors import Conflict, InvalidInput
 from ...governance import access, audit
 from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
-from ...types import JSONObject
+from ...types import JSONObject, JSONValue
 from .. import configuration as configurations
-from .. import registry
+from .. import profile, registry
 from ..models import Agent, Script, ToolType
 from ..selectors import NoSuchAgent
+from . import versions
 
 
 class AgentExists(Conflict):
@@ -55,7 +60,11 @@ class AgentFields:
     tool_type: str
     description: str = ""
     configuration: JSONObject = field(default_factory=dict)
-    capabilities: list[str] = field(default_factory=list)
+    capabilities: list[JSONValue] = field(default_factory=list)  # this and the next three as in profile.py
+    cost: JSONObject = field(default_factory=dict)
+    limits: JSONObject = field(default_factory=dict)
+    health_check: JSONObject = field(default_factory=dict)
+    environment: str = ""
     effect: str | None = None
     input_schema: JSONObject | None = None
     output_schema: JSONObject | None = None
@@ -74,15 +83,26 @@ def register_agent(*, by: Principal, workspace_id: UUID, fields: AgentFields) ->
     access.require(by, Permission.MANAGE_AGENTS, workspace_id)
     check(workspace_id, fields)
     author = by if isinstance(by, User) else None
-    agent = Agent(workspace_id=workspace_id, created_by=author, **asdict(fields))
+    agent = Agent(workspace_id=workspace_id, created_by=author, **_stored(fields))
     _save(agent)
+    versions.keep(agent, by=author)
     _told(agent, by=by, action="agent.register")
     return agent
 
 
-@transaction.atomic
 def update_agent(*, by: Principal, pk: UUID, workspace_id: UUID, fields: AgentFields) -> Agent:
     """Replace what an agent says of itself; hidden secrets stay as they were.
+
+    Raises: as `register_agent`.
+    """
+    return change_agent(by=by, pk=pk, workspace_id=workspace_id, changes=_values(fields))
+
+
+@transaction.atomic
+def change_agent(*, by: Principal, pk: UUID, workspace_id: UUID, changes: Mapping[str, Any]) -> Agent:
+    """Set some of an agent's `AgentFields`, and keep the others and its hidden secrets.
+
+    Another way of being called, or other schemas, make a new version.
 
     Raises: as `register_agent`.
     """
@@ -90,12 +110,23 @@ def update_agent(*, by: Principal, pk: UUID, workspace_id: UUID, fields: AgentFi
     agent = Agent.objects.select_for_update().filter(pk=pk, workspace_id=workspace_id).first()
     if agent is None:  # deleted a moment ago
         raise NoSuchAgent
-    values = asdict(fields)
-    values["configuration"] = configurations.restored(fields.configuration, agent.configuration)
-    check(workspace_id, AgentFields(**values))
-    for name, value in values.items():
+    before = versions.content(agent)
+    values = {each.name: getattr(agent, each.name) for each in dataclasses.fields(AgentFields)} | dict(
+        changes
+    )
+    values["configuration"] = configurations.restored(values["configuration"], agent.configuration)
+    fields = AgentFields(**values)
+    check(workspace_id, fields)
+    if fields.health_check != agent.health_check:
+        agent.health_due_at = timezone.now()
+    for name, value in _stored(fields).items():
         setattr(agent, name, value)
+    if agent.enabled:
+        agent.gone_at = None  # somebody knows better than its source
+    if versions.content(agent) != before:
+        agent.version += 1
     _save(agent)
+    versions.keep(agent, by=by if isinstance(by, User) else None)
     _told(agent, by=by, action="agent.update")
     return agent
 
@@ -109,7 +140,8 @@ def switch_agent(*, by: Principal, pk: UUID, workspace_id: UUID, enabled: bool) 
         raise NoSuchAgent
     if agent.enabled != enabled:
         agent.enabled = enabled
-        agent.save(update_fields=["enabled", "updated_at"])
+        agent.gone_at = None if enabled else agent.gone_at
+        agent.save(update_fields=["enabled", "gone_at", "updated_at"])
         _told(agent, by=by, action="agent.switch")
 
 
@@ -215,6 +247,12 @@ def check(workspace_id: UUID, fields: AgentFields) -> None:
         *configurations.still_hidden(fields.configuration),
         *configurations.schema_issues("/inputSchema", fields.input_schema),
         *configurations.schema_issues("/outputSchema", fields.output_schema),
+        *profile.issues(
+            capabilities=fields.capabilities,
+            cost=fields.cost,
+            limits=fields.limits,
+            health_check=fields.health_check,
+        ),
     ]
     if fields.agent_id.startswith("builtin."):
         message = "Names that start with builtin. belong to the service."
@@ -234,6 +272,20 @@ def check(workspace_id: UUID, fields: AgentFields) -> None:
         raise BadAgent(issues=issues)
 
 
+def _values(fields: AgentFields) -> dict[str, Any]:
+    return {each.name: getattr(fields, each.name) for each in dataclasses.fields(fields)}
+
+
+def _stored(fields: AgentFields) -> dict[str, Any]:
+    """The values of the row, once they are checked: each part in one spelling, without defaults."""
+    return _values(fields) | {
+        "capabilities": [each.stored() for each in profile.read_capabilities(fields.capabilities)[0]],
+        "cost": profile.Cost.model_validate(fields.cost).stored(),
+        "limits": profile.Limits.model_validate(fields.limits).stored(),
+        "health_check": profile.HealthCheck.model_validate(fields.health_check).stored(),
+    }
+
+
 def _save(agent: Agent) -> None:
     try:
         with transaction.atomic():
@@ -250,6 +302,11 @@ def _told(agent: Agent, *, by: Principal, action: str) -> None:
         workspace_id=agent.workspace_id,
         target_type="agent",
         target_id=str(agent.pk),
-        detail={"agentId": agent.agent_id, "toolType": agent.tool_type, "enabled": agent.enabled},
+        detail={
+            "agentId": agent.agent_id,
+            "toolType": agent.tool_type,
+            "enabled": agent.enabled,
+            "version": agent.version,
+        },
     )
     transaction.on_commit(registry.forget)
