@@ -76,6 +76,7 @@ class Execution(models.Model):
     # one table only; a template belongs to one workspace.
     business_key = models.TextField(null=True)
     business_template = models.UUIDField(null=True)
+    edits = models.PositiveIntegerField(db_default=0)  # how often outputs were edited: what was read is stale
     # Where a fork began: blocks that are carried point to rows of that execution, or of those before it.
     forked_from = models.ForeignKey(
         "self", on_delete=models.PROTECT, null=True, blank=True, related_name="forks", db_index=False

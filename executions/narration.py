@@ -134,6 +134,11 @@ def _block_late(block_id: str, facts: JSONObject) -> str:
     )
 
 
+def _block_edited(block_id: str, facts: JSONObject) -> str:
+    by = facts.get("by") or "A person"
+    return f"{by} put another output in place of what step “{block_id}” gave; later steps see that one."
+
+
 def _callback_received(block_id: str, facts: JSONObject) -> str:
     item = f", item {facts['item']}," if facts.get("item") else ""
     error = facts.get("error")
@@ -164,6 +169,7 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "execution_changed": _execution_changed,
     "block_changed": _block_changed,
     "block_log": _block_log,
+    "block_edited": _block_edited,
     "block_late": _block_late,
     "callback_received": _callback_received,
     "approval_responded": _approval_responded,

@@ -97,6 +97,13 @@ class ForkSerializer(StrictSerializer):
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
 
 
+class EditContextSerializer(StrictSerializer):
+    outputs = serializers.DictField(
+        child=AnyJSONField(), allow_empty=False, help_text="What later blocks see instead, by blockId."
+    )
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=REASON_CHARS)
+
+
 class RestartedSerializer(StrictSerializer):
     success = serializers.BooleanField()
     epoch = serializers.IntegerField()

@@ -13,11 +13,11 @@ from agentflow.api.idempotency import idempotent
 from agentflow.governance.roles import Permission
 
 from .. import selectors, snapshot
-from ..services import forking, marking, restarting
+from ..services import editing, forking, marking, restarting
 from ..services.forking import ForkRequest
 from ..services.restarting import RestartRequest
 from . import command_serializers as serializers
-from .serializers import RecoveryPointSerializer, StartedSerializer
+from .serializers import RecoveryPointSerializer, StartedSerializer, SuccessSerializer
 from .views import PAGE, ExecutionAPIView
 
 
@@ -108,3 +108,18 @@ class ForkView(ExecutionAPIView):
             status=201,
             headers={"Location": snapshot.address(forked)},
         )
+
+
+class ContextView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_edit_context",
+        request=serializers.EditContextSerializer,
+        responses={200: SuccessSerializer},
+    )
+    def patch(self, request: Request, execution_id: UUID) -> Response:
+        """Edit what later blocks of a paused execution see; what the blocks gave is kept beside it."""
+        execution = self.execution(execution_id, Permission.OPERATE)
+        body = serializers.EditContextSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        editing.edit(execution_id=execution.pk, by=self.user(), **body.validated_data)
+        return Response({"success": True})

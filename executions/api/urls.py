@@ -49,6 +49,7 @@ urlpatterns = [
     path(f"{_ONE}/resume", views.ResumeView.as_view(), name="execution-resume"),
     path(f"{_ONE}/cancel", views.CancelView.as_view(), name="execution-cancel"),
     path(f"{_ONE}/restart", commands.RestartView.as_view(), name="execution-restart"),
+    path(f"{_ONE}/context", points.ContextView.as_view(), name="execution-context"),
     path(f"{_ONE}/fork", points.ForkView.as_view(), name="execution-fork"),
     path(f"{_ONE}/recovery-points", points.RecoveryPointsView.as_view(), name="execution-recovery-points"),
     path(

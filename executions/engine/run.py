@@ -65,6 +65,7 @@ class Run:
         self.failed_blocks: int = gate[3]
         self.ends_as: str = gate[4]
         self.compensation: str = gate[5]
+        self.edits: int = gate[6]
         self.known: SettledBlocks = {}
         self.asks: list[HumanAsk] = []
         self.opener = Opener(

@@ -35,6 +35,7 @@ class Turn:
     walkers: int = 0
     works: bool = False  # as `Run.works`
     epoch: int = 1
+    edits: int = 0
     refused: bool = False  # what was done ahead does not count
 
 
@@ -63,7 +64,7 @@ def take_turn(
         if gate is None:
             return turn
         run = Run(facts, cursor, gate)
-        turn.epoch = run.epoch
+        turn.epoch, turn.edits = run.epoch, run.edits
         newcomer = True
         held = [change for change in changes if change.pk != AHEAD]
         if run.status is E.RUNNING and held and all(is_plain(facts, change) for change in held):

@@ -61,6 +61,7 @@ class Walker:
         self.batch = 1
         self.outputs: SettledBlocks = {}
         self._epoch = 1
+        self._edits = 0
         self._done: set[int] = set()  # completed plainly by this walker
         self._more = True  # ready blocks may be left that this walker could take
 
@@ -77,8 +78,9 @@ class Walker:
             if not turn.claims:
                 return worked
             worked = True
-            if turn.epoch != self._epoch:  # a restart: what was read before may be no output any more
-                self._epoch = turn.epoch
+            # After a restart or an edit what was read before may be no output any more.
+            if (turn.epoch, turn.edits) != (self._epoch, self._edits):
+                self._epoch, self._edits = turn.epoch, turn.edits
                 self.outputs.clear()
             if turn.refused:
                 self.outputs.clear()

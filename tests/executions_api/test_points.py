@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import pytest
 
+from agentflow.events.models import Event
+from executions import narration
 from executions.models import Execution, RecoveryPoint
 from tests.factories.executions import ExecutionFactory, statuses
 from tests.factories.governance import client_of
@@ -170,3 +172,56 @@ def test_who_may_fork(team: Team) -> None:
     assert post(team.stranger, f"{execution.pk}/fork").status_code == 404
     assert post(team.author, f"{execution.pk}/fork").status_code == 403
     assert post(team.author, f"{execution.pk}/fork", {"simulation": {}}).status_code == 201
+
+
+# -- PATCH executions/{id}/context ---------------------------------------------
+
+
+def edit(by: Any, execution: Execution, body: Any) -> Any:
+    return client_of(by).patch(f"{URL}/{execution.pk}/context", body, format="json")
+
+
+def paused(team: Team) -> Execution:
+    columns: Any = {"graph": "a -> b", "status": "paused", "completed": ["a"]}
+    return ExecutionFactory.create(workspace=team.workspace, **columns)
+
+
+def test_an_edit_of_the_context_shows_beside_what_the_block_gave(team: Team) -> None:
+    execution = paused(team)
+    reply = edit(team.operator, execution, {"outputs": {"a": {"n": 2}}, "reason": "Wrong."})
+    assert (reply.status_code, reply.json()) == (200, {"success": True})
+    viewer = client_of(team.viewer)
+    shown = viewer.get(f"{URL}/{execution.pk}/blocks/a").json()
+    assert (shown["output"], shown["edited"]["by"]) == ({"n": 2}, team.operator.username)
+    original = viewer.get(f"{URL}/{execution.pk}/blocks/a/output?original=true").json()
+    assert original == shown["originalOutput"] != {"n": 2}
+    told = Event.objects.get(execution_id=execution.pk, type="block_edited")
+    said = "put another output in place of what step “a” gave; later steps see that one."
+    words = narration.sentence(told.type, told.block_id, told.payload)
+    assert words == f"{team.operator.username} {said}"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({}, 400, "/outputs"),
+        ({"outputs": {}}, 400, "/outputs"),
+        ({"outputs": []}, 400, "/outputs"),
+        ({"outputs": {"a": 1}, "x": 1}, 400, "/x"),
+        ({"outputs": {"nobody": 1}}, 422, "/outputs/nobody"),
+        ({"outputs": {"b": 1}}, 422, "not_completed"),
+        ({"outputs": {"a": "x" * 262_143}}, 422, "output_too_large"),
+    ],
+)
+def test_a_bad_edit_says_what_is_wrong(team: Team, body: Any, status: int, said: str) -> None:
+    reply = edit(team.operator, paused(team), body)
+    assert reply.status_code == status, reply.content
+    assert said in str(reply.json())
+
+
+def test_who_may_edit_and_when(team: Team) -> None:
+    execution, body = paused(team), {"outputs": {"a": 1}}
+    assert edit(team.viewer, execution, body).status_code == 403
+    assert edit(team.stranger, execution, body).status_code == 404
+    refused = edit(team.operator, ended(team), body)
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_paused")
