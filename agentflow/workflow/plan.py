@@ -134,6 +134,11 @@ class Plan:
         """Whether some block has a concurrency key."""
         return len(self.keys) > (self.run_key is not None)
 
+    @property
+    def kinds(self) -> list[PlanBlock]:
+        """One block of each likeness."""
+        return [self.blocks[alike[0]] for alike in self.alike.values()]
+
     def __getitem__(self, idx: int) -> PlanBlock:
         count = len(self.blocks)
         return self.blocks[idx] if idx < count else self.compensations[idx - count]

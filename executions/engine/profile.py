@@ -5,6 +5,8 @@ Kept by likeness (same agent, same configuration), in memory only: a restarted w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 FAST_MS = 5.0  # at most this long: several may share a transaction
 SLOW_MS = 5.0  # longer: others are called to help before the call starts
 BATCH_MS = 50.0
@@ -34,6 +36,12 @@ class SpeedHistory:
     def expect(self, likeness: str) -> float | None:
         """None: nothing is known."""
         return self._ms.get(likeness)
+
+
+def first_batch(known_ms: Iterable[float]) -> int:
+    """How many blocks to take first, if blocks are known to take so long: one where none is fast."""
+    slowest = max((ms for ms in known_ms if ms <= FAST_MS), default=None)
+    return 1 if slowest is None else next_batch(BATCH_BLOCKS, worked_ms=slowest, blocks=1)
 
 
 def next_batch(batch: int, *, worked_ms: float, blocks: int) -> int:

@@ -33,7 +33,7 @@ from .ahead import AHEAD, Ahead, is_plain
 from .facts import Facts, facts_of
 from .judging import Change, Claim, judge, named
 from .opening import SettledBlocks, simulated_event
-from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, history, next_batch
+from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, first_batch, history, next_batch
 from .rows import loads
 from .run import raw_cursor
 from .turns import Turn, take_turn
@@ -58,7 +58,7 @@ class Walker:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.id = uuid4()
-        self.batch = 1
+        self.batch = 1 if facts.strict else first_batch(map(self._expected_ms, facts.plan.kinds))
         self.outputs: SettledBlocks = {}
         self._epoch = 1
         self._edits = 0
@@ -120,7 +120,7 @@ class Walker:
         if self.facts.simulation is not None:
             blocks = (*plan.blocks, *plan.compensations)
             return [planned.idx for planned in blocks if self._is_fast(planned)]
-        fast = [alike for alike in plan.alike.values() if self._is_fast(plan[alike[0]])]
+        fast = [plan.alike[planned.likeness] for planned in plan.kinds if self._is_fast(planned)]
         return None if len(fast) == len(plan.alike) else list(chain.from_iterable(fast))
 
     def _is_fast(self, planned: PlanBlock) -> bool:
