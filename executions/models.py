@@ -289,6 +289,7 @@ class Blob(models.Model):
 
 
 class TimerKind(models.TextChoices):
+    NEWS = "news"  # look at one execution now: another one, its child or its parent, has changed
     CHECK = "check"  # look at one execution: expired leases, lost hints, backoff, deadline, a child's end
     APPROVAL_TIMEOUT = "approval_timeout"
 

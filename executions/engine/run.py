@@ -380,8 +380,7 @@ class Run:
         if self.status is E.CANCELLING and self._compensating.go_on():
             self._finish(E(self.ends_as or E.CANCELLED))
         for child in self.children_to_check:
-            self.execute(statements.LOOK_AGAIN, timer=check_timer(child), seconds=0)
-            dispatch.on_commit_look_at(child)
+            self._tell(child)
         self.places.leave()  # takes locks of its own: nothing that locks may follow
 
     def leave_unread(self) -> None:
@@ -400,6 +399,11 @@ class Run:
     def look_again(self, seconds: float) -> None:
         self.execute(statements.LOOK_AGAIN, timer=check_timer(self.facts.execution_id), seconds=seconds)
 
+    def _tell(self, other: UUID) -> None:
+        """Let another run take the news by itself: its rows and its own timer are never locked under ours."""
+        self.execute(statements.NEWS, timer=f"news:{other}:{self.facts.execution_id}", other=other)
+        dispatch.on_commit_look_at(other)
+
     def _finish(self, status: E) -> None:
         EXECUTION.check(self.status, status)
         self.status = status
@@ -407,15 +411,12 @@ class Run:
             statements.FINISH,
             status=str(status),
             error=as_text(self._why_failed() if status is E.FAILED else None),
-            timer=check_timer(self.facts.execution_id),
             level=40 if status is E.FAILED else 20,
             payload=as_text({"status": str(status)}),
         )
         parent = self.facts.parent_execution_id
         if parent is not None:
-            # The parent's lock is never taken under the child's: its own transaction takes the news.
-            self.execute(statements.LOOK_AGAIN, timer=check_timer(parent), seconds=0)
-            dispatch.on_commit_look_at(parent)
+            self._tell(parent)
 
     def _failed_for_good(self) -> bool:
         if not self.failed_blocks or not self.facts.plan.handles_failure:

@@ -375,7 +375,7 @@ WITH ended AS (
       error = coalesce(%(error)s::jsonb, error),
       started_at = coalesce(started_at, statement_timestamp())
   WHERE id = %(execution)s),
-timer AS (DELETE FROM executions_timer WHERE key = %(timer)s)
+timer AS (DELETE FROM executions_timer WHERE key = 'check:' || %(execution)s::text)
 INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
 VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)s::jsonb)
 """
@@ -397,6 +397,12 @@ RETURNING block_id, attempt
 LOOK_AGAIN = """
 UPDATE executions_timer SET due_at = least(due_at, statement_timestamp() + %(seconds)s * interval '1 second')
 WHERE key = %(timer)s
+"""
+
+# Two runs that change at once may tell each other: a row of its own waits for no lock of the other's.
+NEWS = """
+INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)
+VALUES ('news', %(timer)s, %(other)s, statement_timestamp(), 0, 0) ON CONFLICT (key) DO NOTHING
 """
 
 HEARTBEAT = """

@@ -58,6 +58,7 @@ def look(execution_id: UUID) -> bool:
     if facts is None:
         return False
     with locked(facts) as run:
+        run.execute("DELETE FROM executions_timer WHERE execution_id = %(execution)s AND kind = 'news'")
         if run.status in TERMINAL:
             run.execute("DELETE FROM executions_timer WHERE key = %(timer)s", timer=check_timer(execution_id))
             return False

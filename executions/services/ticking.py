@@ -91,7 +91,7 @@ def tick() -> bool:
 
 def _fire(kind: str, execution_id: UUID, subject: UUID | None) -> None:
     try:
-        if kind == TimerKind.CHECK:
+        if kind in (TimerKind.CHECK, TimerKind.NEWS):
             tallies.add(Tally.CHECKS)
             if reconcile.look(execution_id):
                 tallies.add(Tally.REHINTS)
