@@ -137,7 +137,7 @@ class Plan:
     @property
     def kinds(self) -> list[PlanBlock]:
         """One block of each likeness."""
-        return [self.blocks[alike[0]] for alike in self.alike.values()]
+        return [self[alike[0]] for alike in self.alike.values()]
 
     def __getitem__(self, idx: int) -> PlanBlock:
         count = len(self.blocks)
