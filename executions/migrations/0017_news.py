@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("executions", "0015_compensation"),
+        ("executions", "0016_edits"),
     ]
 
     operations = [
