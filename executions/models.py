@@ -64,6 +64,7 @@ class Execution(models.Model):
     )
     parent_attempt = models.PositiveIntegerField(null=True, blank=True)
     depth = models.PositiveSmallIntegerField(default=0)  # 0 = started by a client, 1 = child of such a run
+    root = models.UUIDField(null=True)  # of a child: the run at depth 0 above it, which has the pins
     error = models.JSONField(null=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
@@ -118,6 +119,24 @@ class Execution(models.Model):
     @property
     def simulated(self) -> bool:
         return self.simulation is not None
+
+
+class Pin(models.Model):
+    """A version that sub-workflows of a run use, at whatever depth; fixed when the run is accepted."""
+
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="pins", db_index=False)
+    version = models.ForeignKey(
+        "templates_app.TemplateVersion", on_delete=models.PROTECT, related_name="pins"
+    )
+    newest = models.BooleanField()  # also for blocks that name no version
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["execution", "version"], name="one_pin_per_version"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} for {self.execution_id}"
 
 
 class BlockExecution(models.Model):

@@ -61,6 +61,7 @@ class Facts:
     simulation: JSONObject | None
     created_by_id: int | None
     depth: int
+    root_id: UUID  # the run at depth 0: this one, or the one above it
     parent_execution_id: UUID | None
     workspace: JSONObject  # as expressions see it
     once: frozenset[int]  # positions of blocks whose effect must not be repeated
@@ -145,6 +146,7 @@ def facts_of(execution_id: UUID) -> Facts | None:
             "simulation",
             "created_by_id",
             "depth",
+            "root",
             "parent_block__execution_id",
             "workspace__slug",
             "workspace__name",
@@ -163,6 +165,7 @@ def facts_of(execution_id: UUID) -> Facts | None:
         simulation=row["simulation"],
         created_by_id=row["created_by_id"],
         depth=row["depth"],
+        root_id=row["root"] or execution_id,
         parent_execution_id=row["parent_block__execution_id"],
         workspace=workspace_names(row["workspace_id"], row["workspace__slug"], row["workspace__name"]),
         once=frozenset(row["once"]),

@@ -415,11 +415,11 @@ WHERE b.id = x.id AND b.attempt = x.attempt AND b.status = 'running' RETURNING b
 START = """
 WITH execution AS (
   INSERT INTO executions_execution (id, workspace_id, template_version_id, status, epoch, input, simulation,
-      max_parallel, open_sinks, failed_blocks, ends_as, parent_block_id, parent_attempt, depth, created_by_id,
-      durability, created_at, deadline_at)
+      max_parallel, open_sinks, failed_blocks, ends_as, parent_block_id, parent_attempt, depth, root,
+      created_by_id, durability, created_at, deadline_at)
   VALUES (%(execution)s, %(workspace)s, %(version)s, 'pending', 1, %(input)s::jsonb, %(simulation)s::jsonb,
       %(max_parallel)s, %(open_sinks)s, 0, '', %(parent_block)s, %(parent_attempt)s, %(depth)s,
-      %(created_by)s, %(durability)s,
+      %(root)s, %(created_by)s, %(durability)s,
       statement_timestamp(), statement_timestamp() + %(timeout_ms)s * interval '1 millisecond')),
 blocks AS (
   INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, block_id, status, todo, dead,

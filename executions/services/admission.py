@@ -20,7 +20,7 @@ from templates_app.models import Template, TemplateVersion
 from templates_app.services.checking import start_issues
 from templates_app.states import VersionStatus
 
-from . import starting
+from . import pinning, starting
 
 LATEST = "latest"
 
@@ -123,7 +123,7 @@ def check_fork(
     if issues:
         raise InvalidInput(_count(issues), issues=issues)
     if simulation is None and not execution.simulated:
-        _refuse_what_is_missing(version)
+        _refuse_what_is_missing(version, pinned=pinning.any_of(execution.root or execution.pk))
 
 
 def _permit(by: User, template: Template, *, simulated: bool) -> None:
@@ -166,8 +166,8 @@ def _version(template: Template, request: StartRequest) -> TemplateVersion:
     return version
 
 
-def _refuse_what_is_missing(version: TemplateVersion) -> None:
-    issues = start_issues(version)
+def _refuse_what_is_missing(version: TemplateVersion, *, pinned: bool = False) -> None:
+    issues = start_issues(version, pinned=pinned)
     if issues:
         found = [issue.as_json() for issue in issues]
         raise NotStartable(_count(found), issues=found)

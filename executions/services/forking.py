@@ -27,7 +27,7 @@ from executions.engine.run import locked, raw_cursor
 from executions.models import Execution
 from executions.snapshot import json_bytes
 
-from . import admission, carrying, starting
+from . import admission, carrying, pinning, starting
 from .restarting import block_index
 
 
@@ -87,6 +87,7 @@ def fork(*, source: Execution, by: User, request: ForkRequest) -> Execution:
             _check_outputs(facts.plan, moment, request.outputs)
             _insert(execution_id, facts, source, moment, request, by)
             _edit(execution_id, facts.plan, request, by)
+        pinning.copy(execution_id, source=facts.root_id)
         if request.business_key is not None:
             starting.claim_key(execution_id, facts.version.template_id, request.business_key)
         _audit(execution_id, facts, moment, request, by)

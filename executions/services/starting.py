@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from django.db import IntegrityError, transaction
 
 from agentflow.agents import registry
 from agentflow.agents.calls import StartChild
+from agentflow.agents.registry import AgentSpec
 from agentflow.conf import LIMITS
 from agentflow.errors import Conflict, InvalidInput, NotFound
 from agentflow.governance import audit
@@ -26,7 +28,10 @@ from executions.engine.opening import place_key
 from executions.engine.places import ask_for_run
 from executions.engine.run import check_timer, raw_cursor
 from executions.models import Execution
-from templates_app.models import TemplateVersion, VersionStatus
+from templates_app.models import TemplateVersion
+from templates_app.services import checking, references
+
+from . import pinning
 
 Asked = tuple[str, int, int]  # concurrency key, limit, priority
 
@@ -60,6 +65,8 @@ def start(
     execution_id = uuid.uuid4()
     workspace_id = version.template.workspace_id
     place = None if simulation is not None else place_of(version, input)
+    specs = {} if simulation is not None else references.agents_of(version)
+    pins = () if simulation is not None else checking.pinned(version, specs)
     with transaction.atomic():
         hold(version.pk)
         insert(
@@ -71,7 +78,9 @@ def start(
             created_by_id=by.pk,
             durability=durability,
             place=place,
+            specs=specs,
         )
+        pinning.write(execution_id, pins)
         if business_key is not None:
             claim_key(execution_id, version.template_id, business_key)
         audit.record(
@@ -185,6 +194,7 @@ class Child:
             parent_block_id=change.pk,
             parent_attempt=change.attempt,
             depth=self.parent.depth + 1,
+            root=self.parent.root_id,
             durability="strict" if self.parent.strict else None,  # else as its own template says
             place=self.place,
         )
@@ -193,18 +203,10 @@ class Child:
 
 
 def resolve_child(parent: Facts, wanted: StartChild) -> Child | Failure:
-    """The version a sub-workflow runs: the one named, else the newest published; of the same workspace."""
+    """The version a sub-workflow runs: pinned when the execution above all was accepted."""
     if parent.depth + 1 > LIMITS.usecase_depth:
         return _cannot("too_deep", f"Sub-workflows are nested more than {LIMITS.usecase_depth} deep.")
-    versions = TemplateVersion.objects.filter(
-        template_id=wanted.template_id,
-        template__workspace_id=parent.workspace_id,
-        template__archived_at=None,
-        status=VersionStatus.PUBLISHED,
-    )
-    if wanted.version is not None:
-        versions = versions.filter(number=wanted.version)
-    version_id = versions.order_by("-number").values_list("pk", flat=True).first()
+    version_id = pinning.version_of(parent.root_id, parent.workspace_id, wanted)
     if version_id is None:
         which = f"version {wanted.version}" if wanted.version is not None else "published version"
         return _cannot("unknown_template", f"There is no {which} of template {wanted.template_id} here.")
@@ -231,15 +233,22 @@ def insert(
     parent_block_id: int | None = None,
     parent_attempt: int | None = None,
     depth: int = 0,
+    root: UUID | None = None,
     durability: str | None = None,
     place: Asked | None = None,
     with_blocks: bool = True,
+    specs: Mapping[str, AgentSpec] | None = None,
 ) -> None:
-    """The run with its timer, its event and, unless somebody else writes them, its blocks."""
+    """The run with its timer, its event and, unless somebody else writes them, its blocks.
+
+    `specs` are the agents that its blocks name, where they are known already.
+    """
     plan = version_facts(version_id).plan
     planned_blocks = plan.blocks if with_blocks else ()
     blocks = [planned.block for planned in planned_blocks]
-    effects = ["pure"] * len(blocks) if simulation is not None else registry.effects(workspace_id, blocks)
+    effects = (
+        ["pure"] * len(blocks) if simulation is not None else registry.effects(workspace_id, blocks, specs)
+    )
     raw_cursor().execute(
         statements.START,
         {
@@ -253,6 +262,7 @@ def insert(
             "parent_block": parent_block_id,
             "parent_attempt": parent_attempt,
             "depth": depth,
+            "root": root,
             "created_by": created_by_id,
             "durability": durability or plan.durability,
             "timeout_ms": plan.timeout_ms,

@@ -24,7 +24,7 @@ from ..models import TemplateVersion
 from ..ports import approval_levels
 from ..states import VersionStatus
 from . import references
-from .references import BadTarget, Call, Target
+from .references import BadTarget, Call, Pinned, Target
 
 
 class InvalidDefinition(Unprocessable):
@@ -68,22 +68,28 @@ def refuse_recursion(version: TemplateVersion) -> None:
         raise InvalidDefinition(issues=[issue.as_json() for issue in issues])
 
 
-def start_issues(version: TemplateVersion) -> list[Issue]:
-    """What stands against a real start of the version just now.  A simulated one asks nobody."""
+def start_issues(version: TemplateVersion, *, pinned: bool = False) -> list[Issue]:
+    """What stands against a real start of the version just now.  A simulated one asks nobody.
+
+    `pinned`: the versions it calls are fixed already, whatever has become of their templates.
+    """
     return row_issues(
         definition_of(version.pk),
         workspace_id=version.template.workspace_id,
         template_id=version.template_id,
+        calls=not pinned,
     )
 
 
-def row_issues(definition: Definition, *, workspace_id: UUID, template_id: UUID | None) -> list[Issue]:
+def row_issues(
+    definition: Definition, *, workspace_id: UUID, template_id: UUID | None, calls: bool = True
+) -> list[Issue]:
     """What the definition names and the workspace does not have."""
     specs = registry.resolve_many(workspace_id, {name for name, _ in references.agents(definition)})
     return [
         *_agents(definition, specs),
         *_levels(definition, workspace_id),
-        *_templates(definition, specs, workspace_id, template_id),
+        *(_templates(definition, specs, workspace_id, template_id) if calls else ()),
     ]
 
 
@@ -131,6 +137,7 @@ class _Found:
     name: str
     calls: frozenset[Target]
     problem: tuple[str, str, str] | None = None  # code, message, remedy
+    version_id: int | None = None
 
 
 def _templates(
@@ -167,6 +174,22 @@ def _templates(
     return issues
 
 
+def pinned(version: TemplateVersion, specs: Mapping[str, AgentSpec]) -> list[Pinned]:
+    """The versions that calls lead to just now, at whatever depth; `specs` are the agents it names.
+
+    No query for a version that calls no template.
+    """
+    targets = references.targets(references.calls_of(version), specs)
+    if not targets:
+        return []
+    graph, _ = _call_graph(targets, version.template.workspace_id)
+    return [
+        Pinned(found.version_id, target.number is None)
+        for target, found in graph.items()
+        if found.version_id is not None and found.problem is None
+    ]
+
+
 def _call_graph(targets: set[Target], workspace_id: UUID) -> tuple[dict[Target, _Found], bool]:
     """Everything that can be reached, a few queries for each level of calls; True: it goes too deep."""
     graph: dict[Target, _Found] = {}
@@ -181,7 +204,7 @@ def _call_graph(targets: set[Target], workspace_id: UUID) -> tuple[dict[Target, 
 
 def _look_up(targets: set[Target], workspace_id: UUID) -> dict[Target, _Found]:
     versions = _versions(targets, workspace_id)
-    calls = {version.pk: [Call(*call) for call in version.calls] for version in versions}
+    calls = {version.pk: references.calls_of(version) for version in versions}
     named = {call.agent_id for each in calls.values() for call in each if call.agent_id is not None}
     specs = registry.resolve_many(workspace_id, named)
     by_template: dict[UUID, list[TemplateVersion]] = defaultdict(list)
@@ -225,7 +248,7 @@ def _found(
         return _Found(there[0].template.name if there else str(target.template_id), frozenset(), problem)
     version = wanted[0]
     reached = frozenset(references.targets(calls[version.pk], specs))
-    return _Found(version.template.name, reached, problem)
+    return _Found(version.template.name, reached, problem, version.pk)
 
 
 def _problem(

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 from agentflow.agents.models import ToolType
-from agentflow.agents.registry import AgentSpec, merged_configuration
+from agentflow.agents.registry import AgentSpec, merged_configuration, resolve_many
 from agentflow.types import JSONValue
 from agentflow.workflow.definition import Block, Compensation, Definition, pointer
+
+from ..models import TemplateVersion
 
 ANYONE = "user"  # the level every approver of the workspace is on
 
@@ -28,6 +30,13 @@ class Target(NamedTuple):
 
     template_id: UUID
     number: int | None
+
+
+class Pinned(NamedTuple):
+    """A version that calls lead to; `newest`: also those that name no version."""
+
+    version_id: int
+    newest: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,17 @@ def target(call: Call, agents: Mapping[str, AgentSpec]) -> Target | BadTarget | 
     if number is not None and (type(number) is not int or number < 1):
         return BadTarget("configuration.version must be a version number from 1.")
     return Target(template_id, number)
+
+
+def calls_of(version: TemplateVersion) -> list[Call]:
+    """What a version's row says of its calls."""
+    return [Call(*call) for call in version.calls]
+
+
+def agents_of(version: TemplateVersion) -> dict[str, AgentSpec]:
+    """The agents that a version names, those of compensations too; at most one query."""
+    named = {call.agent_id for call in calls_of(version) if call.agent_id is not None}
+    return resolve_many(version.template.workspace_id, named)
 
 
 def targets(calls: Iterable[Call], agents: Mapping[str, AgentSpec]) -> set[Target]:
