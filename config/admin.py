@@ -45,6 +45,7 @@ SIDEBAR = (
         "Govern",
         (
             ("governance.workspace", "domain"),
+            ("governance.secret", "key"),
             ("governance.user", "person"),
             ("auth.group", "group"),
             ("approvals.approvallevel", "stairs"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,3 +56,16 @@ def address(name: str) -> str:
 def words(name: str, default: str = "") -> list[str]:
     """A comma-separated list."""
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def fernet_keys(name: str) -> list[str]:
+    """A comma-separated list of keys, each 32 bytes in URL-safe base64."""
+    keys = words(name)
+    for number, key in enumerate(keys, start=1):
+        try:
+            size = len(base64.b64decode(key, altchars=b"-_", validate=True))
+        except (binascii.Error, ValueError):
+            size = 0
+        if size != 32:
+            raise BadEnvironment(f"{name}: key {number} is not 32 bytes in URL-safe base64")
+    return keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,12 +13,17 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from ..types import JSONObject, JSONValue
-from ..workflow import callbacks
+from ..workflow import callbacks, secret_references
+from ..workflow.definition import pointer as pointer_of
 from .models import ToolType
+from .secrets import PLACES
 
 HIDDEN = "********"
 _SECRET_KEYS = frozenset({"apiKey"})
 _PLAIN_HEADERS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
+_CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
+_RESERVED_VARIABLES = ("AGENTFLOW_", "LD_", "PYTHON", "PATH", "HOME", "TMP", "LANG", "LC_", "NODE_", "BASH")
 _ADDRESS_KEYS = ("url", "baseUrl", "server")
 
 
@@ -38,6 +44,7 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
         case ToolType.SCRIPT:
             if not _text(given("script")):
                 yield "/script", "required", "A Script agent names a registered script.", "Give its name."
+            yield from _environment(configuration)
         case ToolType.USE_CASE:
             try:
                 UUID(str(given("templateId")))
@@ -58,6 +65,46 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
     headers = given("headers")
     if headers is not None and not _texts(headers):
         yield "/headers", "wrong_type", "headers is an object of texts.", ""
+    yield from _references(tool_type, configuration)
+    yield from _in_clear(configuration)
+
+
+def _references(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
+    allowed = PLACES.get(tool_type, ())
+    for path, well_formed in secret_references.places(configuration):
+        at = pointer_of(*path)
+        if not well_formed:
+            yield at, "bad_secret_reference", "This is no reference to a secret.", "Write ${secrets.NAME}."
+        elif path[0] not in allowed or _is_key(configuration, path):
+            known = ", ".join(allowed) or "nothing"
+            message = f"A secret cannot stand here: in a {tool_type} agent's configuration it can in {known}."
+            yield at, "secret_not_allowed", message, "Move it, or remove it."
+        elif path == ("url",) and "${" in str(configuration["url"]).split("://")[-1].split("/")[0]:
+            yield at, "secret_not_allowed", "A secret cannot name the host.", "Write the host itself."
+
+
+def _is_key(value: JSONValue, path: secret_references.Path) -> bool:
+    """Whether the last step itself, and not what it leads to, is the text with the reference."""
+    for step in path:
+        value = value[step]
+    return not isinstance(value, str) or "${" in str(path[-1])
+
+
+def _in_clear(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
+    """Credentials belong in the workspace's secrets: a configuration is stored as it is written."""
+    headers = configuration.get("headers")
+    found = [("/headers", name, text) for name, text in headers.items()] if isinstance(headers, dict) else []
+    found = [each for each in found if each[1].lower() in _CREDENTIAL_HEADERS]
+    if configuration.get("apiKey"):
+        found.append(("", "apiKey", configuration["apiKey"]))
+    for under, name, text in found:
+        if isinstance(text, str) and text != HIDDEN and not secret_references.names(text):
+            yield (
+                f"{under}/{name}",
+                "secret_in_clear",
+                "This would be stored as it is written.",
+                "PUT /api/v1/secrets/NAME, and write ${secrets.NAME} here.",
+            )
 
 
 def _address(configuration: JSONObject, key: str) -> Iterator[tuple[str, str, str, str]]:
@@ -85,6 +132,21 @@ def _callback(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
             callbacks.timeout_s(configuration["callback"])
         except callbacks.BadCallback as error:
             yield f"/callback{error.pointer}", "bad_callback", str(error), ""
+
+
+def environment_name(name: str) -> bool:
+    """Whether a script may be given a variable of this name: none that steers the interpreter or is ours."""
+    return bool(_VARIABLE.fullmatch(name)) and not name.startswith(_RESERVED_VARIABLES)
+
+
+def _environment(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
+    given = configuration.get("environment")
+    if given is not None and not _texts(given):
+        yield "/environment", "wrong_type", "environment is an object of texts.", ""
+        return
+    for name in given or ():
+        if not environment_name(name):
+            yield pointer_of("environment", name), "bad_name", "A script cannot be given this variable.", ""
 
 
 def _mcp(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
@@ -115,11 +177,15 @@ def schema_issues(pointer: str, schema: JSONValue) -> list[JSONObject]:
 
 def hidden(configuration: JSONObject) -> JSONObject:
     """The configuration as anybody may read it: secrets can be written, not read."""
-    shown = {key: HIDDEN if key in _SECRET_KEYS and value else value for key, value in configuration.items()}
+    shown = {
+        key: HIDDEN if key in _SECRET_KEYS and value and not secret_references.names(value) else value
+        for key, value in configuration.items()
+    }
     headers = configuration.get("headers")
     if isinstance(headers, dict):
         shown["headers"] = {
-            name: value if name.lower() in _PLAIN_HEADERS else HIDDEN for name, value in headers.items()
+            name: value if name.lower() in _PLAIN_HEADERS or secret_references.names(value) else HIDDEN
+            for name, value in headers.items()
         }
     return shown
 

@@ -15,6 +15,7 @@ from django.db.models import QuerySet
 from django.utils.module_loading import import_string
 
 from ..types import JSONObject
+from . import secrets
 from .models import Agent, Effect, Health, Script, ToolType
 from .profile import Capability, Cost, Limits
 
@@ -111,6 +112,7 @@ def forget() -> None:
     _workspaces.clear()
     _scripts.clear()
     _allowed.clear()
+    secrets.forget()
 
 
 def builtin(agent_id: str) -> AgentSpec | None:
@@ -232,7 +234,19 @@ def effects(
 # What decides where a call goes and with whose credentials.  Where the agent says it, a template may not
 # say otherwise: it would send the agent's credentials to an address of its author's choice.
 _AGENT_DECIDES = frozenset(
-    {"url", "method", "baseUrl", "apiKey", "server", "tool", "script", "templateId", "annotations"}
+    {
+        "url",
+        "method",
+        "auth",
+        "baseUrl",
+        "apiKey",
+        "server",
+        "tool",
+        "script",
+        "environment",
+        "templateId",
+        "annotations",
+    }
 )
 
 

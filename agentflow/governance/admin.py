@@ -28,9 +28,10 @@ from .admin_base import (
     link,
     readable,
 )
-from .forms import GroupForm, WorkspaceForm
-from .models import AuditEntry, User, Workspace, WorkspaceRole
+from .forms import GroupForm, SecretForm, WorkspaceForm
+from .models import AuditEntry, Secret, User, Workspace, WorkspaceRole
 from .roles import Permission, Role
+from .services import secrets
 from .services import workspaces as service
 
 admin.site.unregister(Group)
@@ -208,6 +209,42 @@ class WorkspaceAdmin(AuditedAdmin, WorkspaceScopedAdmin):
                 service.grant(user=user, role=role, workspace=workspace, by=by)
             for user in present - wanted:
                 service.revoke(user=user, role=role, workspace=workspace, by=by)
+
+
+@admin.register(Secret)
+class SecretAdmin(WorkspaceScopedAdmin):
+    """Secrets by name.  A value is written here and never shown."""
+
+    view_permission = Permission.ADMINISTER
+    add_permission = change_permission = delete_permission = Permission.ADMINISTER
+    form = SecretForm
+    list_display = ("name", "workspace_name", "updated_at", "updated_by")
+    list_filter = (WorkspaceFilter,)
+    list_select_related = ("workspace", "updated_by")
+    search_fields = ("name",)
+    empty_words = "Keys and passwords that agents need are kept here, sealed."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Secret]:
+        return selectors.secrets_visible_to(request.user).order_by("name", "pk")
+
+    def get_fields(self, request: HttpRequest, obj: Secret | None = None) -> tuple[str, ...]:
+        if obj is None:
+            return ("workspace", "name", "value")
+        return ("workspace_name", "name", "value", "created_at", "updated_at", "updated_by")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Secret | None = None) -> tuple[str, ...]:
+        if obj is None:
+            return ()
+        return ("workspace_name", "name", "created_at", "updated_at", "updated_by")
+
+    def save_model(self, request: HttpRequest, obj: Secret, form: SecretForm, change: bool) -> None:
+        secret, _ = secrets.put_secret(
+            by=request.user, workspace_id=obj.workspace_id, name=obj.name, value=form.cleaned_data["value"]
+        )
+        obj.pk = secret.pk
+
+    def delete_model(self, request: HttpRequest, obj: Secret) -> None:
+        secrets.delete_secret(by=request.user, workspace_id=obj.workspace_id, name=obj.name)
 
 
 class AgeFilter(ChoiceFilter):

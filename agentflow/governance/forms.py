@@ -7,11 +7,13 @@ from typing import Any
 from django import forms
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
-from unfold.widgets import UnfoldAdminTextareaWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextareaWidget
 
+from ..errors import InvalidInput
 from .egress import validate_allow_list
-from .models import User, Workspace
+from .models import Secret, User, Workspace
 from .roles import Role
+from .services import secrets
 
 MEMBERS_MAX = 5000
 
@@ -90,3 +92,32 @@ class GroupForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
         if self.instance.pk:
             names = User.objects.filter(groups=self.instance).order_by("username")
             self.initial["members"] = list(names.values_list("username", flat=True))
+
+
+class SecretForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
+    value = forms.CharField(
+        strip=False,
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}, render_value=False),
+        help_text="Agents of the workspace refer to it as ${secrets.NAME}. Nobody gets to read it again.",
+    )
+
+    class Meta:
+        model = Secret
+        fields = ("workspace", "name")
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if self.errors:
+            return cleaned
+        try:
+            secrets.check(cleaned.get("name", self.instance.name), cleaned["value"])
+        except InvalidInput as error:
+            for issue in error.issues:
+                self.add_error(issue["pointer"].strip("/"), issue["message"])
+        return cleaned
+
+    def validate_unique(self) -> None:
+        """The same name again replaces the secret."""
+
+    def validate_constraints(self) -> None:
+        """As `validate_unique`."""

@@ -88,6 +88,33 @@ class WorkspaceGroupObjectPermission(GroupObjectPermissionBase):
         pass
 
 
+class Secret(models.Model):
+    """A value that agents' configurations refer to as `${secrets.NAME}`; it is written, and never shown."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="secrets")
+    name = models.CharField(max_length=100)
+    sealed = models.TextField(editable=False)
+    # What it was before: a call made with that may still bring it back, to be taken out of its answer.
+    sealed_before = models.TextField(editable=False, default="")
+    updated_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = models.Manager["Secret"]()
+
+    class Meta:
+        ordering = ("name",)
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "name"], name="secret_name_unique_per_workspace")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class AuditEntry(models.Model):
     """One state-changing command: who did what to which object, and when.
 

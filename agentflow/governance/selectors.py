@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 
 from .access import Principal, workspaces
-from .models import AuditEntry, User, WorkspaceRole
+from .models import AuditEntry, Secret, User, WorkspaceRole
 from .roles import Permission, Role
 
 
@@ -34,3 +34,9 @@ def audit_visible_to(user: Principal) -> QuerySet[AuditEntry]:
     return AuditEntry.objects.filter(
         Q(workspace_id__in=administered) | Q(workspace_id=None, actor_id=user.pk)
     )
+
+
+def secrets_visible_to(user: Principal) -> QuerySet[Secret]:
+    """Secrets, by name, of the workspaces the user administers.  Their values stay sealed."""
+    administered = workspaces(user, Permission.ADMINISTER)
+    return Secret.objects.filter(workspace__in=administered).defer("sealed", "sealed_before")

@@ -7,6 +7,7 @@ instead of for each read, and no more bytes than the caller has room for, counte
 from __future__ import annotations
 
 import functools
+import logging
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -19,6 +20,10 @@ import httpx2
 from .egress import EgressError, EgressPolicy, EgressRefused, Resolver, system_resolver
 from .http_failures import BadResponse, ConnectFailed, ResponseTooLarge
 from .http_watch import RESPONSE_BYTES, current_watch
+
+# They write whole addresses, and an address may hold a secret.
+for _name in ("httpx2", "httpx", "httpcore2", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 5.0

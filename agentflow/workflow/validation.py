@@ -13,7 +13,7 @@ from jsonschema.exceptions import SchemaError
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 
-from . import callbacks
+from . import callbacks, secret_references
 from .conditions import DEFAULT
 from .definition import (
     AtLeast,
@@ -200,8 +200,29 @@ class _BlockCheck:
             yield from _schema_issues(block.human_in_loop.input_schema, path)
         if block.retry_policy is not None:
             yield from _retry_issues(block.retry_policy, (*self.path, "retryPolicy"))
+        yield from self._secrets(block)
         yield from self._rules()
         yield from self._not_yet()
+
+    def _secrets(self, block: Block) -> Iterator[Issue]:
+        undo = block.compensation
+        found: list[tuple[Path, JSONValue]] = [
+            (("configuration",), block.configuration),
+            (("input",), block.input),
+        ]
+        if undo is not None:
+            found += [
+                (("compensation", "configuration"), undo.configuration),
+                (("compensation", "input"), undo.input),
+            ]
+        for under, value in found:
+            for path, _ in secret_references.places(value):
+                yield _error(
+                    "secret_in_template",
+                    (*self.path, *under, *path),
+                    "A template cannot refer to secrets: whoever writes it could send them anywhere.",
+                    "Refer to the secret in the configuration of an agent, and name the agent here.",
+                )
 
     def _dependencies(self) -> Iterator[Issue]:
         seen: set[str] = set()

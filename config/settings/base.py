@@ -319,6 +319,8 @@ if AGENTFLOW_BLOB_STORE == "s3" and not AGENTFLOW_S3_BUCKET:
     raise env.BadEnvironment("AGENTFLOW_S3_BUCKET is not set; AGENTFLOW_BLOB_STORE=s3 needs it")
 if bool(AGENTFLOW_S3_ACCESS_KEY) != bool(AGENTFLOW_S3_SECRET_KEY):
     raise env.BadEnvironment("AGENTFLOW_S3_ACCESS_KEY and AGENTFLOW_S3_SECRET_KEY go together")
+# Seal the workspaces' secrets: the first seals, all open.  Empty: a key derived from SECRET_KEY.
+AGENTFLOW_SECRET_KEYS = env.fernet_keys("AGENTFLOW_SECRET_KEYS")
 AGENTFLOW_SANDBOX = env.text("AGENTFLOW_SANDBOX", "auto")
 AGENTFLOW_LLM_BASE_URL = env.text("AGENTFLOW_LLM_BASE_URL", "")
 AGENTFLOW_LLM_API_KEY = env.text("AGENTFLOW_LLM_API_KEY", "")

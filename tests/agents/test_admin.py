@@ -14,7 +14,7 @@ from tests.factories.governance import WorkspaceFactory, member
 
 pytestmark = pytest.mark.django_db
 AGENTS, SCRIPTS = "/admin/agents/agent/", "/admin/agents/script/"
-SECRET = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+SECRET = {"url": "https://api.example/", "headers": {"X-Partner": "Bearer canary"}}
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_secret_shows_to_nobody_and_survives_a_change(home: Workspace, role: R
         response = client.get(page)
         assert response.status_code == 200
         assert b"canary" not in response.content
-    shown = {"url": SECRET["url"], "headers": {"Authorization": "********"}}
+    shown = {"url": SECRET["url"], "headers": {"X-Partner": "********"}}
     sent = form(home, agent_id=agent.agent_id, configuration=json.dumps(shown))
     manages = role in {Role.OPERATOR, Role.ADMIN}
     assert client.post(f"{AGENTS}{agent.pk}/change/", sent).status_code == (302 if manages else 403)

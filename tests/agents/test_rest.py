@@ -148,10 +148,10 @@ def test_all_problems_are_told_at_once(operator: APIClient) -> None:
 
 
 def test_secrets_are_written_and_never_read(operator: APIClient) -> None:
-    headers = {"Authorization": "Bearer canary", "Accept": "text/plain"}
+    headers = {"X-Partner": "Bearer canary", "Accept": "text/plain"}
     secret = {"url": "https://api.example/", "headers": headers}
     made = operator.post(AGENTS, body(configuration=secret), format="json")
-    assert made.json()["configuration"]["headers"] == {"Authorization": HIDDEN, "Accept": "text/plain"}
+    assert made.json()["configuration"]["headers"] == {"X-Partner": HIDDEN, "Accept": "text/plain"}
     url = made["Location"]
     for response in (made, operator.get(url), operator.get(AGENTS)):
         assert b"canary" not in response.content
@@ -166,12 +166,12 @@ def test_secrets_are_written_and_never_read(operator: APIClient) -> None:
 
 
 def test_a_hidden_secret_does_not_move_to_another_address(operator: APIClient) -> None:
-    secret = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+    secret = {"url": "https://api.example/", "headers": {"X-Partner": "Bearer canary"}}
     url = operator.post(AGENTS, body(configuration=secret), format="json")["Location"]
-    moved = {"url": "https://thief.example/", "headers": {"Authorization": HIDDEN}}
+    moved = {"url": "https://thief.example/", "headers": {"X-Partner": HIDDEN}}
     refused = operator.put(url, body(configuration=moved), format="json")
     assert refused.status_code in {400, 422}
-    assert pointers(refused) == {"/configuration/headers/Authorization"}
+    assert pointers(refused) == {"/configuration/headers/X-Partner"}
     assert Agent.objects.get().configuration == secret
 
 
@@ -187,7 +187,7 @@ def test_put_replaces_and_delete_removes(operator: APIClient) -> None:
 
 
 def test_a_patch_changes_what_it_names_and_nothing_else(operator: APIClient) -> None:
-    secret = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+    secret = {"url": "https://api.example/", "headers": {"X-Partner": "Bearer canary"}}
     url = operator.post(AGENTS, body(configuration=secret, effect="keyed"), format="json")["Location"]
     changed = operator.patch(url, {"capabilities": ["a"], "effect": None}, format="json")
     assert changed.status_code == 200, changed.content
@@ -206,7 +206,7 @@ def test_a_patch_changes_what_it_names_and_nothing_else(operator: APIClient) -> 
 
 
 def test_each_other_way_of_being_called_is_a_version(operator: APIClient) -> None:
-    secret = {"url": "https://api.example/", "headers": {"Authorization": "Bearer canary"}}
+    secret = {"url": "https://api.example/", "headers": {"X-Partner": "Bearer canary"}}
     url = operator.post(AGENTS, body(configuration=secret), format="json")["Location"]
 
     def patched(**fields: Any) -> int:
@@ -216,7 +216,7 @@ def test_each_other_way_of_being_called_is_a_version(operator: APIClient) -> Non
     assert patched(effect="pure") == 2
     assert patched(effect="pure") == 2
     assert patched(inputSchema={"type": "object"}) == 3
-    assert patched(configuration={**secret, "headers": {"Authorization": "Bearer other"}}) == 4
+    assert patched(configuration={**secret, "headers": {"X-Partner": "Bearer other"}}) == 4
     answer = operator.get(f"{url}/versions")
     assert b"canary" not in answer.content
     assert b"other" not in answer.content

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from ...workflow.failures import Failure, FailureKind
-from .. import registry, simulator
+from .. import registry, secrets, simulator
 from ..builtin import BuiltinFailure
 from ..calls import AwaitCallback, Call, Completed, Failed, Outcome, StartChild
 from ..models import ToolType
 from ..output import BadOutput, check_schema, measured, storable
+from ..redaction import Redactor
 from ..registry import AgentSpec
 
 log = logging.getLogger(__name__)
@@ -33,11 +36,13 @@ _TOOLS = {
 def invoke(call: Call) -> Outcome:
     """Call the agent once.  Never raises; blocks until there is an answer, the deadline or a cancel.
 
-    `call.configuration` may be the block's own: the agent's is laid under it here.
+    `call.configuration` may be the block's own: the agent's is laid under it here, and only the agent's gets
+    its secrets.  They are taken out of all that comes of the call before anybody else sees it.
     """
+    redactor = Redactor()
     try:
         if call.simulated is not None:
-            return _cleaned(simulator.simulate(call, call.simulated), None)
+            return _cleaned(simulator.simulate(call, call.simulated), None, redactor)
         spec = registry.resolve(call.workspace_id, call.agent_id) if call.agent_id else None
         refused = _refusal(call, spec)
         if refused:
@@ -46,12 +51,21 @@ def invoke(call: Call) -> Outcome:
             check_schema(
                 call.input, spec.input_schema, code="input_schema_mismatch", kind=FailureKind.CONFIGURATION
             )
-        return _cleaned(_run(call, spec), spec)
+        if spec and spec.configuration:
+            configuration, redactor = secrets.resolve_secrets(call.workspace_id, spec.configuration)
+            if redactor:
+                spec = replace(spec, configuration=configuration)
+                call = replace(call, log=_redacting(call.log, redactor))
+        return _cleaned(_run(call, spec), spec, redactor)
     except (BadOutput, BuiltinFailure) as error:
-        return Failed(storable(error.failure))
-    except Exception as error:  # a tool's bug is this attempt's failure, never the worker's
-        log.exception(
-            "agent crashed: execution=%s block=%s agent=%s", call.execution_id, call.block_id, call.agent_id
+        return Failed(redactor.clean_failure(storable(error.failure)))
+    except Exception as error:  # noqa: BLE001 - a tool's bug is this attempt's failure, never the worker's
+        log.error(
+            "agent crashed: execution=%s block=%s agent=%s\n%s",
+            call.execution_id,
+            call.block_id,
+            call.agent_id,
+            redactor.clean_excerpt(traceback.format_exc()),
         )
         return Failed(
             Failure(
@@ -66,10 +80,11 @@ def invoke(call: Call) -> Outcome:
 def called_back(workspace_id: UUID, agent_id: str | None, outcome: Completed | Failed) -> Outcome:
     """What an agent brought later, held to the same rules as what it answers at once."""
     spec = registry.resolve(workspace_id, agent_id) if agent_id else None
+    redactor = secrets.redactor(workspace_id, spec.configuration) if spec else Redactor()
     try:
-        return _cleaned(outcome, spec)
+        return _cleaned(outcome, spec, redactor)
     except BadOutput as error:
-        return Failed(storable(error.failure))
+        return Failed(redactor.clean_failure(storable(error.failure)))
 
 
 def _refusal(call: Call, spec: AgentSpec | None) -> Failure | None:
@@ -91,12 +106,17 @@ def _run(call: Call, spec: AgentSpec | None) -> Outcome:
     return cast(Tool, module.run)(call, spec)
 
 
-def _cleaned(outcome: Outcome, spec: AgentSpec | None) -> Outcome:
+def _redacting(keep: Callable[[str, str], Any], redactor: Redactor) -> Callable[[str, str], Any]:
+    return lambda level, message: keep(level, redactor.clean_excerpt(message))
+
+
+def _cleaned(outcome: Outcome, spec: AgentSpec | None, redactor: Redactor) -> Outcome:
     if isinstance(outcome, StartChild | AwaitCallback):
         return outcome
     if isinstance(outcome, Failed):
-        return Failed(storable(outcome.failure))
+        return Failed(redactor.clean_failure(storable(outcome.failure)))
     output, size = measured(outcome.output)
+    output = redactor.clean(output)
     if spec and spec.output_schema:
         check_schema(output, spec.output_schema, code="output_schema_mismatch", kind=FailureKind.AGENT)
     return Completed(output, size)

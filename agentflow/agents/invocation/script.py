@@ -9,12 +9,18 @@ from ...integrations import sandbox
 from ...integrations.sandbox import Ended, ScriptRun
 from ...workflow.failures import Failure, FailureKind
 from .. import registry
+from ..builtin import BuiltinFailure
 from ..calls import Call, Completed, Failed, Outcome
+from ..configuration import environment_name
 from ..registry import AgentSpec
 
 
 def run(call: Call, spec: AgentSpec | None) -> Outcome:
-    """`configuration {"script": name}`.  What the script writes to stderr goes to the block's log."""
+    """`configuration {"script": name, "environment": {"API_KEY": "${secrets.KEY}"}?}`.
+
+    What the script writes to stderr goes to the block's log.  Its environment is the agent's to say: a
+    template's could change what the interpreter does.
+    """
     configuration = registry.merged_configuration(spec, call.configuration)
     name = configuration.get("script")
     script = registry.script(call.workspace_id, name) if isinstance(name, str) else None
@@ -29,7 +35,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
             stdin=json.dumps(call.input, ensure_ascii=False).encode("utf-8", "replace"),
             timeout_s=timeout_s,
             max_output_bytes=LIMITS.blob_bytes,
-            environment={"AGENTFLOW_IDEMPOTENCY_KEY": call.idempotency_key},
+            environment={**_environment(spec), "AGENTFLOW_IDEMPOTENCY_KEY": call.idempotency_key},
             on_line=lambda line: call.log("info", line),
             on_cancel=call.cancel.on_cancel,
         )
@@ -40,6 +46,16 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
             FailureKind.TRANSIENT, "sandbox_failed", f"No process could be started: {error.strerror}."
         )
     return _outcome(done, timeout_s)
+
+
+def _environment(spec: AgentSpec | None) -> dict[str, str]:
+    given = (spec.configuration.get("environment") if spec else None) or {}
+    if not isinstance(given, dict) or not all(
+        isinstance(text, str) and "\0" not in text and environment_name(name) for name, text in given.items()
+    ):
+        message = "configuration.environment must be an object of texts with names of its own."
+        raise BuiltinFailure(Failure(FailureKind.CONFIGURATION, "bad_configuration", message))
+    return given
 
 
 def _outcome(done: ScriptRun, timeout_s: float) -> Outcome:

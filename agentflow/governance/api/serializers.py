@@ -51,3 +51,27 @@ class Me(StrictSerializer):
 class WorkspaceList(StrictSerializer):
     workspaces = WorkspaceBrief(many=True)
     total = serializers.IntegerField()
+
+
+class SecretValue(StrictSerializer):
+    # Not trimmed: a space may be part of it.
+    value = serializers.CharField(trim_whitespace=False, write_only=True)
+    workspace_id = serializers.UUIDField(
+        required=False, allow_null=True, default=None, help_text="Needed by members of several workspaces."
+    )
+
+
+class SecretShown(StrictSerializer):
+    name = serializers.CharField()
+    workspace_id = serializers.UUIDField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class SecretList(StrictSerializer):
+    secrets = SecretShown(many=True)
+    total = serializers.IntegerField()
+
+
+class SecretDeleted(StrictSerializer):
+    success = serializers.BooleanField()

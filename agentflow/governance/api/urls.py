@@ -8,4 +8,6 @@ urlpatterns = [
     path("auth/ws-ticket", views.WebSocketTicketView.as_view(), name="ws-ticket"),
     path("me", views.MeView.as_view(), name="me"),
     path("workspaces", views.WorkspacesView.as_view(), name="workspaces"),
+    path("secrets", views.SecretsView.as_view(), name="secrets"),
+    path("secrets/<str:name>", views.SecretView.as_view(), name="secret"),
 ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import cast
+from uuid import UUID
 
 from django.contrib.auth.base_user import AbstractBaseUser
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -12,7 +13,8 @@ from rest_framework.views import APIView
 
 from ...api import paging, tickets
 from .. import access, selectors
-from ..services import sessions
+from ..roles import Permission
+from ..services import secrets, sessions
 from . import serializers
 
 
@@ -82,3 +84,51 @@ class WorkspacesView(APIView):
         """The workspaces one belongs to."""
         found, total = paging.page(request).of(access.workspaces(request.user))
         return Response({"workspaces": serializers.WorkspaceBrief(found, many=True).data, "total": total})
+
+
+_WORKSPACE = OpenApiParameter("workspaceId", UUID, description="Needed by members of several workspaces.")
+
+
+class SecretsView(APIView):
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("workspaceId", UUID, description="Only this workspace's."),
+            OpenApiParameter("limit", int),
+            OpenApiParameter("offset", int),
+        ],
+        responses={200: serializers.SecretList},
+    )
+    def get(self, request: Request) -> Response:
+        """List the secrets of the workspaces one administers: names and times, never values."""
+        rows = selectors.secrets_visible_to(request.user).order_by("name", "pk")
+        workspace_id = paging.uuid(request, "workspaceId")
+        if workspace_id is not None:
+            access.require(request.user, Permission.ADMINISTER, workspace_id)
+            rows = rows.filter(workspace_id=workspace_id)
+        found, total = paging.page(request).of(rows)
+        return Response({"secrets": serializers.SecretShown(found, many=True).data, "total": total})
+
+
+class SecretView(APIView):
+    @extend_schema(
+        request=serializers.SecretValue,
+        responses={200: serializers.SecretShown, 201: serializers.SecretShown},
+    )
+    def put(self, request: Request, name: str) -> Response:
+        """Set a secret.  It can be used and replaced from then on, and never read."""
+        body = serializers.SecretValue(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = body.validated_data
+        workspace_id = access.chosen(request.user, Permission.ADMINISTER, given["workspace_id"])
+        secret, created = secrets.put_secret(
+            by=request.user, workspace_id=workspace_id, name=name, value=given["value"]
+        )
+        return Response(serializers.SecretShown(secret).data, status=201 if created else 200)
+
+    @extend_schema(parameters=[_WORKSPACE], responses={200: serializers.SecretDeleted})
+    def delete(self, request: Request, name: str) -> Response:
+        """Delete a secret; calls of agents that refer to it fail from then on."""
+        given = paging.uuid(request, "workspaceId")
+        workspace_id = access.chosen(request.user, Permission.ADMINISTER, given)
+        secrets.delete_secret(by=request.user, workspace_id=workspace_id, name=name)
+        return Response({"success": True})
