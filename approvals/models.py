@@ -57,6 +57,9 @@ class Approval(models.Model):
     response = models.JSONField(null=True)
     comments = models.TextField(blank=True, default="")
     reason = models.TextField(blank=True, default="")  # why it was withdrawn
+    # The approval that was answered, where this was not asked because the same had been decided in the
+    # epoch before.  A bare id: it may belong to the execution that was forked.
+    carried_from = models.UUIDField(null=True)
     version = models.PositiveIntegerField(default=1)
 
     objects = WorkspaceScopedQuerySet.as_manager()

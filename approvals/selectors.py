@@ -165,6 +165,7 @@ def history(*, execution_id: UUID, block_pks: Sequence[int] | None = None) -> li
             response=row.response,
             comments=row.comments,
             approver=row.responder.get_username() if row.responder else "",
+            carried_from=row.carried_from,
         )
         for row in rows.defer("request", "input_schema").order_by("requested_at", "id")
     ]

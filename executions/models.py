@@ -55,6 +55,8 @@ class Execution(models.Model):
         models.PositiveIntegerField()
     )  # blocks without successors that are not settled; 0 ends the run
     failed_blocks = models.PositiveIntegerField(default=0)
+    # The epoch whose decisions are taken again where the same is asked; null: none.  A restart sets it.
+    decisions_of = models.PositiveIntegerField(null=True)
     ends_as = models.CharField(max_length=10, blank=True)  # while cancelling: the status that follows
     compensation = models.CharField(
         max_length=7, choices=Compensation.choices, blank=True, default="", db_default=""

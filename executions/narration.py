@@ -156,6 +156,11 @@ def _approval_responded(block_id: str, facts: JSONObject) -> str:
     return f"{person} {verb}{_about(block_id)}."
 
 
+def _approval_carried(block_id: str, facts: JSONObject) -> str:
+    verb, person = "approved" if facts.get("approved") else "refused", facts.get("approver") or "a person"
+    return f"Nobody was asked{_about(block_id)}: {person} had {verb} the same before the restart."
+
+
 def _about(block_id: str) -> str:
     return f" about step “{block_id}”" if block_id else ""
 
@@ -172,5 +177,6 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "block_edited": _block_edited,
     "block_late": _block_late,
     "callback_received": _callback_received,
+    "approval_carried": _approval_carried,
     "approval_responded": _approval_responded,
 }

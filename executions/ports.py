@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -34,13 +34,32 @@ class HumanAsk:
     block_name: str = ""  # as people call the block; its id where it has no name
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person answered about a block; `content_hash` stands for what they were asked."""
+
+    approval_id: UUID
+    content_hash: str
+    approved: bool
+    response: JSONValue
+
+
 class HumanGate(Protocol):
     """Holds blocks until a person decides.  Bound by approvals.
 
-    Both are called inside the transaction that holds the execution's lock.
+    All but `unasked` are called inside the transaction that holds the execution's lock.
     """
 
     def open(self, asks: Sequence[HumanAsk]) -> None: ...
+
+    def decisions(self, *, execution_id: UUID, epoch: int, idx: int) -> Mapping[int, Decision]:
+        """The latest decisions about a block in an epoch, by iteration; fixes are none."""
+
+    def content_hash(self, ask: HumanAsk) -> str:
+        """As it would be in the `Decision` about this question."""
+
+    def carry(self, asks: Sequence[tuple[HumanAsk, Decision]]) -> None:
+        """Record that these were not asked, for the same had been decided."""
 
     def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
         """Withdraw open questions of these blocks, or of the whole execution."""
@@ -77,6 +96,7 @@ class HumanInteraction:
     response: JSONValue
     comments: str
     approver: str
+    carried_from: UUID | None = None  # the approval that was answered, where its answer was taken again
 
 
 class HumanHistory(Protocol):

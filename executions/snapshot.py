@@ -350,6 +350,7 @@ def interactions(execution: Execution, block_pks: Sequence[int] | None = None) -
                 "response": asked.response,
                 "comments": asked.comments or None,
                 "approver": asked.approver or None,
+                "carriedFrom": asked.carried_from,
             }
         )
     return found

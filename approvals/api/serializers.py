@@ -73,6 +73,10 @@ class ApprovalRecord(PendingApproval):
     response = AnyField(allow_null=True)
     comments = serializers.CharField()
     reason = serializers.CharField()
+    carried_from = serializers.UUIDField(
+        allow_null=True,
+        help_text="The approval that was answered, where a restart took its answer again instead of asking.",
+    )
 
     def get_approved(self, approval: Approval) -> bool | None:
         return {"approved": True, "rejected": False}.get(approval.status)

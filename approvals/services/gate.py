@@ -15,10 +15,10 @@ from django.db.models.functions import Now
 from agentflow.events import store
 from agentflow.types import JSONObject, JSONValue
 from executions.models import BlockExecution, Timer, TimerKind
-from executions.ports import HumanAsk
+from executions.ports import Decision, HumanAsk
 from executions.states import BlockStatus
 
-from ..models import Approval
+from ..models import Approval, ApprovalKind
 from ..states import APPROVAL, ApprovalStatus
 
 S = ApprovalStatus
@@ -69,6 +69,39 @@ class Gate:
             for approval, ask in zip(approvals, asks, strict=True)
         )
         store.append_many([_event("approval_requested", approval) for approval in approvals])
+        _poke(approvals)
+
+    def decisions(self, *, execution_id: UUID, epoch: int, idx: int) -> dict[int, Decision]:
+        rows = BlockExecution.objects.filter(execution=execution_id, epoch=epoch, idx=idx)
+        iterations = {
+            origin or pk: iteration
+            for pk, origin, iteration in rows.values_list("pk", "carried_from", "iteration")
+        }
+        answered = Approval.objects.filter(
+            block_execution__in=list(iterations), status__in=[S.APPROVED, S.REJECTED]
+        ).exclude(kind=ApprovalKind.FIX)
+        return {
+            iterations[approval.block_execution_id]: Decision(
+                approval_id=approval.pk,
+                content_hash=approval.content_hash,
+                approved=approval.status == S.APPROVED,
+                response=approval.response,
+            )
+            for approval in answered.order_by("closed_at").defer("request", "input_schema")
+        }
+
+    def content_hash(self, ask: HumanAsk) -> str:
+        return _hash_of(ask)
+
+    def carry(self, asks: Sequence[tuple[HumanAsk, Decision]]) -> None:
+        """Each becomes an approval of its own, with the person and the moment of the one answered."""
+        answered = Approval.objects.select_related("responder").in_bulk(
+            [decision.approval_id for _, decision in asks]
+        )
+        approvals = Approval.objects.bulk_create(
+            [_carried(ask, answered[decision.approval_id]) for ask, decision in asks]
+        )
+        store.append_many([_carried_event(approval) for approval in approvals])
         _poke(approvals)
 
     def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
@@ -123,13 +156,40 @@ def _approval(ask: HumanAsk) -> Approval:
         level=ask.level,
         request=ask.request,
         input_schema=ask.input_schema,
-        content_hash=content_hash(
-            request=ask.request,
-            input_schema=ask.input_schema,
-            version_hash=ask.version_hash,
-            attempt=ask.attempt,
-        ),
+        content_hash=_hash_of(ask),
         respond_by=_from_now(ask),
+    )
+
+
+def _hash_of(ask: HumanAsk) -> str:
+    return content_hash(
+        request=ask.request,
+        input_schema=ask.input_schema,
+        version_hash=ask.version_hash,
+        attempt=ask.attempt,
+    )
+
+
+def _carried(ask: HumanAsk, answered: Approval) -> Approval:
+    approval = _approval(ask)
+    approval.status = answered.status
+    approval.responder = answered.responder
+    approval.response = answered.response
+    approval.comments = answered.comments
+    approval.responded_at = answered.responded_at
+    approval.carried_from = answered.carried_from or answered.pk
+    approval.closed_at = Now()
+    return approval
+
+
+def _carried_event(approval: Approval) -> store.NewEvent:
+    assert approval.responder is not None  # a constraint of the table
+    return _event(
+        "approval_carried",
+        approval,
+        approved=approval.status == S.APPROVED,
+        approver=approval.responder.get_username(),
+        carriedFrom=str(approval.carried_from),
     )
 
 

@@ -110,7 +110,7 @@ class RestartedSerializer(StrictSerializer):
 
 
 class RestartApprovalsSerializer(StrictSerializer):
-    survive = serializers.ListField(child=serializers.CharField(), help_text="Decided, and carried over.")
+    survive = serializers.ListField(child=serializers.CharField(), help_text="Decided; not asked again.")
     asked_again = serializers.ListField(child=serializers.CharField())
 
 

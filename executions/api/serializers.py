@@ -211,6 +211,9 @@ class HumanInteractionSerializer(StrictSerializer):
     response = AnyJSONField()
     comments = serializers.CharField(allow_null=True)
     approver = serializers.CharField(allow_null=True)
+    carried_from = serializers.UUIDField(
+        allow_null=True, help_text="The approval that was answered, where a restart took its answer again."
+    )
 
 
 @extend_schema_serializer(component_name="ExecutionBlock")  # `Block` is the definition's

@@ -6,7 +6,7 @@ are asked when the run is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,6 +26,7 @@ from executions.ports import HumanAsk
 from executions.states import BlockStatus as B
 
 from . import asking
+from .deciding import Decisions
 from .facts import Facts
 from .judging import Change, ask_fix, completed
 
@@ -63,7 +64,7 @@ class Answered:
 
 class Opener:
     """`outputs` reads settled blocks, `keep` puts large values away, `seconds_until` is by the database's
-    clock; `asks` collects questions."""
+    clock; `asks` collects questions, and `decisions` knows what was answered in the epoch before."""
 
     def __init__(
         self,
@@ -73,12 +74,14 @@ class Opener:
         keep: Callable[[JSONValue], JSONValue],
         seconds_until: Callable[[datetime], float],
         asks: list[HumanAsk],
+        decisions: Decisions,
     ) -> None:
         self._facts = facts
         self._outputs = outputs
         self.keep = keep
         self._seconds_until = seconds_until
         self._asks = asks
+        self.decisions = decisions
 
     def open(self, decided: list[Decided]) -> list[Change]:
         """Ready, skipped, waiting or settled at once: one change for each block that is decided."""
@@ -231,7 +234,7 @@ class Opener:
         return self.complete(planned, change, output)
 
     def _ask(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
-        """Wait for a person, or take the answer that a simulation brings along."""
+        """Wait for a person, or take an answer: a simulation brings it along, or the same was decided."""
         human = planned.human
         assert human is not None
         answer = ((self._facts.simulation or {}).get("answers") or {}).get(planned.block_id)
@@ -239,6 +242,18 @@ class Opener:
             return self._decided(
                 planned, change, names, approved=answer["approved"], response=answer.get("response")
             )
+        ask = self._question(planned, change.pk, names)
+        decision = self.decisions.about(planned, change.iteration, ask)
+        if decision is not None:
+            change = self._decided(
+                planned, change, names, approved=decision.approved, response=decision.response
+            )
+            self.decisions.take(ask, decision)
+            return change
+        self._asks.append(ask)
+        return replace(change, status=B.WAITING_HUMAN, reason=human.type)
+
+    def _question(self, planned: PlanBlock, pk: int, names: JSONObject) -> HumanAsk:
         if planned.mapping is not None:
             shown = planned.mapping.resolve({**self._scope(planned.mapping.block_refs), **names})
         elif "item" in names:
@@ -247,8 +262,21 @@ class Opener:
             preds = self._outputs(planned.preds)
             shown = {self._facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
             shown = {key: value for key, value in shown.items() if value is not None} or self._facts.input
-        self._asks.append(asking.question(self._facts, planned, change.pk, shown))
-        return replace(change, status=B.WAITING_HUMAN, reason=human.type)
+        return asking.question(self._facts, planned, pk, shown)
+
+    def would_take(self, idx: int, again: Collection[int]) -> bool:
+        """Whether a block would surely take a decision, if the blocks `again` run again and others do not."""
+        planned = self._facts.plan[idx]
+        named = set(planned.preds)
+        if planned.mapping is not None:
+            named = self._facts.plan.refs(planned.mapping.block_refs)
+        if planned.human is None or planned.items is not None or not named.isdisjoint(again):
+            return False
+        try:
+            ask = self._question(planned, 0, {})
+        except (ExpressionError, LargeUnavailable):
+            return False
+        return self.decisions.about(planned, 0, ask) is not None
 
     def answered(self, block: Answered, *, kind: str, approved: bool, response: JSONValue) -> Change:
         """What a person's decision makes of a block: approval, input or fix."""

@@ -39,6 +39,7 @@ from executions.states import ExecutionStatus as E
 
 from . import asking, points, statements
 from .compensating import Compensating
+from .deciding import Decisions
 from .facts import Facts, as_text, blob_of
 from .items import Items
 from .judging import Change
@@ -66,10 +67,16 @@ class Run:
         self.ends_as: str = gate[4]
         self.compensation: str = gate[5]
         self.edits: int = gate[6]
+        self.decisions_of: int | None = gate[7]
         self.known: SettledBlocks = {}
         self.asks: list[HumanAsk] = []
         self.opener = Opener(
-            facts, outputs=self.outputs, keep=self._keep, seconds_until=self._seconds_until, asks=self.asks
+            facts,
+            outputs=self.outputs,
+            keep=self._keep,
+            seconds_until=self._seconds_until,
+            asks=self.asks,
+            decisions=Decisions(self),
         )
         self._items = Items(self)
         self.places = Places(self)
@@ -370,6 +377,7 @@ class Run:
                 sinks=max(self.open_sinks, 0),
                 failed=self.failed_blocks,
             )
+        self.opener.decisions.leave()
         if self.asks and (self.status in (E.RUNNING, E.PAUSED) or self.compensates):
             human_gate().open(self.asks)
         if self._point is not None:

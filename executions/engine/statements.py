@@ -8,7 +8,7 @@ Arrays of JSON travel as text and are cast, one `unnest` for any number of block
 
 # The lock, as a statement of its own: what follows needs a snapshot taken after the lock is granted.
 GATE = """
-SELECT status, epoch, open_sinks, failed_blocks, ends_as, compensation, edits
+SELECT status, epoch, open_sinks, failed_blocks, ends_as, compensation, edits, decisions_of
 FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
 """
 
@@ -450,14 +450,18 @@ WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'wai
   AND b.reason = 'event' ORDER BY b.idx
 """
 
-# The earliest event since the run was accepted that none of its blocks took in this epoch.
+# The earliest event since the run was accepted that none of its blocks took in this epoch, or before
+# it was carried into this one.
 TAKE_EVENT = """
 WITH found AS (
   SELECT r.* FROM events_receivedevent r
   WHERE r.workspace_id = %(workspace)s AND r.type = %(type)s AND r.correlation = %(correlation)s
     AND r.at >= (SELECT created_at FROM executions_execution WHERE id = %(execution)s)
     AND NOT EXISTS (SELECT 1 FROM executions_eventwait w WHERE w.execution_id = %(execution)s
-                    AND w.epoch = %(epoch)s AND w.received = r.id)
+                    AND w.received = r.id
+                    AND (w.epoch = %(epoch)s OR EXISTS (
+                      SELECT 1 FROM executions_blockexecution b WHERE b.execution_id = %(execution)s
+                      AND b.epoch = %(epoch)s AND b.carried_from = w.block_id)))
   ORDER BY r.at, r.id LIMIT 1)
 UPDATE executions_eventwait w SET received = found.id,
   event = jsonb_build_object('eventId', found.event_id, 'type', found.type, 'correlation', found.correlation,

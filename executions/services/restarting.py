@@ -173,8 +173,9 @@ def preview(*, execution_id: UUID, request: RestartRequest) -> JSONObject:
     with locked(facts) as run:
         _check(run.status, facts)
         before = _before(run, request)
+        found = _decide(facts.plan, before, request)
+        taken = _decisions_taken(run, before.epoch, found, reset=request.reset_state)
     plan = facts.plan
-    found = _decide(plan, before, request)
     reruns, carried = list(found.reruns), [idx for idx in before.settled if idx not in found.reruns]
     expected = history.expected_ms(facts.version.version_id, simulated=facts.simulation is not None)
     decided = _decided_approvals(execution_id, before.epoch)
@@ -184,8 +185,10 @@ def preview(*, execution_id: UUID, request: RestartRequest) -> JSONObject:
         "reruns": [plan[idx].block_id for idx in reruns],
         "carried": [plan[idx].block_id for idx in carried],
         "approvals": {
-            "survive": [plan[idx].block_id for idx in carried if idx in decided],
-            "askedAgain": [plan[idx].block_id for idx in reruns if plan[idx].human is not None],
+            "survive": [plan[idx].block_id for idx in sorted({*decided.intersection(carried), *taken})],
+            "askedAgain": [
+                plan[idx].block_id for idx in reruns if plan[idx].human is not None and idx not in taken
+            ],
         },
         "onceEffectsRepeated": [
             {"blockId": plan[idx].block_id, "outcome": before.once[idx]}
@@ -287,7 +290,7 @@ def block_index(plan: Plan, block_id: str) -> int:
 _NEXT_EPOCH = """
 UPDATE executions_execution
 SET status = 'running', epoch = epoch + 1, open_sinks = %(sinks)s, failed_blocks = %(failures)s, ends_as = '',
-    compensation = '', error = NULL, completed_at = NULL,
+    decisions_of = %(decisions_of)s, compensation = '', error = NULL, completed_at = NULL,
     deadline_at = statement_timestamp() + %(timeout_ms)s * interval '1 millisecond'
 WHERE id = %(execution)s AND epoch = %(epoch)s RETURNING epoch
 """
@@ -319,6 +322,7 @@ def _begin(run: Run, found: RestartPlan, carried: int, *, reset: bool) -> None:
     `carried` is the epoch whose rows are copied.
     """
     RESTART.check(run.status, E.RUNNING)
+    run.decisions_of = None if reset else carried
     row = _next_epoch(run, found)
     origin = carrying.Origin(run.facts.execution_id, carried)
     carrying.copy(
@@ -357,6 +361,7 @@ def _next_epoch(run: Run, found: RestartPlan) -> int:
                 sinks=found.open_sinks,
                 failures=found.failed_blocks,
                 timeout_ms=run.facts.plan.timeout_ms,
+                decisions_of=run.decisions_of,
             ).fetchone()
     except IntegrityError as error:
         execution = Execution.objects.get(pk=run.facts.execution_id)
@@ -371,6 +376,16 @@ def _ready(run: Run) -> int:
         " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'ready'"
     ).fetchone()
     return int(row[0]) if row else 0
+
+
+def _decisions_taken(run: Run, epoch: int, found: RestartPlan, *, reset: bool) -> set[int]:
+    """Blocks that run again and surely take the decision that was made: nothing before them runs again."""
+    if reset:
+        return set()
+    now, run.epoch, run.decisions_of = run.epoch, epoch, epoch  # as the restart will find it
+    taken = {idx for idx in found.reruns if run.opener.would_take(idx, found.reruns)}
+    run.epoch, run.decisions_of = now, None
+    return taken
 
 
 def _decided_approvals(execution_id: UUID, epoch: int) -> set[int]:

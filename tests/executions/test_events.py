@@ -18,7 +18,8 @@ from agentflow.events.models import ReceivedEvent
 from agentflow.types import JSONObject
 from executions.engine.walker import walk
 from executions.models import EventWait, Execution
-from executions.services import control, reconcile, signals, starting
+from executions.services import control, reconcile, restarting, signals, starting
+from executions.services.restarting import RestartRequest
 from executions.services.signals import EventIdTaken
 from tests.factories.executions import statuses
 
@@ -135,6 +136,20 @@ def test_two_waits_in_a_row_take_two_events(run: Start) -> None:
     tell(execution, payload=2)
     deliver_all()
     assert row(execution, "two").output == 2
+
+
+def test_after_a_restart_what_a_carried_wait_took_stays_taken(run: Start, author: Any) -> None:
+    execution = run(template(paid("one"), paid("two", "one")), input={"order": "A-1"})
+    for payload in (1, 2):
+        tell(execution, payload=payload)
+        deliver_all()
+        look(execution)
+    for epoch in (2, 3):
+        restarting.restart(execution_id=execution.pk, by=author, request=RestartRequest(from_block="two"))
+        drain(execution)
+        look(execution)
+        two = execution.blocks.get(block_id="two", epoch=epoch)
+        assert (two.status, two.output) == ("completed", 2)
 
 
 def test_one_event_reaches_every_run_that_waits_for_it(run: Start, author: Any) -> None:

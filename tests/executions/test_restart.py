@@ -198,8 +198,8 @@ def test_a_decision_stays_with_a_block_that_is_carried(run: Start, author: User)
         template(block("a", humanInLoop=asking), block("b", "a", humanInLoop=asking), block("c", "b"))
     )
     answer(execution, "a", author)
-    answer(execution, "b", author)
-    assert execution.status == "completed"
+    answer(execution, "b", author, approved=False)
+    assert execution.status == "failed"
     found = restarting.preview(execution_id=execution.pk, request=RestartRequest(from_block="b"))
     assert found["approvals"] == {"survive": ["a"], "askedAgain": ["b"]}
     restart(execution, author, from_block="b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from uuid import UUID
 
 from approvals.models import Approval
 from approvals.services.gate import content_hash, timer_key
@@ -32,7 +33,9 @@ def _question(story: Story, asked: Approval) -> Iterator[str]:
     told = [e.type for e in story.events if (e.payload or {}).get("approvalId") == str(asked.pk)]
     endings = [type for type in told if type in _ENDINGS]
     expected = [] if asked.status == "pending" else [_EVENTS[asked.status]]
-    if told.count("approval_requested") != 1 or endings != expected:
+    if asked.carried_from is not None:
+        yield from _carried(name, asked, asked.carried_from, told)
+    elif told.count("approval_requested") != 1 or endings != expected:
         yield f"{name} is {asked.status}, its events are {told}"
     seen = content_hash(
         request=asked.request,
@@ -53,6 +56,20 @@ def _question(story: Story, asked: Approval) -> Iterator[str]:
                 yield f"{name} is {asked.status}, and the answer was another"
     elif decided:
         yield f"{name} is {asked.status}, and somebody decided it"
+
+
+def _carried(name: str, asked: Approval, origin: UUID, told: list[str]) -> Iterator[str]:
+    """One that was not asked has the answer to another that was asked the same."""
+    if told != ["approval_carried"]:
+        yield f"{name} is carried, its events are {told}"
+    first = Approval.objects.filter(pk=origin).first()
+    if first is None or first.carried_from is not None:
+        yield f"{name} is carried from no question that was asked"
+    elif any(
+        getattr(first, each) != getattr(asked, each)
+        for each in ("status", "content_hash", "responder_id", "response", "responded_at", "block_id")
+    ):
+        yield f"{name} has another answer than the one it is carried from"
 
 
 def _waiting(story: Story) -> Iterator[str]:
@@ -79,7 +96,7 @@ def _moved(story: Story) -> Iterator[str]:
         if event.type == "block_changed" and payload.get("status") == B.WAITING_HUMAN:
             begun[event.block_id or "", payload.get("item", 0)] += 1
     places = {row.pk: (row.block_id, row.iteration) for row in story.rows.values()}
-    asked = Counter(places[a.block_execution_id] for a in story.approvals)
+    asked = Counter(places[a.block_execution_id] for a in story.approvals if a.carried_from is None)
     for place, count in asked.items():
         if count > begun[place]:
             yield f"{place[0]}[{place[1]}] waited {begun[place]} times and was asked about {count} times"

@@ -67,7 +67,8 @@ def _recorded(story: Story) -> Iterator[str]:
         yield f"it was stopped {changes[E.CANCELLING]} times, {entries['execution.cancel']} audit entries"
     answered = Counter(entry.target_id for entry in story.decisions if entry.action == "approval.respond")
     for asked in story.approvals:
-        if asked.status in ("approved", "rejected") and answered[str(asked.pk)] != 1:
+        decided = asked.status in ("approved", "rejected") and asked.carried_from is None
+        if answered[str(asked.pk)] != decided:
             yield f"the answer to {asked.block_id} has {answered[str(asked.pk)]} audit entries"
     by_hand = Counter(row.block_id for row in story.own() if row.reason == "by_hand")
     told = Counter(
