@@ -9,6 +9,7 @@ from datetime import datetime
 from agentflow.types import JSONObject
 
 from . import facts, selectors, snapshot
+from .engine.judging import AGENT
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Compensation, Execution
 from .narration import reason_words
@@ -57,6 +58,7 @@ class Scene:
     questions: Mapping[int, Sequence[JSONObject]]  # by block row, as snapshot.interactions gives them
     children: Mapping[int, str]
     items: Mapping[str, Mapping[str, int]]  # by blockId of a `forEach`: how many items have which status
+    agents: Mapping[int, Sequence[selectors.AgentQueue]]  # by block row that waits for one
     queues: Mapping[int | None, selectors.Queue]  # by block row, None: the run itself, where it has no place
 
 
@@ -90,6 +92,7 @@ def read_scene(execution: Execution, rows: Sequence[BlockRow], now: datetime) ->
         questions=snapshot.interactions(execution, people) if people else {},
         children={pk: str(child) for pk, child in selectors.children(elsewhere).items()} if elsewhere else {},
         items=selectors.items_by_status(execution) if any(row.reason == "items" for row in rows) else {},
+        agents=selectors.agents_waited_for(execution) if any(r.reason == AGENT for r in rows) else {},
         queues=selectors.place_queues(execution) if _may_queue(execution, rows) else {},
     )
 
@@ -178,6 +181,8 @@ def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
         return Reason("child", f"Waits for the execution {child} that it started.", waits_for=(child,))
     if row.pk in scene.queues:
         return _waiting_for_a_place(scene.queues[row.pk], since=row.started_at)
+    if row.reason == AGENT:
+        return _waiting_for_an_agent(row, scene)
     if row.reason == "timer":
         return Reason("timer", "Waits for its moment.", until=row.available_at, since=row.started_at)
     if row.reason == "items":
@@ -218,6 +223,26 @@ def _waiting_for_a_place(queue: selectors.Queue, since: datetime | None = None) 
     )
 
 
+def _waiting_for_an_agent(row: BlockRow, scene: Scene) -> Reason:
+    queues = scene.agents.get(row.pk, ())
+    if not queues:
+        known = scene.facts.get(row.block_id, NOTHING_KNOWN)
+        wanted = ", ".join(known.capabilities) or "this"
+        return Reason("waiting_agent", f"No agent that can do {wanted} is fit just now.")
+    first = queues[0]
+    bears = [f"{first.limit} at a time"] if first.limit is not None else []
+    bears += [f"{first.rate} a minute"] if first.rate is not None else []
+    others = f", or another of {len(queues) - 1}" if len(queues) > 1 else ""
+    return Reason(
+        "waiting_agent",
+        f"Waits for the agent “{first.agent_id}”{others}, which takes {' and '.join(bears) or 'no more'}; "
+        f"{first.held} {'is' if first.held == 1 else 'are'} at work and {first.before} come before it.",
+        waits_for=tuple(queue.agent_id for queue in queues),
+        key=first.agent_id,
+        limit=first.limit or first.rate or 0,
+    )
+
+
 def _paused() -> Reason:
     return Reason("paused", "The execution is paused; it goes on when somebody resumes it.")
 
@@ -241,6 +266,7 @@ _ORDER = (
     ("running", "{n} at work."),
     ("queued", "{n} waiting for a worker."),
     ("waiting_concurrency", "{n} waiting for a place of a concurrency key."),
+    ("waiting_agent", "{n} waiting for an agent."),
     ("child", "{n} waiting for a child execution."),
     ("items", "{n} working through its items."),
     ("event", "{n} waiting for an event from outside."),

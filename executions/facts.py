@@ -16,6 +16,7 @@ class BlockFacts:
 
     name: str
     agent_id: str | None = None
+    capabilities: tuple[str, ...] = ()
     tool_type: str | None = None
     dependencies: tuple[str, ...] = ()
     human_kind: str = ""
@@ -79,6 +80,7 @@ def _block(block: JSONObject, dependencies: tuple[str, ...], asked_defaults: JSO
     return BlockFacts(
         name=block.get("name") or block["blockId"],
         agent_id=block.get("agentId"),
+        capabilities=tuple(block.get("capabilities") or ()),
         tool_type=block.get("toolType"),
         dependencies=dependencies,
         human_kind=asked.get("type", "approval") if asked else "",

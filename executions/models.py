@@ -413,12 +413,15 @@ class EventWait(models.Model):
 class PlaceKind(models.TextChoices):
     EXECUTION = "execution"
     BLOCK = "block"
+    AGENT = "agent"  # `key` is the agentId; empty: a block that waits for any agent that is fit
 
 
 class Place(models.Model):
-    """A place of a concurrency key, held or waited for, by an execution or one of its blocks.
+    """A place of a concurrency key or of an agent, held or waited for, by an execution or one of its blocks.
 
     One whose holder is settled counts for nothing any more; the holder's next transaction removes it.
+    An agent's is held for one attempt.  A block may wait for several agents; the first that has a place
+    for it gets it.
     """
 
     workspace_id = models.UUIDField()
@@ -427,14 +430,17 @@ class Place(models.Model):
     places = models.PositiveIntegerField()  # how many there are at a time, as its own version says
     priority = models.SmallIntegerField(default=0)
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="+")
-    block = models.OneToOneField(BlockExecution, on_delete=models.CASCADE, null=True, related_name="place")
+    block = models.ForeignKey(BlockExecution, on_delete=models.CASCADE, null=True, related_name="places")
     held = models.BooleanField(default=False)
+    attempt = models.PositiveIntegerField(null=True)  # of an agent's that is held: for which it is
+    rate = models.PositiveIntegerField(null=True)  # of an agent's: how many calls it takes in a minute
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
                 fields=["execution"], condition=models.Q(block=None), name="one_place_per_run"
             ),
+            models.UniqueConstraint(fields=["block", "kind", "key"], name="one_place_per_block_and_key"),
         ]
         indexes = [
             # who holds a key, and who is next
@@ -445,6 +451,43 @@ class Place(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class AgentWindow(models.Model):
+    """How many calls an agent with a rate took in the last minute, by second: `[[second, calls], ...]`."""
+
+    workspace_id = models.UUIDField()
+    agent_id = models.TextField()
+    calls = models.JSONField(default=list)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["workspace_id", "agent_id"], name="one_window_per_agent"),
+        ]
+
+    def __str__(self) -> str:
+        return self.agent_id
+
+
+class RoutingReceipt(models.Model):
+    """Why an attempt went to its agent; written before the call, so that a crash does not forget it.
+
+    `receipt` is `Ranking.as_json()` with what was asked, and `chosen` and `runnerUp`.
+    """
+
+    block = models.ForeignKey(
+        BlockExecution, on_delete=models.CASCADE, related_name="receipts", db_index=False
+    )
+    attempt = models.PositiveIntegerField()
+    agent_id = models.TextField()
+    receipt = models.JSONField()
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["block", "attempt"], name="one_receipt_per_attempt")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt}: {self.agent_id}"
 
 
 class CallbackAnswer(models.Model):

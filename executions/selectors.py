@@ -25,10 +25,11 @@ from agentflow.events import store
 from agentflow.events.models import Event, Level
 from agentflow.events.store import Cursor
 from agentflow.governance.access import Principal
-from agentflow.types import JSONValue
+from agentflow.types import JSONObject, JSONValue
 
 from . import facts
-from .models import Blob, BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint
+from .engine.places import GOES_ON, LIVE, UNLIMITED
+from .models import Blob, BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint, RoutingReceipt
 from .ports import HumanInteraction, human_history
 from .states import SETTLED, BlockStatus
 
@@ -222,6 +223,17 @@ _VALUE_COLUMNS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class AgentQueue:
+    """Who is served before a block that waits for an agent."""
+
+    agent_id: str
+    limit: int | None
+    rate: int | None
+    held: int
+    before: int
+
+
 def items_by_status(execution: Execution) -> dict[str, dict[str, int]]:
     """How many items of each `forEach` block, by its blockId, have which status."""
     rows = execution.blocks.filter(epoch=execution.epoch, iteration__gt=0)
@@ -263,7 +275,33 @@ CROSS JOIN LATERAL (
     AND (b.id IS NULL OR b.completed_at IS NULL)
     AND (p.held OR (e.status IN ('pending', 'running')
                     AND (p.priority > m.priority OR (p.priority = m.priority AND p.id < m.id))))) q
-WHERE m.execution_id = %(execution)s AND NOT m.held AND (o.id IS NULL OR o.iteration = 0)
+WHERE m.execution_id = %(execution)s AND NOT m.held AND m.kind <> 'agent'
+  AND (o.id IS NULL OR o.iteration = 0)
+"""
+
+
+def agents_waited_for(execution: Execution) -> dict[int, list[AgentQueue]]:
+    """By block row, the agents that it waits for; none: any that is fit."""
+    found: dict[int, list[AgentQueue]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(_AGENT_QUEUES, {"execution": execution.pk})
+        for block_pk, agent_id, *counts in cursor.fetchall():
+            queues = found.setdefault(block_pk, [])
+            if agent_id:
+                queues.append(AgentQueue(agent_id, *counts))
+    return found
+
+
+_AGENT_QUEUES = f"""
+SELECT m.block_id, m.key, nullif(m.places, {UNLIMITED}), m.rate, q.held, q.before FROM executions_place m
+CROSS JOIN LATERAL (
+  SELECT count(*) FILTER (WHERE p.held)::int AS held, count(*) FILTER (WHERE NOT p.held)::int AS before
+  FROM executions_place p JOIN executions_execution e ON e.id = p.execution_id
+  JOIN executions_blockexecution b ON b.id = p.block_id
+  WHERE p.workspace_id = m.workspace_id AND p.kind = m.kind AND p.key = m.key AND ({LIVE})
+    AND (p.held OR ({GOES_ON}
+                    AND (p.priority > m.priority OR (p.priority = m.priority AND p.id < m.id))))) q
+WHERE m.execution_id = %(execution)s AND NOT m.held AND m.kind = 'agent' ORDER BY m.id
 """
 
 
@@ -386,6 +424,12 @@ def items(block: BlockExecution, *, statuses: Collection[str] = ()) -> QuerySet[
 
 def attempts(block: BlockExecution) -> QuerySet[BlockAttempt]:
     return BlockAttempt.objects.filter(block=block.carried_from or block.pk).order_by("attempt")
+
+
+def receipts(block: BlockExecution) -> dict[int, JSONObject]:
+    """By attempt, why it went to its agent."""
+    rows = RoutingReceipt.objects.filter(block=block.carried_from or block.pk)
+    return dict(rows.values_list("attempt", "receipt"))
 
 
 def late_results(block: BlockExecution) -> QuerySet[LateResult]:

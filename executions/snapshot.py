@@ -210,6 +210,7 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
     shown = block(execution, row, known, asked)
     late_results = list(selectors.late_results(found))
     sizes = blobs.sizes(late.output_blob for late in late_results)
+    receipts = selectors.receipts(found)
     from_dependencies = _from_dependencies(found)
     if from_dependencies:
         shown["input"] = dependency_outputs(execution, known)
@@ -226,6 +227,7 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
                 "error": attempt.failure,
                 "startedAt": attempt.started_at,
                 "completedAt": attempt.ended_at,
+                "receipt": receipts.get(attempt.attempt),
             }
             for attempt in selectors.attempts(found)
         ],

@@ -218,6 +218,53 @@ class AgentCheck(models.Model):
         return f"{'ok' if self.ok else 'not ok'} at {self.at:%Y-%m-%d %H:%M:%S}"
 
 
+class PolicyKind(models.TextChoices):
+    PIN = "pin"  # only this one, or others that are pinned too
+    BAN = "ban"
+    PREFER = "prefer"  # before those that are not
+
+
+class AgentPolicy(models.Model):
+    """What an operator said about choosing an agent: in a workspace, for a template, or for a block of it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace = models.ForeignKey(
+        "governance.Workspace", on_delete=models.CASCADE, related_name="agent_policies"
+    )
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="policies")
+    kind = models.CharField(max_length=6, choices=PolicyKind.choices)
+    template_id = models.UUIDField(null=True, blank=True)  # null: whatever it is for
+    block_id = models.CharField(max_length=200, blank=True)  # of that template
+    reason = models.CharField(max_length=500, blank=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = WorkspaceScopedQuerySet["AgentPolicy"].as_manager()
+
+    class Meta:
+        ordering = ("-created_at",)
+        verbose_name_plural = "agent policies"
+        constraints = [
+            models.UniqueConstraint(
+                fields=("agent", "template_id", "block_id"),
+                name="one_policy_per_agent_and_purpose",
+                nulls_distinct=False,
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind__in=PolicyKind.values), name="agent_policy_kind_known"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(block_id="") | models.Q(template_id__isnull=False),
+                name="agent_policy_block_of_template",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.agent_id}"
+
+
 class Script(models.Model):
     """Code that an operator registered; a template names it and never brings its own."""
 

@@ -21,6 +21,7 @@ from .profile import Capability, Cost, Limits
 
 BUILTIN = "builtin"
 SECONDS_CACHED = 2.0
+MOST_CAREFUL = (Effect.ONCE, Effect.KEYED, Effect.PURE)
 NOT_SAID, NO_LIMITS = Cost(), Limits()
 
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class AgentBlock(Protocol):
     def effect(self) -> Any: ...
     @property
     def configuration(self) -> Any: ...
+    @property
+    def capabilities(self) -> Sequence[str]: ...
 
 
 class _Cache(Generic[T]):
@@ -104,6 +107,7 @@ _agents: _Cache[AgentSpec | None] = _Cache()
 _workspaces: _Cache[tuple[AgentSpec, ...]] = _Cache()
 _scripts: _Cache[ScriptSpec | None] = _Cache()
 _allowed: _Cache[tuple[str, ...]] = _Cache()
+_others: _Cache[Any] = _Cache()
 
 
 def forget() -> None:
@@ -113,6 +117,13 @@ def forget() -> None:
     _scripts.clear()
     _allowed.clear()
     secrets.forget()
+    _others.clear()
+
+
+def cached(key: Any, load: Callable[[], T]) -> T:
+    """What `load` gave within the last `SECONDS_CACHED`."""
+    found: T = _others.get(key, load)
+    return found
 
 
 def builtin(agent_id: str) -> AgentSpec | None:
@@ -125,6 +136,8 @@ def builtin(agent_id: str) -> AgentSpec | None:
         effect=entry.get("effect"),
         fast=bool(entry.get("fast", False)),
         function=entry["function"],
+        capabilities=tuple(Capability.model_validate(each) for each in entry.get("capabilities", ())),
+        limits=Limits.model_validate(entry["limits"]) if "limits" in entry else Limits(),
     )
 
 
@@ -154,10 +167,29 @@ def resolve_many(workspace_id: UUID, agent_ids: Iterable[str]) -> dict[str, Agen
 
 
 def candidates(workspace_id: UUID) -> tuple[AgentSpec, ...]:
-    """All agents of the workspace by name, those switched off among them; one query in two seconds."""
-    return _workspaces.get(
-        workspace_id, lambda: tuple(_specs(Agent.objects.filter(workspace_id=workspace_id)))
-    )
+    """All agents of the workspace by name, those switched off among them; one query in two seconds.
+
+    Builtins that say what they can do stand behind them.
+    """
+    return _workspaces.get(workspace_id, lambda: _candidates(workspace_id))
+
+
+def _candidates(workspace_id: UUID) -> tuple[AgentSpec, ...]:
+    builtins = (builtin(agent_id) for agent_id in sorted(settings.AGENTFLOW_BUILTIN_AGENTS))
+    able = (spec for spec in builtins if spec is not None and spec.capabilities)
+    return (*_specs(Agent.objects.filter(workspace_id=workspace_id)), *able)
+
+
+def able(workspace_id: UUID, capabilities: Iterable[str], tool_type: str | None = None) -> list[AgentSpec]:
+    """The agents of the workspace that are switched on and have all these capabilities."""
+    wanted = set(capabilities)
+    return [
+        spec
+        for spec in candidates(workspace_id)
+        if spec.enabled
+        and (tool_type is None or spec.tool_type == tool_type)
+        and wanted <= {capability.name for capability in spec.capabilities}
+    ]
 
 
 def _load(workspace_id: UUID, agent_ids: Sequence[str]) -> dict[str, AgentSpec]:
@@ -225,10 +257,23 @@ def effects(
             configuration=dict(block.configuration or {}),
             declared=str(block.effect) if block.effect else None,
         )
-        if block.agent_id or block.tool_type
-        else str(block.effect or Effect.PURE.value)
+        if block.agent_id or (block.tool_type and not block.capabilities)
+        else _effect_of_able(workspace_id, block)
         for block in blocks
     ]
+
+
+def _effect_of_able(workspace_id: UUID, block: AgentBlock) -> str:
+    """Of a block whose agent is chosen later: as of the most careful that could be, were it chosen now."""
+    if block.effect or not block.capabilities:
+        return str(block.effect or Effect.PURE.value)
+    tool_type = str(block.tool_type) if block.tool_type else None
+    configuration = dict(block.configuration or {})
+    known = {
+        effect(spec, tool_type=spec.tool_type, configuration=configuration)
+        for spec in able(workspace_id, block.capabilities, tool_type)
+    }
+    return next((each.value for each in MOST_CAREFUL if each in known), Effect.ONCE.value)
 
 
 # What decides where a call goes and with whose credentials.  Where the agent says it, a template may not

@@ -36,6 +36,11 @@ class Workspace(models.Model):
         validators=[validate_allow_list],
         help_text="Hosts inside that agents of this workspace may call; public addresses need no entry.",
     )
+    explore_agents = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Where blocks name no agent, now and then try agents of which little is known.",
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 

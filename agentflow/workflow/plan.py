@@ -83,7 +83,14 @@ class PlanBlock:
     @property
     def noop(self) -> bool:
         """Nobody is called: the advancer settles it."""
-        return self.block.agent_id is None and self.block.tool_type is None and not self.asks_input
+        block = self.block
+        named = block.agent_id is not None or block.tool_type is not None or bool(block.capabilities)
+        return not named and not self.asks_input
+
+    @property
+    def chosen(self) -> bool:
+        """Its agent is chosen for each attempt, by what it asks for."""
+        return self.block.agent_id is None and bool(self.block.capabilities) and not self.asks_input
 
     @property
     def asks_input(self) -> bool:
@@ -121,6 +128,7 @@ class Plan:
     special: frozenset[int]
     partial: frozenset[int]  # joins that may open before all their edges are closed
     fans: tuple[int, ...]  # blocks with `forEach`
+    chosen: frozenset[int]  # blocks that name no agent, only what it must be able to do
     alike: dict[str, tuple[int, ...]]  # likeness -> the blocks that have it
     handles_failure: bool  # some block runs because another failed
     run_key: Key | None  # of the executions
@@ -195,6 +203,7 @@ def compile_plan(definition: Definition) -> Plan:
         special=frozenset(p.idx for p in planned if p.special),
         partial=frozenset(p.idx for p in planned if p.needed is not None),
         fans=tuple(p.idx for p in planned if p.items is not None),
+        chosen=frozenset(p.idx for p in planned if p.chosen),
         alike=_alike((*planned, *compensations)),
         handles_failure=any(p.block.run_on == "failure" for p in planned),
         run_key=_run_key(definition),
@@ -328,5 +337,7 @@ def _keys(definition: Definition, planned: tuple[PlanBlock, ...]) -> tuple[Key, 
 
 def _likeness(block: Block) -> str:
     """A short hash of who is called and how; the input is left out."""
-    said = [block.agent_id, block.tool_type, block.effect, block.configuration]
+    said: list[object] = [block.agent_id, block.tool_type, block.effect, block.configuration]
+    if block.capabilities and block.agent_id is None:
+        said.append(sorted(block.capabilities))
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=12).hexdigest()

@@ -481,7 +481,7 @@ class _BlockCheck:
                 "The block runs after a failure, but follows no block that could fail.",
                 "Add dependencies, or remove runOn.",
             )
-        called = block.agent_id is not None or block.tool_type is not None
+        called = block.agent_id is not None or block.tool_type is not None or bool(block.capabilities)
         yield from self._callback()
         if block.repeat is not None and (block.for_each is not None or not called):
             yield _error(
@@ -526,14 +526,6 @@ class _BlockCheck:
     # fields whose time has not come
 
     def _not_yet(self) -> Iterator[Issue]:
-        for field, used in self._later_fields():
-            if used:
-                yield _error(
-                    "not_executable_yet",
-                    (*self.path, *field),
-                    f"{'.'.join(map(str, field))} is part of the model, but this version cannot execute it.",
-                    "Remove the field, or model it with blocks and branches.",
-                )
         human = self.definition.human_of(self.block)
         if human is not None and human.type in ("review", "edit"):
             own = self.block.human_in_loop
@@ -545,12 +537,6 @@ class _BlockCheck:
                 f"A person's {human.type} is part of the model, but this version cannot execute it.",
                 "Use the type approval or input.",
             )
-
-    def _later_fields(self) -> list[tuple[tuple[str, ...], bool]]:
-        block = self.block
-        return [
-            (("capabilities",), bool(block.capabilities) and block.agent_id is None),
-        ]
 
 
 def _given(block: Block | Compensation, name: str) -> bool:

@@ -271,6 +271,7 @@ class AttemptSerializer(StrictSerializer):
     error = AnyJSONField()
     started_at = serializers.DateTimeField()
     completed_at = serializers.DateTimeField()
+    receipt = AnyJSONField()
 
 
 class LateResultSerializer(StrictSerializer):

@@ -82,7 +82,7 @@ class Facts:
 
     @property
     def widest_key(self) -> int:
-        return max(key.limit for key in self.plan.keys)
+        return max((key.limit for key in self.plan.keys), default=0)
 
     def scope(self, outputs: dict[int, JSONObject]) -> dict[str, JSONValue]:
         """What an expression may name.  `outputs` is `{idx: {"output": ..., "status": ...}}`."""

@@ -18,6 +18,7 @@ from agentflow.workflow.retry import delay_s, wants_retry
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 
+AGENT = "agent"  # the reason of a block that waits for an agent
 CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
 FIX_SCHEMA: JSONObject = {
     "type": "object",
@@ -44,6 +45,15 @@ class Claim:
     def tries(self) -> int:
         """Attempts that answered since they are counted: a vanished worker is no fault of the agent."""
         return self.attempt - self.crashes - self.tries_from
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPlace:
+    """A place of an agent, to be taken or waited for."""
+
+    agent_id: str
+    limit: int
+    rate: int | None = None  # calls a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,8 @@ class Change:
     wait_for: tuple[str, str] | None = None  # type and correlation of the event to wait for
     times: tuple[float, float] | None = None
     place: tuple[str, int, int] | None = None  # concurrency key, limit and priority of the place to wait for
+    limited: bool = False  # the attempt held a place of its agent
+    agents: tuple[AgentPlace, ...] | None = None  # nobody was called: these are waited for; none: for any
 
 
 def judge(

@@ -1,5 +1,8 @@
 """Places of concurrency keys: at most so many executions, or blocks, of a workspace work for one key.
 
+Agents with limits have places too: module `choosing` takes them for attempts, and a block that found none
+waits for one here, or for one of several.
+
 Who needs a place has a row, waiting or held.  A held one is free again as soon as its holder is settled:
 that is read from the holder's row, so nothing has to be given back.  Each takes its place by itself, in a
 transaction of its own that holds its execution's lock first and then the key's, an advisory one; whose
@@ -10,10 +13,12 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import psycopg
 from django.db import connection
 
 from executions import dispatch
@@ -21,22 +26,34 @@ from executions.states import TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
-from .judging import Change
+from .judging import AgentPlace, Change
+from .rates import take_of_rate
 
 if TYPE_CHECKING:
     from .run import Run
 
-OF_RUN, OF_BLOCK = "execution", "block"
+OF_RUN, OF_BLOCK, OF_AGENT = "execution", "block", "agent"
+ANY_AGENT = ""  # the key of a block that waits until some agent is fit
 # Transactions take the locks of all their keys at once, those of executions first, in this order; a
 # bounded number, however many keys there are.
-_SPACES = {OF_RUN: 7101, OF_BLOCK: 7102}
+_SPACES = {OF_RUN: 7101, OF_BLOCK: 7102, OF_AGENT: 7103}
 _BUCKETS = 512
+UNLIMITED = 1_000_000  # places of an agent of which only the rate is limited
 _REACH = 1000  # of those that wait for a key so many are looked at, or as many as its limit
 _SOON_S = 5.0
 
-# A place counts while its holder, or who waits for it, is not settled.
-_LIVE = """e.completed_at IS NULL AND (p.block_id IS NULL OR b.epoch = e.epoch
-  AND b.status NOT IN ('completed', 'failed', 'skipped', 'cancelled'))"""
+# A place counts while its holder, or who waits for it, is not settled.  An agent's counts for one attempt:
+# from when it is given until the call, or what the agent does after it, is over.
+LIVE = """e.completed_at IS NULL AND (p.block_id IS NULL OR b.epoch = e.epoch AND CASE
+  WHEN p.kind <> 'agent' THEN b.status NOT IN ('completed', 'failed', 'skipped', 'cancelled')
+  WHEN NOT p.held THEN b.status = 'waiting_external' AND b.reason = 'agent'
+  ELSE p.attempt = b.attempt AND (b.status = 'running'
+         OR (b.status = 'waiting_external' AND b.reason IN ('callback', 'child')))
+    OR p.attempt = b.attempt + 1 AND b.status = 'ready' AND e.status IN ('running', 'cancelling') END)"""
+
+# Paused runs let others pass.
+GOES_ON = """(e.status IN ('pending', 'running')
+  OR (e.status = 'cancelling' AND e.compensation = 'running'))"""
 
 _ASK = """
 INSERT INTO executions_place (workspace_id, kind, key, places, priority, execution_id, block_id, held)
@@ -46,13 +63,22 @@ FROM unnest(%(blocks)s::bigint[], %(keys)s::text[], %(limits)s::int[], %(priorit
 ON CONFLICT DO NOTHING
 """
 
+_ASK_AGENTS = """
+INSERT INTO executions_place (workspace_id, kind, key, places, rate, priority, execution_id, block_id, held)
+SELECT %(workspace)s, 'agent', x.key, x.places, x.rate, x.priority, %(execution)s, x.block, false
+FROM unnest(%(blocks)s::bigint[], %(keys)s::text[], %(limits)s::int[], %(rates)s::int[],
+            %(priorities)s::int[]) AS x(block, key, places, rate, priority)
+ON CONFLICT (block_id, kind, key) DO UPDATE
+  SET held = false, attempt = NULL, places = excluded.places, rate = excluded.rate
+"""
+
 # What this run has no use for any more, and what it waits for.
 _OWN = f"""
 WITH gone AS (
   DELETE FROM executions_place WHERE id IN (
     SELECT p.id FROM executions_place p JOIN executions_execution e ON e.id = p.execution_id
     LEFT JOIN executions_blockexecution b ON b.id = p.block_id
-    WHERE p.execution_id = %(execution)s AND (p.held OR %(all)s) AND NOT ({_LIVE}))
+    WHERE p.execution_id = %(execution)s AND (p.held OR %(all)s) AND NOT ({LIVE}))
   RETURNING id, kind, key)
 SELECT kind, key, count(*)::int, true FROM gone GROUP BY 1, 2
 UNION ALL
@@ -66,23 +92,25 @@ SELECT pg_advisory_xact_lock(x.space, x.bucket)
 FROM unnest(%(spaces)s::int[], %(buckets)s::int[]) AS x(space, bucket)
 """
 
-# Whose turn it is: fewer than its limit hold a place or come before it.  Paused runs let others pass.
+# Whose turn it is: fewer than its limit hold a place or come before it.
 _NEXT = f"""
-SELECT n.id, n.kind, n.key, n.execution_id, n.block_id, n.idx, n.iteration, n.places - h.held - n.rank
+SELECT n.id, n.kind, n.key, n.execution_id, n.block_id, n.idx, n.iteration, n.places - h.held - n.rank,
+  n.rank, n.rate
 FROM unnest(%(kinds)s::text[], %(keys)s::text[]) AS k(kind, key)
 CROSS JOIN LATERAL (
   SELECT count(*)::int AS held FROM executions_place p
   JOIN executions_execution e ON e.id = p.execution_id
   LEFT JOIN executions_blockexecution b ON b.id = p.block_id
-  WHERE p.workspace_id = %(workspace)s AND p.kind = k.kind AND p.key = k.key AND p.held AND ({_LIVE})) h
+  WHERE p.workspace_id = %(workspace)s AND p.kind = k.kind AND p.key = k.key AND p.held AND ({LIVE})) h
 CROSS JOIN LATERAL (
   SELECT w.*, (row_number() OVER (ORDER BY w.priority DESC, w.id))::int AS rank FROM (
-    SELECT p.id, p.kind, p.key, p.execution_id, p.block_id, p.places, p.priority, b.idx, b.iteration
+    SELECT p.id, p.kind, p.key, p.execution_id, p.block_id, p.places, p.priority, b.idx, b.iteration,
+      p.rate
     FROM executions_place p
     JOIN executions_execution e ON e.id = p.execution_id
     LEFT JOIN executions_blockexecution b ON b.id = p.block_id
     WHERE p.workspace_id = %(workspace)s AND p.kind = k.kind AND p.key = k.key AND NOT p.held
-      AND e.status IN ('pending', 'running') AND ({_LIVE})
+      AND {GOES_ON} AND ({LIVE})
     ORDER BY p.priority DESC, p.id LIMIT %(reach)s) w) n
 WHERE h.held + n.rank <= n.places
 """
@@ -94,19 +122,32 @@ WITH RECURSIVE above AS (
   UNION ALL
   SELECT e.parent_block_id FROM above JOIN executions_blockexecution b ON b.id = above.block
   JOIN executions_execution e ON e.id = b.execution_id)
-SELECT p.id, p.kind, p.key, p.execution_id, p.block_id, o.idx, o.iteration, 0
+SELECT p.id, p.kind, p.key, p.execution_id, p.block_id, o.idx, o.iteration, 0, 0, NULL
 FROM executions_place p LEFT JOIN executions_blockexecution o ON o.id = p.block_id
-WHERE p.execution_id = %(execution)s AND NOT p.held AND EXISTS (
+WHERE p.execution_id = %(execution)s AND NOT p.held AND p.kind <> 'agent' AND EXISTS (
   SELECT 1 FROM above JOIN executions_blockexecution b ON b.id = above.block
   JOIN executions_place h ON h.kind = p.kind AND h.key = p.key AND h.held
     AND (h.block_id = b.id OR (h.block_id IS NULL AND h.execution_id = b.execution_id)))
 """
 
-_TAKE = "UPDATE executions_place SET held = true WHERE id = ANY(%(ids)s::bigint[])"
+_TAKE = """
+UPDATE executions_place p SET held = true,
+  attempt = (SELECT b.attempt + 1 FROM executions_blockexecution b
+             WHERE b.id = p.block_id AND p.kind = 'agent')
+WHERE p.id = ANY(%(ids)s::bigint[])
+"""
+
+# Who has got one agent waits for no other.
+_LEAVE_OTHERS = """
+DELETE FROM executions_place WHERE block_id = ANY(%(blocks)s::bigint[]) AND kind = 'agent' AND NOT held
+RETURNING key
+"""
 
 _ENTERED = """
 SELECT 1 FROM executions_place WHERE execution_id = %(execution)s AND block_id IS NULL AND NOT held
 """
+
+_HAS_AGENTS = "SELECT 1 FROM executions_place WHERE execution_id = %(execution)s AND kind = 'agent' LIMIT 1"
 
 # Skipped is a timer whose run is in a transaction now: it has yet to ask for the key, which we hold.
 _WAKE = """
@@ -145,6 +186,8 @@ class _Turn:
     idx: int
     iteration: int
     spare: int
+    rank: int  # among those that wait
+    rate: int | None  # of an agent, a minute
 
 
 class Places:
@@ -156,9 +199,17 @@ class Places:
         self._asked: list[tuple[int, str, int, int]] = []
         self.sweep = False  # what waited for a place may have been settled by others than a walker
         self.granted = 0  # blocks that have become ready
+        self.of_agents = False  # the transaction touches places of agents
+        self._wanted: list[tuple[int, AgentPlace, int]] = []
 
     def ask(self, block_pk: int, key: str, limit: int, priority: int) -> None:
         self._asked.append((block_pk, key, limit, priority))
+
+    def ask_for_agents(self, block_pk: int, agents: tuple[AgentPlace, ...], priority: int) -> None:
+        """A block was handed back for want of one of these agents, or of any."""
+        self.of_agents = True
+        wanted = agents or (AgentPlace(ANY_AGENT, 0),)
+        self._wanted += [(block_pk, agent, priority) for agent in wanted]
 
     def entered(self) -> bool:
         """Whether the run itself may be at work: it has no key, or a place."""
@@ -180,21 +231,30 @@ class Places:
             return
         if self._asked:
             self._ask()
+        if self._wanted:
+            self._ask_for_agents()
         gone, waiting = self._own()
         paused = self._run.status is E.PAUSED and self._began_as is not E.PAUSED
         freed = gone + (waiting if paused else Counter())
-        keys = sorted({*freed, *waiting}, key=_lock_of)
+        keys = sorted({*freed, *waiting} - {(OF_AGENT, ANY_AGENT)}, key=_lock_of)
         if not keys:
             return
         self._lock(keys)
         turns = self._next(keys)
         own = [turn for turn in turns if turn.execution_id == self._run.facts.execution_id]
-        self._take([turn for turn in own if self._may_take(turn)] + self._rides(own))
+        taken = _one_for_each_block([turn for turn in own if self._may_take(turn)] + self._rides(own))
+        left = self._take(self._within_rates(taken))
+        if left:  # who waits behind a block that has got another agent moves up
+            freed += left
+            turns = self._next(keys)
+            own = [turn for turn in turns if turn.execution_id == self._run.facts.execution_id]
         self._wake({t.execution_id for t in turns if t not in own and t.spare < freed[t.kind, t.key]})
 
     def _concerned(self) -> bool:
         facts, run = self._run.facts, self._run
-        if facts.keyed:
+        if facts.keyed or self.of_agents:
+            return True
+        if self.sweep and run.execute(_HAS_AGENTS).fetchone() is not None:
             return True
         return facts.limited and (run.status is E.PENDING or run.status is not self._began_as)
 
@@ -209,10 +269,21 @@ class Places:
             priorities=list(priorities),
         )
 
+    def _ask_for_agents(self) -> None:
+        self._run.execute(
+            _ASK_AGENTS,
+            blocks=[pk for pk, _, _ in self._wanted],
+            keys=[agent.agent_id for _, agent, _ in self._wanted],
+            limits=[agent.limit for _, agent, _ in self._wanted],
+            rates=[agent.rate for _, agent, _ in self._wanted],
+            priorities=[priority for _, _, priority in self._wanted],
+        )
+
     def _own(self) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
         gone: Counter[tuple[str, str]] = Counter()
         waiting: Counter[tuple[str, str]] = Counter()
-        everything = self.sweep or self._run.status in TERMINAL or self._run.status is E.CANCELLING
+        over = self._run.status in TERMINAL or self._run.status is E.CANCELLING
+        everything = self.sweep or self.of_agents or over
         for kind, key, count, left in self._run.execute(_OWN, all=everything):
             (gone if left else waiting)[kind, key] = count
         return gone, waiting
@@ -233,7 +304,27 @@ class Places:
         return [_Turn(*row) for row in rows]
 
     def _may_take(self, turn: _Turn) -> bool:
+        if turn.kind == OF_AGENT:
+            return self._run.works
         return self._run.status is (E.PENDING if turn.kind == OF_RUN else E.RUNNING)
+
+    def _within_rates(self, turns: list[_Turn]) -> list[_Turn]:
+        """Those whose agent takes another call now; the others are looked after when it does."""
+        within = []
+        ahead: Counter[str] = Counter()  # who stood before a turn and has been counted by now
+        for turn in turns:
+            if turn.rate is None:
+                within.append(turn)
+                continue
+            before = turn.rank - 1 - ahead[turn.key]
+            workspace_id = self._run.facts.workspace_id
+            seconds = take_of_rate(self._run.cursor, workspace_id, turn.key, turn.rate, before=before)
+            if seconds <= 0:
+                ahead[turn.key] += 1
+                within.append(turn)
+            else:
+                self._run.look_again(seconds)
+        return within
 
     def _rides(self, own: list[_Turn]) -> list[_Turn]:
         if self._run.facts.parent_execution_id is None:
@@ -242,9 +333,10 @@ class Places:
         known = {turn.id for turn in own}
         return [turn for turn in rows if turn.id not in known and self._may_take(turn)]
 
-    def _take(self, turns: list[_Turn]) -> None:
+    def _take(self, turns: list[_Turn]) -> Counter[tuple[str, str]]:
+        """Take places; for whose agents the blocks wait no longer."""
         if not turns:
-            return
+            return Counter()
         self._run.execute(_TAKE, ids=[turn.id for turn in turns])
         ready = [
             Change(pk=turn.block_pk, idx=turn.idx, iteration=turn.iteration, status=B.READY)
@@ -254,6 +346,10 @@ class Places:
         self.granted = len(self._run.move(ready, B.WAITING_EXTERNAL))
         self._run.look_again(_SOON_S)
         dispatch.on_commit_hint(self._run.facts.execution_id)
+        blocks = [turn.block_pk for turn in turns if turn.kind == OF_AGENT]
+        if not blocks:
+            return Counter()
+        return Counter((OF_AGENT, key) for (key,) in self._run.execute(_LEAVE_OTHERS, blocks=blocks))
 
     def _wake(self, executions: set[UUID]) -> None:
         if not executions:
@@ -261,6 +357,17 @@ class Places:
         self._run.execute(_WAKE, timers=[f"check:{execution}" for execution in executions])
         for execution in sorted(executions):
             dispatch.on_commit_look_at(execution)
+
+
+def _one_for_each_block(turns: list[_Turn]) -> list[_Turn]:
+    """A block that waits for several agents takes one."""
+    return list({turn.block_pk or -turn.id: turn for turn in reversed(turns)}.values())
+
+
+def lock_agents(cursor: psycopg.Cursor[Any], agent_ids: Iterable[str]) -> None:
+    locks = sorted({_lock_of((OF_AGENT, agent_id)) for agent_id in agent_ids})
+    given = {"spaces": [space for space, _ in locks], "buckets": [bucket for _, bucket in locks]}
+    cursor.execute(_LOCK, given).fetchall()
 
 
 def _lock_of(key: tuple[str, str]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
@@ -85,6 +86,7 @@ class Run:
         self._blocks_failed = 0
         self.children_to_check: list[UUID] = []
         self._point: tuple[PointKind, str, int | None] | None = None
+        self.seeks_agents = False  # a block waits until some agent is fit
         self.left_unread = False  # a large value could not be read: what needs it waits
 
     @property
@@ -252,7 +254,7 @@ class Run:
     def move(self, changes: list[Change], leaving: B) -> set[int]:
         if not changes:
             return set()
-        changes = sorted(changes, key=lambda change: change.pk)
+        changes = sorted(self._with_agents(changes), key=lambda change: change.pk)
         for change in changes:
             BLOCK.check(leaving, change.status)
         rows = self.execute(
@@ -276,6 +278,16 @@ class Run:
             leaving=[str(leaving)],
         )
         return {pk for pk, _ in rows}
+
+    def _with_agents(self, changes: list[Change]) -> list[Change]:
+        """Attempts that end elsewhere than with the walker that chose their agent, with that agent."""
+        chosen = self.facts.plan.chosen
+        unnamed = [c.pk for c in changes if c.ended and not c.agent_id and c.idx in chosen] if chosen else []
+        if not unnamed:
+            return changes
+        rows = self.execute(statements.CHOSEN_AGENTS, ids=unnamed)
+        agents = {(pk, attempt): agent_id for pk, attempt, agent_id in rows}
+        return [replace(c, agent_id=agents.get((c.pk, c.attempt), c.agent_id)) for c in changes]
 
     def _close(self, closings: Closings) -> list[Decided]:
         items = sorted(closings.by_idx.items())
@@ -360,6 +372,7 @@ class Run:
 
     def _cancel_waiting(self, reason: str) -> None:
         children = self._open_children()
+        self.places.sweep = True
         self.execute(statements.CANCEL_WAITING, reason=reason)
         human_gate().cancel(execution_id=self.facts.execution_id, block_pks=None, reason=reason)
         self.children_to_check += children

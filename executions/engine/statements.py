@@ -135,6 +135,24 @@ SELECT id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, rou
 UNION ALL SELECT 0, 0, 0, '', 0, 0, 0, 0, 0, ready, walkers FROM tally
 """
 
+# Give claims back for which nobody was called, as if they had not been made.  Fenced by the walker too: the
+# next claim of such a block has the same attempt.
+HAND_BACK = """
+WITH moved AS (
+  UPDATE executions_blockexecution b
+  SET status = 'waiting_external', reason = 'agent', attempt = b.attempt - 1, lease_owner = NULL,
+      lease_expires_at = NULL, available_at = NULL
+  FROM unnest(%(ids)s::bigint[], %(attempts)s::int[]) AS x(id, attempt)
+  WHERE b.id = x.id AND b.attempt = x.attempt AND b.status = 'running' AND b.lease_owner = %(walker)s::uuid
+  RETURNING b.id, b.block_id, b.iteration, b.attempt),
+events AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
+         jsonb_strip_nulls(jsonb_build_object('status', 'waiting_external', 'attempt', attempt,
+           'reason', 'agent', 'item', nullif(iteration, 0))) FROM moved)
+SELECT id FROM moved
+"""
+
 # What a walker holds; all that it brought back is settled by now.
 HELD = """
 SELECT id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, round
@@ -187,6 +205,10 @@ events AS (
            'error', error::jsonb - 'evidence', 'delaySeconds', delay))
   FROM moved)
 SELECT id, attempt FROM moved
+"""
+
+CHOSEN_AGENTS = """
+SELECT block_id, attempt, agent_id FROM executions_routingreceipt WHERE block_id = ANY(%(ids)s::bigint[])
 """
 
 # Close edges: count down, and return the blocks that have none open any more.
@@ -266,7 +288,7 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx >= %(first)s OR
 # what runs is stopped by its worker.
 CANCEL_WAITING = """
 WITH waiting AS (
-  SELECT id, attempt, status = 'waiting_external' AND attempt > 0 AS called, started_at
+  SELECT id, attempt, status = 'waiting_external' AND reason IN ('child', 'callback') AS called, started_at
   FROM executions_blockexecution
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s
     AND status IN ('blocked', 'ready', 'waiting_human', 'waiting_external')),
@@ -292,7 +314,7 @@ SELECT count(*) FROM moved
 CANCEL_LOSERS = """
 WITH lost AS (
   SELECT id, attempt, status = 'waiting_external' AS waiting, started_at,
-         status = 'running' OR (status = 'waiting_external' AND attempt > 0) AS called
+         status = 'running' OR (status = 'waiting_external' AND reason IN ('child', 'callback')) AS called
   FROM executions_blockexecution
   WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = ANY(%(idxs)s::int[])
     AND iteration >= %(first)s

@@ -25,6 +25,8 @@ from .judging import CALLBACK, Change, Claim
 from .opening import Decided
 from .run import Run, lock_row, poke, raw_cursor
 
+SEEK_S = 2.0  # after so long it is looked whether a block that waits for an agent had better choose again
+
 
 @dataclass(slots=True)
 class Turn:
@@ -64,6 +66,7 @@ def take_turn(
         if gate is None:
             return turn
         run = Run(facts, cursor, gate)
+        run.places.of_agents = any(change.limited for change in changes)
         turn.epoch, turn.edits = run.epoch, run.edits
         newcomer = True
         held = [change for change in changes if change.pk != AHEAD]
@@ -71,7 +74,7 @@ def take_turn(
             # A walker all of whose blocks were given to others has lost its place too.
             newcomer = not _settle_plainly(run, turn, changes, walker=walker, want=want, fast=fast)
         elif held:
-            newcomer = not _settle(run, held)
+            newcomer = not _settle(run, held, walker)
             turn.refused = len(held) < len(changes)
         if run.status is E.PENDING and run.places.entered():
             run.begin()
@@ -165,14 +168,37 @@ def _settle_claimed(run: Run, turn: Turn, change: Change) -> bool:
     return False
 
 
-def _settle(run: Run, changes: list[Change]) -> int:
+def _settle(run: Run, changes: list[Change], walker: UUID) -> int:
     """The same, for changes of every kind."""
     if run.status is E.CANCELLING and not run.compensates:
         changes = [_while_cancelling(change) for change in changes]
+    back = [change for change in changes if change.agents is not None]
+    if back:
+        return _hand_back(run, back, walker) + _settle(run, [c for c in changes if c not in back], walker)
+    if not changes:
+        return 0
     moved = run.settle(changes, leaving=B.RUNNING)
     if len(moved) < len(changes):
         _keep_late(run, [change for change in changes if change.pk not in moved])
     _look_for_callbacks(run, [change.pk for change in changes if change.reason == CALLBACK])
+    return len(moved)
+
+
+def _hand_back(run: Run, changes: list[Change], walker: UUID) -> int:
+    """Let blocks wait for whose call no agent was free."""
+    rows = run.execute(
+        statements.HAND_BACK,
+        ids=[change.pk for change in changes],
+        attempts=[change.attempt for change in changes],
+        walker=walker,
+    )
+    moved = {pk for (pk,) in rows}
+    for change in changes:
+        if change.pk in moved:
+            priority = run.facts.plan[change.idx].block.priority
+            run.places.ask_for_agents(change.pk, change.agents or (), priority)
+    if moved:
+        run.look_again(SEEK_S)
     return len(moved)
 
 

@@ -30,6 +30,7 @@ from executions.states import BlockStatus as B
 
 from . import statements
 from .ahead import AHEAD, Ahead, is_plain
+from .choosing import pick
 from .facts import Facts, facts_of
 from .judging import Change, Claim, judge, named
 from .opening import SettledBlocks, simulated_event
@@ -189,8 +190,15 @@ class Walker:
     def _call(self, flight: Flight, known: SettledBlocks, item: JSONValue, event: JSONValue) -> Change:
         claim = flight.claim
         planned = self.facts.plan[claim.idx]
+        picked = self._patiently(lambda _: pick(self.facts, planned, claim))
+        if isinstance(picked, Change):
+            return picked
         flight.started = time.monotonic()
         flight.abandon = lambda: self._abandon(flight)
+        if picked is None:
+            flight.needs_row = True
+            return Change(pk=claim.pk, idx=claim.idx, attempt=claim.attempt, status=B.READY)
+        flight.agent_id, flight.limited = picked.agent_id, picked.limited
         names: JSONObject = {}
         if claim.iteration:
             names = {"item": item, "index": claim.iteration - 1}
@@ -224,10 +232,10 @@ class Walker:
             if isinstance(outcome, Completed) and outcome.bytes > LIMITS.output_bytes:
                 outcome = Completed(self._kept(outcome.output))
         ms = (time.monotonic() - flight.started) * 1000
-        later = flight.needs_row or isinstance(outcome, AwaitCallback)
+        later = flight.needs_row or flight.limited or isinstance(outcome, AwaitCallback)
         if claim.effect != "once" and self.facts.simulation is None and not later:
             history.note(planned.likeness, ms)
-        change = self._judge(planned, claim, outcome, known)
+        change = self._judge(planned, flight, outcome, known)
         if change.status is B.COMPLETED and not claim.iteration:
             self.outputs[claim.idx] = {"output": change.output, "status": "completed"}
         return replace(change, input=resolved, times=(flight.started, time.monotonic()))
@@ -243,7 +251,8 @@ class Walker:
         """Put a large value away before the transaction whose row refers to it."""
         return self._patiently(lambda _: kept(value, workspace_id=self.facts.workspace_id, locked=False))
 
-    def _judge(self, planned: PlanBlock, claim: Claim, outcome: Any, known: SettledBlocks) -> Change:
+    def _judge(self, planned: PlanBlock, flight: Flight, outcome: Any, known: SettledBlocks) -> Change:
+        claim, agent_id = flight.claim, flight.agent_id or ""
         if isinstance(outcome, StartChild):
             child = starting.resolve_child(self.facts, outcome)
             if not isinstance(child, Failure):
@@ -255,10 +264,14 @@ class Walker:
                     status=B.WAITING_EXTERNAL,
                     reason="child",
                     child=child,
-                    agent_id=planned.block.agent_id or "",
+                    agent_id=agent_id,
+                    limited=flight.limited,
                 )
             outcome = Failed(child)
-        return judge(planned, claim, outcome, scope=lambda: self._scope(known, named(planned)))
+        change = judge(planned, claim, outcome, scope=lambda: self._scope(known, named(planned)))
+        if agent_id == change.agent_id and not flight.limited:
+            return change
+        return replace(change, agent_id=agent_id, limited=flight.limited)
 
     def _abandon(self, flight: Flight) -> None:
         failure = Failure(
@@ -268,7 +281,7 @@ class Walker:
             outcome_unknown=True,
         )
         planned = self.facts.plan[flight.claim.idx]
-        change = self._judge(planned, flight.claim, Failed(failure), self.outputs)
+        change = self._judge(planned, flight, Failed(failure), self.outputs)
         take_turn(self.facts, uuid4(), [change], want=0)
         dispatch.hint(self.facts.execution_id)
 
@@ -284,7 +297,7 @@ class Walker:
             execution_id=self.facts.execution_id,
             block_id=block.block_id,
             attempt=claim.attempt,
-            agent_id=block.agent_id,
+            agent_id=flight.agent_id,
             tool_type=block.tool_type,
             configuration=block.configuration,
             input=given,

@@ -52,6 +52,8 @@ class Flight:
     token: CancelToken = field(default_factory=CancelToken)
     started: float = 0.0  # monotonic; 0 while it waits its turn in a batch
     abandoned: bool = False
+    agent_id: str | None = None  # who is called
+    limited: bool = False  # the attempt holds a place of it
     abandon: Callable[[], None] = lambda: None
     address_given: bool = False  # the other side was told where to bring the result later
     needs_row: bool = False  # it was done ahead of its claim, and cannot be: nothing was sent

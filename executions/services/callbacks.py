@@ -16,13 +16,21 @@ from agentflow.events import store
 from agentflow.events.models import Level
 from agentflow.types import JSONObject
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.plan import PlanBlock
 from executions import dispatch
 from executions.engine import statements
 from executions.engine.facts import facts_of
 from executions.engine.judging import CALLBACK, Change, Claim, judge, named
 from executions.engine.rows import loads
 from executions.engine.run import Run, locked
-from executions.models import AttemptOutcome, BlockAttempt, BlockExecution, CallbackAnswer, LateResult
+from executions.models import (
+    AttemptOutcome,
+    BlockAttempt,
+    BlockExecution,
+    CallbackAnswer,
+    LateResult,
+    RoutingReceipt,
+)
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
@@ -61,7 +69,8 @@ def receive(*, block_pk: int, attempt: int, brought: Completed | Failed) -> None
     facts = facts_of(found[0]) if found is not None else None
     if found is None or facts is None:
         raise NotFound()
-    outcome = invocation.called_back(facts.workspace_id, facts.plan[found[1]].block.agent_id, brought)
+    agent_id = _called(facts.plan[found[1]], block_pk, attempt)
+    outcome = invocation.called_back(facts.workspace_id, agent_id, brought)
     with locked(facts) as run:
         block = BlockExecution.objects.get(pk=block_pk)
         if attempt > block.attempt:
@@ -69,6 +78,14 @@ def receive(*, block_pk: int, attempt: int, brought: Completed | Failed) -> None
         refusal = _receive(run, block, attempt, _digest(brought), outcome)
     if refusal is not None:  # told after the commit: what came late is kept
         raise refusal
+
+
+def _called(planned: PlanBlock, block_pk: int, attempt: int) -> str | None:
+    """The agent that the attempt went to."""
+    if not planned.chosen:
+        return planned.block.agent_id
+    receipts = RoutingReceipt.objects.filter(block=block_pk, attempt=attempt)
+    return receipts.values_list("agent_id", flat=True).first()
 
 
 def _receive(

@@ -25,7 +25,7 @@ from executions.states import TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
-from . import callbacks, control, signals
+from . import callbacks, control, seeking, signals
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +72,7 @@ def look(execution_id: UUID) -> bool:
             signals.take_events(run)
         if run.works:
             _end_waits(run)
+            seeking.seek(run)
         run.advance()
         standing = _standing(run)
         _mark(run, standing)
@@ -222,6 +223,8 @@ def _plan_next_look(run: Run, standing: Standing) -> bool:
     moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
     if run.left_unread:
         moments.append(UNREAD_S)
+    if run.seeks_agents:
+        moments.append(SOON_S)
     calls = (run.status is E.PENDING or run.works) and wanted > 0
     if calls:
         dispatch.on_commit_hint(run.facts.execution_id, wanted)

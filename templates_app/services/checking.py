@@ -88,6 +88,7 @@ def row_issues(
     specs = registry.resolve_many(workspace_id, {name for name, _ in references.agents(definition)})
     return [
         *_agents(definition, specs),
+        *_capabilities(definition, workspace_id),
         *_levels(definition, workspace_id),
         *(_templates(definition, specs, workspace_id, template_id) if calls else ()),
     ]
@@ -109,6 +110,19 @@ def _agents(definition: Definition, specs: Mapping[str, AgentSpec]) -> list[Issu
         elif not spec.enabled:
             message = f"The agent {agent_id!r} is switched off."
             issues.append(_start("agent_disabled", at, message, "Ask an operator to switch it on."))
+    return issues
+
+
+def _capabilities(definition: Definition, workspace_id: UUID) -> list[Issue]:
+    issues = []
+    for index, block in enumerate(definition.blocks):
+        if block.agent_id is not None or not block.capabilities:
+            continue
+        if not registry.able(workspace_id, block.capabilities, block.tool_type):
+            wanted = ", ".join(block.capabilities)
+            message = f"No agent of this workspace that is switched on can do {wanted}."
+            at = pointer("blocks", index, "capabilities")
+            issues.append(_start("no_able_agent", at, message, "Register one, or name an agent."))
     return issues
 
 

@@ -21,6 +21,7 @@ class Block:
     tool_type: str | None = None
     effect: str | None = None
     configuration: dict[str, Any] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
 
 
 def test_an_agent_is_found_by_its_name_in_its_workspace_only(workspace: Workspace) -> None:

@@ -22,7 +22,8 @@ def _attempts(story: Story, row: BlockExecution) -> Iterator[str]:
     name = f"{row.block_id}[{row.iteration}] in epoch {row.epoch}"
     ended = story.attempts.get(row.pk, [])
     numbers = [attempt.attempt for attempt in ended]
-    in_flight = row.attempt > 0 and (row.status == B.RUNNING or row.status == B.WAITING_EXTERNAL)
+    waits = row.status == B.WAITING_EXTERNAL and row.reason != "agent"
+    in_flight = row.attempt > 0 and (row.status == B.RUNNING or waits)
     if numbers != list(range(1, row.attempt + 1 - in_flight)):
         yield f"{name}: attempts {numbers} have ended, {row.attempt} were begun"
     accepted = [attempt.attempt for attempt in ended if attempt.outcome == AttemptOutcome.OK]

@@ -140,7 +140,8 @@ class Fold:
         if not _is_edge(before, after):
             self._say("I3" if before.status in SETTLED else "I2", step)
         starts = after.status is B.RUNNING
-        if after.attempt != before.attempt + starts:
+        handed_back = before.status is B.RUNNING and after.reason == "agent"  # nobody was called
+        if after.attempt != before.attempt + starts - handed_back:
             self._say("I4", f"{step}, attempt {before.attempt} became {after.attempt}")
         works = self.compensates if planned.compensates is not None else self.status is E.RUNNING
         if starts and not works:

@@ -235,7 +235,6 @@ def test_a_compensation_may_name_its_own_block_and_must_not_share_its_name() -> 
 
 
 LATER: list[tuple[dict[str, Any], str]] = [
-    ({"agentId": None, "capabilities": ["sums"]}, "capabilities"),
     ({"humanInLoop": {"type": "review"}}, "humanInLoop/type"),
     ({"humanInLoop": {"type": "edit"}}, "humanInLoop/type"),
 ]
@@ -254,6 +253,7 @@ def test_what_cannot_be_executed_yet_is_said_and_not_ignored(fields: dict[str, A
         {"join": "merge", "runOn": "success", "onError": "fail", "checkpoint": False, "priority": 0},
         {"humanInLoop": {"type": "review", "required": False}},
         {"capabilities": ["sums"]},
+        {"agentId": None, "capabilities": ["sums"]},
         {"forEach": {"items": "[1]"}},
         {"checkpoint": True},
         {"repeat": {"until": "index == 1", "maxIterations": 3}},
@@ -288,7 +288,6 @@ def test_all_issues_are_found_at_once_and_in_order() -> None:
         "unknown_dependency",
         "unknown_block",
         "unknown_name",
-        "not_executable_yet",
         "cycle",
     }
     assert [int(at.split("/")[2]) for _, at in codes] == sorted(int(at.split("/")[2]) for _, at in codes)

@@ -1,0 +1,268 @@
+"""Whom a claimed block calls: the agent it names, or the best of those that can do what it asks for.
+
+Called by a walker between the claim and the call, outside the run's lock.  An agent with limits, and any
+agent that was chosen, gets a place for the attempt (module `places`) and the attempt its receipt, in one
+transaction: the receipt is there before the call, so that after a crash it is known who may have done it.
+Without a free place the claim is handed back, and the block waits as a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+
+from agentflow.agents import registry, selection
+from agentflow.agents.matching import Candidate, Requirements
+from agentflow.agents.selection import Load, Purpose
+from agentflow.types import JSONObject
+from agentflow.workflow.plan import PlanBlock
+from executions.models import AttemptOutcome
+from executions.states import BlockStatus as B
+
+from .ahead import AHEAD
+from .facts import Facts, as_json
+from .judging import AGENT, AgentPlace, Change, Claim
+from .places import GOES_ON, LIVE, UNLIMITED, lock_agents
+from .rates import take_of_rate, wait_for
+from .rows import loads
+from .run import raw_cursor
+
+WAITS_FOR = 5  # of the agents that are fit but busy: the best
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Who is called.  `limited`: the attempt holds a place, which its settling gives back."""
+
+    agent_id: str | None
+    limited: bool = False
+
+
+def pick(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change | None:
+    """The agent, or the change that hands the claim back; None: this cannot be done ahead of a claim."""
+    if facts.simulation is not None:
+        return Pick(planned.block.agent_id)
+    if planned.chosen:
+        return None if claim.pk == AHEAD else _chosen(facts, planned, claim)
+    agent_id = planned.block.agent_id
+    spec = registry.resolve(facts.workspace_id, agent_id) if agent_id else None
+    if spec is None or not spec.enabled:
+        return Pick(agent_id)
+    limits = spec.limits
+    if limits.concurrency is None and limits.rate_per_minute is None:
+        return Pick(agent_id)
+    if claim.pk == AHEAD:
+        return None
+    place = AgentPlace(spec.agent_id, limits.concurrency or UNLIMITED, limits.rate_per_minute)
+    receipts = {spec.agent_id: {"asked": {"agentId": spec.agent_id}, "chosen": spec.agent_id}}
+    taken = _take(facts, claim, [place], receipts)
+    return _back(claim, (place,)) if taken is None else Pick(taken, limited=True)
+
+
+def waits_in_vain(facts: Facts, planned: PlanBlock, effect: str, waits_for: Sequence[str]) -> bool:
+    """Whether a block that waits for these agents had better choose again."""
+    if not planned.chosen:
+        spec = registry.resolve(facts.workspace_id, planned.block.agent_id or "")
+        limits = spec.limits if spec is not None and spec.enabled else None
+        return limits is None or (limits.concurrency is None and limits.rate_per_minute is None)
+    found = selection.choose(
+        facts.workspace_id, asked_by(planned, effect), purpose=_purpose(facts, planned)
+    ).ranking
+    fit = [each.agent_id for each in found.fit]
+    known = [selection.candidate(facts.workspace_id, agent_id) for agent_id in fit]
+    unlimited = any(each is not None and not each.limited for each in known)
+    return bool(fit) and (unlimited or len(set(fit) & set(waits_for)) < min(len(fit), WAITS_FOR))
+
+
+def asked_by(planned: PlanBlock, effect: str) -> Requirements:
+    """What a block asks of an agent; the effect that was fixed at the start is the most it may have."""
+    block = planned.block
+    return Requirements(
+        capabilities=block.capabilities,
+        tool_type=block.tool_type,
+        effect=None if block.effect else effect,
+    )
+
+
+def _purpose(facts: Facts, planned: PlanBlock) -> Purpose:
+    return Purpose(facts.version.template_id, planned.block_id)
+
+
+def _chosen(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change:
+    failed, bound = _before(facts, claim)
+    choice = selection.choose(
+        facts.workspace_id,
+        asked_by(planned, claim.effect),
+        purpose=_purpose(facts, planned),
+        load=loads_of(facts),
+        exclude=failed,
+        only=bound,
+        seed=f"{facts.execution_id}:{claim.idx}:{claim.iteration}:{claim.attempt}",
+    )
+    places = []
+    for each in choice.ranking.fit:
+        found = selection.candidate(facts.workspace_id, each.agent_id)
+        assert found is not None
+        places.append(_place(found))
+    receipts = {place.agent_id: choice.receipt(place.agent_id) for place in places}
+    taken = _take(facts, claim, places, receipts)
+    return _back(claim, tuple(places[:WAITS_FOR])) if taken is None else Pick(taken, limited=True)
+
+
+def _place(found: Candidate) -> AgentPlace:
+    return AgentPlace(found.agent_id, found.concurrency or UNLIMITED, found.rate_per_minute)
+
+
+def _back(claim: Claim, agents: tuple[AgentPlace, ...]) -> Change:
+    return Change(
+        pk=claim.pk,
+        idx=claim.idx,
+        iteration=claim.iteration,
+        attempt=claim.attempt,
+        status=B.WAITING_EXTERNAL,
+        reason=AGENT,
+        agents=agents,
+    )
+
+
+# -- what happened before ------------------------------------------------------
+
+_BEFORE = """
+SELECT b.id = o.id, r.attempt > o.tries_from, r.agent_id, a.outcome, a.failure
+FROM executions_blockexecution o
+JOIN executions_blockexecution b
+  ON b.execution_id = o.execution_id AND b.idx = o.idx AND b.iteration = o.iteration AND b.epoch <= o.epoch
+JOIN executions_routingreceipt r ON r.block_id = b.id
+LEFT JOIN executions_blockattempt a ON a.block_id = b.id AND a.attempt = r.attempt
+WHERE o.id = %(block)s AND NOT (b.id = o.id AND r.attempt = %(attempt)s)
+ORDER BY b.epoch, r.attempt
+"""
+
+
+def _before(facts: Facts, claim: Claim) -> tuple[set[str], str | None]:
+    """Agents that failed at this, and the only one that may repeat it: what it did is not known.
+
+    Another agent would not recognise the key of an effect that may have happened.
+    """
+    failed: set[str] = set()
+    bound: str | None = None
+    rows = raw_cursor().execute(_BEFORE, {"block": claim.pk, "attempt": claim.attempt})
+    for same_row, counts, agent_id, outcome, failure in rows:
+        if outcome == AttemptOutcome.OK:
+            failed.clear()
+            bound = None
+            continue
+        unknown = outcome != AttemptOutcome.ERROR or bool((loads(failure) or {}).get("outcomeUnknown"))
+        if unknown and claim.effect != "pure":
+            bound = agent_id
+        if same_row and counts and outcome == AttemptOutcome.ERROR:
+            failed.add(agent_id)
+    return (failed - {bound} if bound else failed), bound
+
+
+# -- places --------------------------------------------------------------------
+
+_LOADS = f"""
+SELECT p.key, p.held, count(*)::int FROM executions_place p
+JOIN executions_execution e ON e.id = p.execution_id
+JOIN executions_blockexecution b ON b.id = p.block_id
+WHERE p.workspace_id = %(workspace)s AND p.kind = 'agent' AND ({LIVE}) AND (p.held OR {GOES_ON})
+GROUP BY 1, 2
+"""
+
+_WINDOWS = """
+SELECT agent_id, calls, extract(epoch FROM statement_timestamp())::float8 FROM executions_agentwindow
+WHERE workspace_id = %(workspace)s
+"""
+
+_GRANTED = """
+SELECT key FROM executions_place
+WHERE block_id = %(block)s AND kind = 'agent' AND held AND attempt = %(attempt)s
+"""
+
+_COUNTS = f"""
+SELECT p.key, count(*)::int FROM executions_place p
+JOIN executions_execution e ON e.id = p.execution_id
+JOIN executions_blockexecution b ON b.id = p.block_id
+WHERE p.workspace_id = %(workspace)s AND p.kind = 'agent' AND p.key = ANY(%(agents)s::text[]) AND ({LIVE})
+  AND (p.held OR {GOES_ON}) AND p.block_id <> %(block)s
+GROUP BY 1
+"""
+
+_HOLD = """
+INSERT INTO executions_place (workspace_id, kind, key, places, rate, priority, execution_id, block_id, held,
+    attempt)
+VALUES (%(workspace)s, 'agent', %(agent)s, %(limit)s, %(rate)s, 0, %(execution)s, %(block)s, true,
+    %(attempt)s)
+ON CONFLICT (block_id, kind, key) DO UPDATE SET held = true, attempt = excluded.attempt,
+    places = excluded.places, rate = excluded.rate
+"""
+
+_RECEIVE = """
+INSERT INTO executions_routingreceipt (block_id, attempt, agent_id, receipt)
+VALUES (%(block)s, %(attempt)s, %(agent)s, %(receipt)s::jsonb)
+ON CONFLICT (block_id, attempt) DO UPDATE
+  SET agent_id = excluded.agent_id, receipt = excluded.receipt, at = statement_timestamp()
+"""
+
+
+def loads_of(facts: Facts) -> dict[str, Load]:
+    """How busy the workspace's agents are."""
+    cursor, given = raw_cursor(), {"workspace": facts.workspace_id}
+    found: dict[str, dict[bool, int]] = {}
+    for agent_id, held, count in cursor.execute(_LOADS, given):
+        found.setdefault(agent_id, {})[held] = count
+    waits: dict[str, float] = {}
+    for agent_id, calls, now in cursor.execute(_WINDOWS, given):
+        known = selection.candidate(facts.workspace_id, agent_id)
+        if known is not None and known.rate_per_minute is not None:
+            waits[agent_id] = wait_for(loads(calls), now, known.rate_per_minute)
+    return {
+        agent_id: Load(counts.get(True, 0), counts.get(False, 0), waits.get(agent_id, 0.0))
+        for agent_id, counts in ((each, found.get(each, {})) for each in found.keys() | waits.keys())
+    }
+
+
+def _take(
+    facts: Facts, claim: Claim, places: Sequence[AgentPlace], receipts: Mapping[str, JSONObject]
+) -> str | None:
+    """Take the first of these agents that has room, with its receipt.  None: none has."""
+    if not places:
+        return None
+    given: dict[str, Any] = {
+        "workspace": facts.workspace_id,
+        "execution": facts.execution_id,
+        "block": claim.pk,
+        "attempt": claim.attempt,
+    }
+    with transaction.atomic():
+        cursor = raw_cursor()
+        by_id = {place.agent_id: place for place in places}
+        granted = {row[0] for row in cursor.execute(_GRANTED, given)} & by_id.keys()
+        taken = by_id[min(granted)] if granted else None
+        if taken is None:
+            limited = [p.agent_id for p in places if p.limit < UNLIMITED or p.rate is not None]
+            if limited:
+                lock_agents(cursor, limited)
+            counts = dict(cursor.execute(_COUNTS, {**given, "agents": limited}).fetchall()) if limited else {}
+            taken = next((p for p in places if _has_room(cursor, facts, p, counts.get(p.agent_id, 0))), None)
+            if taken is None:
+                return None
+            cursor.execute(
+                _HOLD, {**given, "agent": taken.agent_id, "limit": taken.limit, "rate": taken.rate}
+            )
+        receipt = receipts[taken.agent_id]
+        cursor.execute(_RECEIVE, {**given, "agent": taken.agent_id, "receipt": as_json(receipt)})
+        return taken.agent_id
+
+
+def _has_room(cursor: Any, facts: Facts, place: AgentPlace, taken: int) -> bool:
+    """Nobody overtakes those that wait: they are counted with those at work."""
+    if taken >= place.limit:
+        return False
+    if place.rate is None:
+        return True
+    return take_of_rate(cursor, facts.workspace_id, place.agent_id, place.rate) <= 0
