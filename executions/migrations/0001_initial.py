@@ -8,248 +8,124 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     initial = True
 
     dependencies = [
-        ("governance", "0002_audit_append_only"),
-        ("templates_app", "0002_versions_are_immutable"),
+        ('governance', '0002_audit_append_only'),
+        ('templates_app', '0002_versions_are_immutable'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="BlockExecution",
+            name='BlockExecution',
             fields=[
-                ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("epoch", models.PositiveIntegerField(default=1)),
-                ("idx", models.PositiveIntegerField()),
-                ("iteration", models.PositiveIntegerField(default=0)),
-                ("block_id", models.TextField()),
-                (
-                    "status",
-                    models.CharField(
-                        choices=[
-                            ("blocked", "Blocked"),
-                            ("ready", "Ready"),
-                            ("running", "Running"),
-                            ("waiting_human", "Waiting Human"),
-                            ("waiting_external", "Waiting External"),
-                            ("completed", "Completed"),
-                            ("failed", "Failed"),
-                            ("skipped", "Skipped"),
-                            ("cancelled", "Cancelled"),
-                        ],
-                        max_length=16,
-                    ),
-                ),
-                ("todo", models.PositiveIntegerField()),
-                ("dead", models.PositiveIntegerField(default=0)),
-                ("failed", models.PositiveIntegerField(default=0)),
-                ("attempt", models.PositiveIntegerField(default=0)),
-                ("crashes", models.PositiveSmallIntegerField(default=0)),
-                ("effect", models.CharField(max_length=5)),
-                ("effect_seq", models.PositiveIntegerField(default=0)),
-                ("available_at", models.DateTimeField(null=True)),
-                ("lease_owner", models.UUIDField(null=True)),
-                ("lease_expires_at", models.DateTimeField(null=True)),
-                ("started_at", models.DateTimeField(null=True)),
-                ("completed_at", models.DateTimeField(null=True)),
-                ("input", models.JSONField(null=True)),
-                ("output", models.JSONField(null=True)),
-                ("error", models.JSONField(null=True)),
-                ("reason", models.TextField(blank=True, default="")),
-                ("choice", models.JSONField(null=True)),
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('epoch', models.PositiveIntegerField(default=1)),
+                ('idx', models.PositiveIntegerField()),
+                ('iteration', models.PositiveIntegerField(default=0)),
+                ('block_id', models.TextField()),
+                ('status', models.CharField(choices=[('blocked', 'Blocked'), ('ready', 'Ready'), ('running', 'Running'), ('waiting_human', 'Waiting Human'), ('waiting_external', 'Waiting External'), ('completed', 'Completed'), ('failed', 'Failed'), ('skipped', 'Skipped'), ('cancelled', 'Cancelled')], max_length=16)),
+                ('todo', models.PositiveIntegerField()),
+                ('dead', models.PositiveIntegerField(default=0)),
+                ('failed', models.PositiveIntegerField(default=0)),
+                ('attempt', models.PositiveIntegerField(default=0)),
+                ('crashes', models.PositiveSmallIntegerField(default=0)),
+                ('effect', models.CharField(max_length=5)),
+                ('effect_seq', models.PositiveIntegerField(default=0)),
+                ('available_at', models.DateTimeField(null=True)),
+                ('lease_owner', models.UUIDField(null=True)),
+                ('lease_expires_at', models.DateTimeField(null=True)),
+                ('started_at', models.DateTimeField(null=True)),
+                ('completed_at', models.DateTimeField(null=True)),
+                ('input', models.JSONField(null=True)),
+                ('output', models.JSONField(null=True)),
+                ('error', models.JSONField(null=True)),
+                ('reason', models.TextField(blank=True, default='')),
+                ('choice', models.JSONField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name="Execution",
+            name='Execution',
             fields=[
-                (
-                    "id",
-                    models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
-                ),
-                (
-                    "status",
-                    models.CharField(
-                        choices=[
-                            ("pending", "Pending"),
-                            ("running", "Running"),
-                            ("paused", "Paused"),
-                            ("cancelling", "Cancelling"),
-                            ("completed", "Completed"),
-                            ("failed", "Failed"),
-                            ("cancelled", "Cancelled"),
-                        ],
-                        default="pending",
-                        max_length=10,
-                    ),
-                ),
-                ("epoch", models.PositiveIntegerField(default=1)),
-                ("input", models.JSONField(default=dict)),
-                ("simulation", models.JSONField(null=True)),
-                ("max_parallel", models.PositiveIntegerField()),
-                ("open_sinks", models.PositiveIntegerField()),
-                ("failed_blocks", models.PositiveIntegerField(default=0)),
-                ("ends_as", models.CharField(blank=True, max_length=10)),
-                ("parent_attempt", models.PositiveIntegerField(blank=True, null=True)),
-                ("depth", models.PositiveSmallIntegerField(default=0)),
-                ("error", models.JSONField(null=True)),
-                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ("started_at", models.DateTimeField(null=True)),
-                ("completed_at", models.DateTimeField(null=True)),
-                ("deadline_at", models.DateTimeField(null=True)),
-                (
-                    "created_by",
-                    models.ForeignKey(
-                        null=True,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="+",
-                        to=settings.AUTH_USER_MODEL,
-                    ),
-                ),
-                (
-                    "parent_block",
-                    models.ForeignKey(
-                        blank=True,
-                        null=True,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="children",
-                        to="executions.blockexecution",
-                    ),
-                ),
-                (
-                    "template_version",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="executions",
-                        to="templates_app.templateversion",
-                    ),
-                ),
-                (
-                    "workspace",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="executions",
-                        to="governance.workspace",
-                    ),
-                ),
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('status', models.CharField(choices=[('pending', 'Pending'), ('running', 'Running'), ('paused', 'Paused'), ('cancelling', 'Cancelling'), ('completed', 'Completed'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='pending', max_length=10)),
+                ('epoch', models.PositiveIntegerField(default=1)),
+                ('input', models.JSONField(default=dict)),
+                ('simulation', models.JSONField(null=True)),
+                ('max_parallel', models.PositiveIntegerField()),
+                ('open_sinks', models.PositiveIntegerField()),
+                ('failed_blocks', models.PositiveIntegerField(default=0)),
+                ('ends_as', models.CharField(blank=True, max_length=10)),
+                ('parent_attempt', models.PositiveIntegerField(blank=True, null=True)),
+                ('depth', models.PositiveSmallIntegerField(default=0)),
+                ('error', models.JSONField(null=True)),
+                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('started_at', models.DateTimeField(null=True)),
+                ('completed_at', models.DateTimeField(null=True)),
+                ('deadline_at', models.DateTimeField(null=True)),
+                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('parent_block', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='children', to='executions.blockexecution')),
+                ('template_version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='executions', to='templates_app.templateversion')),
+                ('workspace', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='executions', to='governance.workspace')),
             ],
         ),
         migrations.AddField(
-            model_name="blockexecution",
-            name="execution",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.CASCADE, related_name="blocks", to="executions.execution"
-            ),
+            model_name='blockexecution',
+            name='execution',
+            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='blocks', to='executions.execution'),
         ),
         migrations.CreateModel(
-            name="LateResult",
+            name='LateResult',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("attempt", models.PositiveIntegerField()),
-                ("output", models.JSONField(null=True)),
-                ("failure", models.JSONField(null=True)),
-                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                (
-                    "block",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="late_results",
-                        to="executions.blockexecution",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('attempt', models.PositiveIntegerField()),
+                ('output', models.JSONField(null=True)),
+                ('failure', models.JSONField(null=True)),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('block', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='late_results', to='executions.blockexecution')),
             ],
         ),
         migrations.CreateModel(
-            name="Timer",
+            name='Timer',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                (
-                    "kind",
-                    models.CharField(
-                        choices=[("check", "Check"), ("approval_timeout", "Approval Timeout")], max_length=20
-                    ),
-                ),
-                ("key", models.TextField(unique=True)),
-                ("subject", models.UUIDField(null=True)),
-                ("due_at", models.DateTimeField(db_index=True)),
-                ("tries", models.PositiveIntegerField(default=0)),
-                ("progress", models.BigIntegerField(default=0)),
-                (
-                    "execution",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="timers",
-                        to="executions.execution",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('kind', models.CharField(choices=[('check', 'Check'), ('approval_timeout', 'Approval Timeout')], max_length=20)),
+                ('key', models.TextField(unique=True)),
+                ('subject', models.UUIDField(null=True)),
+                ('due_at', models.DateTimeField(db_index=True)),
+                ('tries', models.PositiveIntegerField(default=0)),
+                ('progress', models.BigIntegerField(default=0)),
+                ('execution', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='timers', to='executions.execution')),
             ],
         ),
         migrations.CreateModel(
-            name="BlockAttempt",
+            name='BlockAttempt',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("attempt", models.PositiveIntegerField()),
-                (
-                    "outcome",
-                    models.CharField(
-                        choices=[
-                            ("ok", "Ok"),
-                            ("error", "Error"),
-                            ("rescued", "Rescued"),
-                            ("cancelled", "Cancelled"),
-                        ],
-                        max_length=9,
-                    ),
-                ),
-                ("agent_id", models.TextField(blank=True, default="")),
-                ("failure", models.JSONField(null=True)),
-                ("started_at", models.DateTimeField()),
-                ("ended_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                (
-                    "block",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="attempts",
-                        to="executions.blockexecution",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('attempt', models.PositiveIntegerField()),
+                ('outcome', models.CharField(choices=[('ok', 'Ok'), ('error', 'Error'), ('rescued', 'Rescued'), ('cancelled', 'Cancelled')], max_length=9)),
+                ('agent_id', models.TextField(blank=True, default='')),
+                ('failure', models.JSONField(null=True)),
+                ('started_at', models.DateTimeField()),
+                ('ended_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('block', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='executions.blockexecution')),
             ],
             options={
-                "constraints": [
-                    models.UniqueConstraint(fields=("block", "attempt"), name="one_row_per_attempt")
-                ],
+                'constraints': [models.UniqueConstraint(fields=('block', 'attempt'), name='one_row_per_attempt')],
             },
         ),
         migrations.AddIndex(
-            model_name="execution",
-            index=models.Index(fields=["workspace", "-created_at"], name="execution_recent"),
+            model_name='execution',
+            index=models.Index(fields=['workspace', '-created_at'], name='execution_recent'),
         ),
         migrations.AddConstraint(
-            model_name="execution",
-            constraint=models.UniqueConstraint(
-                fields=("parent_block", "parent_attempt"), name="one_child_per_attempt"
-            ),
+            model_name='execution',
+            constraint=models.UniqueConstraint(fields=('parent_block', 'parent_attempt'), name='one_child_per_attempt'),
         ),
         migrations.AddConstraint(
-            model_name="blockexecution",
-            constraint=models.UniqueConstraint(
-                fields=("execution", "epoch", "idx", "iteration"), name="one_row_per_block_and_iteration"
-            ),
+            model_name='blockexecution',
+            constraint=models.UniqueConstraint(fields=('execution', 'epoch', 'idx', 'iteration'), name='one_row_per_block_and_iteration'),
         ),
     ]

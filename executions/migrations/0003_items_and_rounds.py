@@ -4,24 +4,25 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0002_storage"),
+        ('executions', '0002_storage'),
     ]
 
     operations = [
         migrations.AddField(
-            model_name="blockexecution",
-            name="item",
+            model_name='blockexecution',
+            name='item',
             field=models.JSONField(null=True),
         ),
         migrations.AddField(
-            model_name="blockexecution",
-            name="round",
+            model_name='blockexecution',
+            name='round',
             field=models.PositiveIntegerField(default=0),
         ),
         migrations.AddField(
-            model_name="blockexecution",
-            name="tries_from",
+            model_name='blockexecution',
+            name='tries_from',
             field=models.PositiveIntegerField(default=0),
         ),
     ]

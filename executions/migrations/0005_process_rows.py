@@ -6,30 +6,28 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0004_carried_blocks"),
+        ('executions', '0004_carried_blocks'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="Process",
+            name='Process',
             fields=[
-                (
-                    "id",
-                    models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
-                ),
-                ("kind", models.CharField(choices=[("worker", "Worker"), ("clock", "Clock")], max_length=6)),
-                ("name", models.TextField()),
-                ("host", models.TextField()),
-                ("pid", models.PositiveIntegerField()),
-                ("queues", models.JSONField(default=list)),
-                ("threads", models.PositiveIntegerField(default=1)),
-                ("started_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ("seen_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ("heard_at", models.DateTimeField(null=True)),
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('kind', models.CharField(choices=[('worker', 'Worker'), ('clock', 'Clock')], max_length=6)),
+                ('name', models.TextField()),
+                ('host', models.TextField()),
+                ('pid', models.PositiveIntegerField()),
+                ('queues', models.JSONField(default=list)),
+                ('threads', models.PositiveIntegerField(default=1)),
+                ('started_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('heard_at', models.DateTimeField(null=True)),
             ],
             options={
-                "verbose_name_plural": "processes",
+                'verbose_name_plural': 'processes',
             },
         ),
     ]

@@ -5,56 +5,28 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0006_business_key"),
+        ('executions', '0006_business_key'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="EventWait",
+            name='EventWait',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("epoch", models.PositiveIntegerField()),
-                ("workspace_id", models.UUIDField()),
-                ("type", models.TextField()),
-                ("correlation", models.TextField(blank=True, default="")),
-                ("received", models.UUIDField(null=True)),
-                ("event", models.JSONField(null=True)),
-                (
-                    "block",
-                    models.OneToOneField(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="event_wait",
-                        to="executions.blockexecution",
-                    ),
-                ),
-                (
-                    "execution",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="+",
-                        to="executions.execution",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('epoch', models.PositiveIntegerField()),
+                ('workspace_id', models.UUIDField()),
+                ('type', models.TextField()),
+                ('correlation', models.TextField(blank=True, default='')),
+                ('received', models.UUIDField(null=True)),
+                ('event', models.JSONField(null=True)),
+                ('block', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='event_wait', to='executions.blockexecution')),
+                ('execution', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='executions.execution')),
             ],
             options={
-                "indexes": [
-                    models.Index(
-                        condition=models.Q(("received", None)),
-                        fields=["workspace_id", "type", "correlation"],
-                        name="waits_by_key",
-                    )
-                ],
-                "constraints": [
-                    models.UniqueConstraint(
-                        fields=("execution", "epoch", "received"), name="one_wait_per_event"
-                    )
-                ],
+                'indexes': [models.Index(condition=models.Q(('received', None)), fields=['workspace_id', 'type', 'correlation'], name='waits_by_key')],
+                'constraints': [models.UniqueConstraint(fields=('execution', 'epoch', 'received'), name='one_wait_per_event')],
             },
         ),
     ]

@@ -4,19 +4,15 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0007_event_waits"),
+        ('executions', '0007_event_waits'),
     ]
 
     operations = [
         migrations.AddField(
-            model_name="execution",
-            name="durability",
-            field=models.CharField(
-                choices=[("strict", "Strict"), ("group", "Group")],
-                db_default="group",
-                default="group",
-                max_length=6,
-            ),
+            model_name='execution',
+            name='durability',
+            field=models.CharField(choices=[('strict', 'Strict'), ('group', 'Group')], db_default='group', default='group', max_length=6),
         ),
     ]

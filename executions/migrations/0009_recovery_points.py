@@ -7,61 +7,29 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0008_durability"),
+        ('executions', '0008_durability'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="RecoveryPoint",
+            name='RecoveryPoint',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("epoch", models.PositiveIntegerField()),
-                (
-                    "kind",
-                    models.CharField(
-                        choices=[
-                            ("interval", "Interval"),
-                            ("checkpoint", "Checkpoint"),
-                            ("decision", "Decision"),
-                            ("restart", "Restart"),
-                            ("manual", "Manual"),
-                        ],
-                        max_length=10,
-                    ),
-                ),
-                ("name", models.TextField(blank=True, default="")),
-                ("xid", models.BigIntegerField()),
-                ("settled", models.BinaryField()),
-                ("settled_count", models.PositiveIntegerField()),
-                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                (
-                    "created_by",
-                    models.ForeignKey(
-                        null=True,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="+",
-                        to=settings.AUTH_USER_MODEL,
-                    ),
-                ),
-                (
-                    "execution",
-                    models.ForeignKey(
-                        db_index=False,
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="recovery_points",
-                        to="executions.execution",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('epoch', models.PositiveIntegerField()),
+                ('kind', models.CharField(choices=[('interval', 'Interval'), ('checkpoint', 'Checkpoint'), ('decision', 'Decision'), ('restart', 'Restart'), ('manual', 'Manual')], max_length=10)),
+                ('name', models.TextField(blank=True, default='')),
+                ('xid', models.BigIntegerField()),
+                ('settled', models.BinaryField()),
+                ('settled_count', models.PositiveIntegerField()),
+                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('execution', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='recovery_points', to='executions.execution')),
             ],
             options={
-                "indexes": [models.Index(fields=["execution", "-id"], name="points_of_execution")],
+                'indexes': [models.Index(fields=['execution', '-id'], name='points_of_execution')],
             },
         ),
     ]

@@ -5,58 +5,28 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0009_recovery_points"),
+        ('executions', '0009_recovery_points'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="Place",
+            name='Place',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("workspace_id", models.UUIDField()),
-                (
-                    "kind",
-                    models.CharField(choices=[("execution", "Execution"), ("block", "Block")], max_length=9),
-                ),
-                ("key", models.TextField()),
-                ("places", models.PositiveIntegerField()),
-                ("priority", models.SmallIntegerField(default=0)),
-                ("held", models.BooleanField(default=False)),
-                (
-                    "block",
-                    models.OneToOneField(
-                        null=True,
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="place",
-                        to="executions.blockexecution",
-                    ),
-                ),
-                (
-                    "execution",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="+",
-                        to="executions.execution",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('workspace_id', models.UUIDField()),
+                ('kind', models.CharField(choices=[('execution', 'Execution'), ('block', 'Block')], max_length=9)),
+                ('key', models.TextField()),
+                ('places', models.PositiveIntegerField()),
+                ('priority', models.SmallIntegerField(default=0)),
+                ('held', models.BooleanField(default=False)),
+                ('block', models.OneToOneField(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='place', to='executions.blockexecution')),
+                ('execution', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='executions.execution')),
             ],
             options={
-                "indexes": [
-                    models.Index(
-                        fields=["workspace_id", "kind", "key", "held", "-priority", "id"], name="place_queue"
-                    )
-                ],
-                "constraints": [
-                    models.UniqueConstraint(
-                        condition=models.Q(("block", None)), fields=("execution",), name="one_place_per_run"
-                    )
-                ],
+                'indexes': [models.Index(fields=['workspace_id', 'kind', 'key', 'held', '-priority', 'id'], name='place_queue')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('block', None)), fields=('execution',), name='one_place_per_run')],
             },
         ),
     ]

@@ -6,48 +6,27 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0010_places"),
+        ('executions', '0010_places'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="CallbackAnswer",
+            name='CallbackAnswer',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("attempt", models.PositiveIntegerField()),
-                ("digest", models.CharField(max_length=64)),
-                ("output", models.JSONField(null=True)),
-                ("failure", models.JSONField(null=True)),
-                ("late", models.BooleanField(default=False)),
-                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                (
-                    "block",
-                    models.ForeignKey(
-                        db_index=False,
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="+",
-                        to="executions.blockexecution",
-                    ),
-                ),
-                (
-                    "execution",
-                    models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="+",
-                        to="executions.execution",
-                    ),
-                ),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('attempt', models.PositiveIntegerField()),
+                ('digest', models.CharField(max_length=64)),
+                ('output', models.JSONField(null=True)),
+                ('failure', models.JSONField(null=True)),
+                ('late', models.BooleanField(default=False)),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('block', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='executions.blockexecution')),
+                ('execution', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='executions.execution')),
             ],
             options={
-                "constraints": [
-                    models.UniqueConstraint(fields=("block", "attempt"), name="one_callback_per_attempt")
-                ],
+                'constraints': [models.UniqueConstraint(fields=('block', 'attempt'), name='one_callback_per_attempt')],
             },
         ),
     ]

@@ -4,26 +4,22 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0011_callback_answers"),
+        ('executions', '0011_callback_answers'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="DayTally",
+            name='DayTally',
             fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("name", models.TextField()),
-                ("day", models.DateField()),
-                ("count", models.BigIntegerField()),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('name', models.TextField()),
+                ('day', models.DateField()),
+                ('count', models.BigIntegerField()),
             ],
             options={
-                "constraints": [models.UniqueConstraint(fields=("name", "day"), name="one_tally_per_day")],
+                'constraints': [models.UniqueConstraint(fields=('name', 'day'), name='one_tally_per_day')],
             },
         ),
     ]

@@ -6,47 +6,37 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0012_day_tallies"),
-        ("governance", "0002_audit_append_only"),
-        ("templates_app", "0002_versions_are_immutable"),
+        ('executions', '0012_day_tallies'),
+        ('governance', '0002_audit_append_only'),
+        ('templates_app', '0002_versions_are_immutable'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.AddField(
-            model_name="blockexecution",
-            name="edit",
+            model_name='blockexecution',
+            name='edit',
             field=models.JSONField(null=True),
         ),
         migrations.AddField(
-            model_name="execution",
-            name="forked_epoch",
+            model_name='execution',
+            name='forked_epoch',
             field=models.PositiveIntegerField(null=True),
         ),
         migrations.AddField(
-            model_name="execution",
-            name="forked_from",
-            field=models.ForeignKey(
-                blank=True,
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="forks",
-                to="executions.execution",
-            ),
+            model_name='execution',
+            name='forked_from',
+            field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='forks', to='executions.execution'),
         ),
         migrations.AddField(
-            model_name="execution",
-            name="forked_point",
+            model_name='execution',
+            name='forked_point',
             field=models.BigIntegerField(null=True),
         ),
         migrations.AddIndex(
-            model_name="execution",
-            index=models.Index(
-                condition=models.Q(("forked_from__isnull", False)),
-                fields=["forked_from"],
-                name="forks_of_execution",
-            ),
+            model_name='execution',
+            index=models.Index(condition=models.Q(('forked_from__isnull', False)), fields=['forked_from'], name='forks_of_execution'),
         ),
     ]

@@ -6,82 +6,59 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0013_forks"),
+        ('executions', '0013_forks'),
     ]
 
     operations = [
         migrations.CreateModel(
-            name="Blob",
+            name='Blob',
             fields=[
-                (
-                    "id",
-                    models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
-                ),
-                ("workspace_id", models.UUIDField()),
-                ("sha256", models.CharField(max_length=64)),
-                ("bytes", models.PositiveIntegerField()),
-                (
-                    "place",
-                    models.CharField(
-                        choices=[("database", "Database"), ("s3", "S3")], default="database", max_length=8
-                    ),
-                ),
-                ("data", models.BinaryField(null=True)),
-                ("stored", models.BooleanField(default=False)),
-                ("removed", models.BooleanField(default=False)),
-                ("touched_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('workspace_id', models.UUIDField()),
+                ('sha256', models.CharField(max_length=64)),
+                ('bytes', models.PositiveIntegerField()),
+                ('place', models.CharField(choices=[('database', 'Database'), ('s3', 'S3')], default='database', max_length=8)),
+                ('data', models.BinaryField(null=True)),
+                ('stored', models.BooleanField(default=False)),
+                ('removed', models.BooleanField(default=False)),
+                ('touched_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
         ),
         migrations.AddField(
-            model_name="blockexecution",
-            name="input_blob",
+            model_name='blockexecution',
+            name='input_blob',
             field=models.UUIDField(null=True),
         ),
         migrations.AddField(
-            model_name="blockexecution",
-            name="output_blob",
+            model_name='blockexecution',
+            name='output_blob',
             field=models.UUIDField(null=True),
         ),
         migrations.AddField(
-            model_name="lateresult",
-            name="output_blob",
+            model_name='lateresult',
+            name='output_blob',
             field=models.UUIDField(null=True),
         ),
         migrations.AddIndex(
-            model_name="blockexecution",
-            index=models.Index(
-                condition=models.Q(("input_blob__isnull", False)),
-                fields=["input_blob"],
-                name="block_by_input_blob",
-            ),
+            model_name='blockexecution',
+            index=models.Index(condition=models.Q(('input_blob__isnull', False)), fields=['input_blob'], name='block_by_input_blob'),
         ),
         migrations.AddIndex(
-            model_name="blockexecution",
-            index=models.Index(
-                condition=models.Q(("output_blob__isnull", False)),
-                fields=["output_blob"],
-                name="block_by_output_blob",
-            ),
+            model_name='blockexecution',
+            index=models.Index(condition=models.Q(('output_blob__isnull', False)), fields=['output_blob'], name='block_by_output_blob'),
         ),
         migrations.AddIndex(
-            model_name="lateresult",
-            index=models.Index(
-                condition=models.Q(("output_blob__isnull", False)),
-                fields=["output_blob"],
-                name="late_by_output_blob",
-            ),
+            model_name='lateresult',
+            index=models.Index(condition=models.Q(('output_blob__isnull', False)), fields=['output_blob'], name='late_by_output_blob'),
         ),
         migrations.AddIndex(
-            model_name="blob",
-            index=models.Index(fields=["touched_at"], name="blob_by_age"),
+            model_name='blob',
+            index=models.Index(fields=['touched_at'], name='blob_by_age'),
         ),
         migrations.AddConstraint(
-            model_name="blob",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("removed", False)),
-                fields=("workspace_id", "sha256"),
-                name="one_blob_per_content",
-            ),
+            model_name='blob',
+            constraint=models.UniqueConstraint(condition=models.Q(('removed', False)), fields=('workspace_id', 'sha256'), name='one_blob_per_content'),
         ),
     ]

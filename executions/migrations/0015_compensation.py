@@ -4,20 +4,15 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+
     dependencies = [
-        ("executions", "0014_blobs"),
+        ('executions', '0014_blobs'),
     ]
 
     operations = [
         migrations.AddField(
-            model_name="execution",
-            name="compensation",
-            field=models.CharField(
-                blank=True,
-                choices=[("due", "Due"), ("running", "Running"), ("stopped", "Stopped"), ("done", "Done")],
-                db_default="",
-                default="",
-                max_length=7,
-            ),
+            model_name='execution',
+            name='compensation',
+            field=models.CharField(blank=True, choices=[('due', 'Due'), ('running', 'Running'), ('stopped', 'Stopped'), ('done', 'Done')], db_default='', default='', max_length=7),
         ),
     ]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from agentflow.agents.calls import AwaitCallback
+from agentflow.conf import LIMITS
 from agentflow.governance.models import Workspace
 from agentflow.types import JSONObject
 from tests.factories.agents import AgentFactory
@@ -131,7 +132,7 @@ def test_another_port_of_an_allowed_host_is_refused(call: Invoke, server: HttpSe
         (b"\x89PNG", "image/png", "response_not_json"),
         (b"{}", "", "response_not_json"),
         (b"[NaN]", "application/json", "output_not_json"),
-        (b'"' + b"x" * 300_000 + b'"', "application/json", "output_too_large"),
+        (b'"' + b"x" * LIMITS.blob_bytes + b'"', "application/json", "response_too_large"),
         (b"[" * 70 + b"]" * 70, "application/json", "output_too_deep"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentflow.conf import LIMITS
 from agentflow.errors import AgentflowError, InvalidInput, Unprocessable
 from agentflow.governance.models import AuditEntry, User
 from agentflow.types import JSONObject
@@ -119,7 +120,7 @@ def test_conditions_choose_on_an_output_given_by_hand(run: Start, author: User) 
 def test_an_output_given_by_hand_is_no_larger_than_others(run: Start, author: User) -> None:
     execution = run(template(block("a", humanInLoop=ASKING)))
     with pytest.raises(InvalidInput):
-        complete(execution, "a", author, "x" * 300_000)
+        complete(execution, "a", author, "x" * LIMITS.blob_bytes)
     assert statuses(execution) == {"a": "waiting_human"}
 
 

@@ -60,12 +60,17 @@ def test_what_is_in_another_workspace_does_not_exist(client: Client, stranger: C
         "approval_id": client.asked(execution_id)["approvalId"],
         "block_id": "a",
         "number": "1",
+        "point_id": client.post(f"/executions/{execution_id}/recovery-points", {})["recoveryPointId"],
     }
     ids = {
         "agents": str(AgentFactory.create(workspace=client.workspace).pk),
         "scripts": str(ScriptFactory.create(workspace=client.workspace).pk),
     }
-    absent = {name: str(uuid.uuid4()) for name in own} | {"block_id": "a", "number": "1"}
+    absent = {name: str(uuid.uuid4()) for name in own} | {
+        "block_id": "a",
+        "number": "1",
+        "point_id": "999999999",
+    }
     tried = 0
     for method, address in operations():
         body = _body_for(client, method, address, template_id)

@@ -280,7 +280,7 @@ def test_all_issues_are_found_at_once_and_in_order() -> None:
     body["blocks"][SCORE]["dependencies"] = ["fetsh"]
     body["blocks"][ROUTE]["conditions"]["branches"][1]["nextBlocks"] = ["pay", "gone"]
     body["blocks"][PAY]["when"] = "nope"
-    body["blocks"][TELL]["compensation"] = {"agentId": "undo"}
+    body["blocks"][TELL]["humanInLoop"] = {"type": "edit"}
     body["blocks"][LOG]["dependencies"] = ["archive"]
     codes = [(issue.code, issue.pointer) for issue in found(body)]
     assert codes[0] == ("unknown_dependency", "/blocks/1/dependencies/0")
