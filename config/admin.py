@@ -38,6 +38,7 @@ SIDEBAR = (
         (
             ("templates_app.template", "schema"),
             ("agents.agent", "smart_toy"),
+            ("agents.agentsource", "travel_explore"),
             ("agents.script", "code"),
         ),
     ),

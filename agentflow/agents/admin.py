@@ -343,3 +343,6 @@ class ScriptAdmin(Managed):
             registration.delete_script(by=request.user, pk=script.pk, workspace_id=script.workspace_id)
         except registration.ScriptInUse as error:
             messages.error(request, error.message)
+
+
+from . import source_admin  # noqa: E402, F401 - registers its pages; it builds on this module

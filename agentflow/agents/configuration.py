@@ -52,6 +52,14 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
                 yield "/templateId", "required", "A UseCase agent names a template by its id.", ""
         case ToolType.MCP:
             yield from _mcp(configuration)
+        case ToolType.A2A:
+            yield from _address(configuration, "url")
+            if given("protocolVersion", "1.0") not in {"1.0", "0.3"}:
+                yield "/protocolVersion", "invalid", "The versions spoken are 1.0 and 0.3.", ""
+        case ToolType.AGENT_SERVICE:
+            yield from _address(configuration, "url")
+            if not _text(given("agent")):
+                yield "/agent", "required", "An AgentService agent names one agent of the service.", ""
         case ToolType.LLM:
             if given("baseUrl") is not None:
                 yield from _address(configuration, "baseUrl")
@@ -67,6 +75,15 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
         yield "/headers", "wrong_type", "headers is an object of texts.", ""
     yield from _references(tool_type, configuration)
     yield from _in_clear(configuration)
+
+
+def credential_issues(configuration: JSONObject) -> list[JSONObject]:
+    """What is wrong with the headers of a source: credentials are referred to, there and nowhere else."""
+    found = [*_references(ToolType.A2A, configuration), *_in_clear(configuration)]
+    return [
+        {"pointer": f"/configuration{pointer}", "code": code, "message": message, "remedy": remedy}
+        for pointer, code, message, remedy in found
+    ]
 
 
 def _references(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:

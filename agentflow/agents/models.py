@@ -20,6 +20,8 @@ class ToolType(models.TextChoices):
     USE_CASE = "UseCase", "UseCase"
     MCP = "MCP", "MCP"
     LLM = "LLM", "LLM"
+    A2A = "A2A", "A2A"
+    AGENT_SERVICE = "AgentService"
 
 
 class Effect(models.TextChoices):
@@ -98,7 +100,8 @@ class Agent(models.Model):
     """Something a block can call, as a template names it by `agentId`.
 
     `configuration` by tool type: API `{"method", "url", "headers", ...}`, Script `{"script": name}`,
-    UseCase `{"templateId"}`, MCP `{"server" | "url", "tool"}`, LLM `{"model", "system", "prompt", ...}`.
+    UseCase `{"templateId"}`, MCP `{"server" | "url", "tool"}`, LLM `{"model", "system", "prompt", ...}`,
+    A2A `{"url", "protocolVersion"}`, AgentService `{"url", "agent"}`.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -129,6 +132,7 @@ class Agent(models.Model):
     source_key = models.CharField(max_length=300, blank=True, editable=False)  # what the source calls it
     source_sha256 = models.CharField(max_length=64, blank=True, editable=False)  # of what it last said of it
     gone_at = models.DateTimeField(null=True, editable=False)  # when its source no longer listed it
+    on_before_gone = models.BooleanField(default=True, editable=False)  # `enabled`, should it come back
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )

@@ -32,7 +32,7 @@ class AgentSpec:
     """An agent, without its row."""
 
     agent_id: str
-    tool_type: str  # API | Script | UseCase | MCP | LLM | builtin
+    tool_type: str  # of ToolType, or builtin
     configuration: JSONObject = field(default_factory=dict)
     effect: str | None = None  # as registered; None: the tool type decides
     enabled: bool = True
@@ -291,6 +291,10 @@ _AGENT_DECIDES = frozenset(
         "environment",
         "templateId",
         "annotations",
+        "agent",
+        "protocolVersion",
+        "tenant",
+        "parameters",
     }
 )
 

@@ -27,6 +27,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "Script": ("environment",),
     "MCP": ("headers", "arguments"),
     "LLM": ("apiKey",),
+    "A2A": ("headers",),
+    "AgentService": ("headers",),
 }
 _ANYWHERE = frozenset(place for places in PLACES.values() for place in places)
 _NOTHING = Redactor()

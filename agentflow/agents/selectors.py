@@ -8,11 +8,15 @@ from django.db.models import Q, QuerySet
 
 from ..errors import NotFound
 from ..governance.access import Principal
-from .models import Agent, AgentVersion, Script
+from .models import Agent, AgentSource, AgentVersion, Script
 
 
 class NoSuchAgent(NotFound):
     """There is no such agent."""
+
+
+class NoSuchSource(NotFound):
+    """There is no such source of agents."""
 
 
 class NoSuchScript(NotFound):
@@ -75,6 +79,30 @@ def versions(user: Principal, pk: UUID) -> QuerySet[AgentVersion]:
         NoSuchAgent: as `agent`.
     """
     return agent(user, pk).versions.order_by("-number")
+
+
+def sources(
+    user: Principal, *, workspace_id: UUID | None = None, kind: str | None = None, search: str = ""
+) -> QuerySet[AgentSource]:
+    rows = AgentSource.objects.visible_to(user).order_by("name", "pk")
+    if workspace_id:
+        rows = rows.filter(workspace_id=workspace_id)
+    if kind:
+        rows = rows.filter(kind=kind)
+    for word in search.split()[:8]:
+        rows = rows.filter(Q(name__icontains=word) | Q(url__icontains=word))
+    return rows
+
+
+def source(user: Principal, pk: UUID) -> AgentSource:
+    """
+    Raises:
+        NoSuchSource: absent, or in a workspace the user may not see.
+    """
+    found = AgentSource.objects.visible_to(user).filter(pk=pk).first()
+    if found is None:
+        raise NoSuchSource
+    return found
 
 
 def scripts(user: Principal, *, workspace_id: UUID | None = None, search: str = "") -> QuerySet[Script]:

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 IDLE_S = 600.0  # a session unused for so long is closed
 FRESH_S = 1.0  # one used less long ago is taken to be alive
 LIST_S = 5.0
+LIST_PAGES = 50  # a server whose list never ends
 CLOSE_S = 6.0
 SESSIONS = 64
 META_KEY = "agentflow/idempotencyKey"
@@ -113,6 +114,22 @@ def call_tool(
     except TimeoutError:
         call.cancel()
         raise http_failures.TimedOut(timeout_s, sent=sent.is_set()) from None
+
+
+def list_tools(server: Server, *, timeout_s: float, at_most: int) -> list[JSONObject]:
+    """The tools of a server as it describes them, page by page, no more than `at_most`.
+
+    Raises:
+        EgressError: as the kind of what went wrong.
+    """
+    if server.name and server.name not in settings.AGENTFLOW_MCP_STDIO:
+        raise UnknownServer(server.name)
+    listing = _pool().list_tools(server, timeout_s=timeout_s, at_most=at_most)
+    try:
+        return listing.result(timeout_s + 2 * CLOSE_S)
+    except TimeoutError:
+        listing.cancel()
+        raise http_failures.TimedOut(timeout_s, sent=False) from None
 
 
 def _abandon(call: concurrent.futures.Future[CallToolResult]) -> None:
@@ -197,6 +214,35 @@ class _Pool:
                 raise failure from error
             finally:
                 session.used_at = time.monotonic()
+
+    def list_tools(
+        self, server: Server, *, timeout_s: float, at_most: int
+    ) -> concurrent.futures.Future[list[JSONObject]]:
+        return asyncio.run_coroutine_threadsafe(self._list_tools(server, timeout_s, at_most), self._loop)
+
+    async def _list_tools(self, server: Server, timeout_s: float, at_most: int) -> list[JSONObject]:
+        async with asyncio.timeout(timeout_s):
+            session = await self._session(server)
+            client = await asyncio.shield(session.client)
+            found: list[JSONObject] = []
+            cursor: str | None = None
+            try:
+                for _ in range(LIST_PAGES):
+                    page = await client.list_tools(cursor=cursor)
+                    found += [
+                        tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools
+                    ]
+                    cursor = page.next_cursor
+                    if not cursor or len(found) >= at_most:
+                        break
+            except Exception as error:
+                failure = _translated(error, server)
+                if failure.failure.code == "connection_lost":
+                    self._drop(server, session)
+                raise failure from error
+            finally:
+                session.used_at = time.monotonic()
+            return found[:at_most]
 
     async def _session(self, server: Server) -> _Session:
         """An open session that answered lately, or a new one."""

@@ -218,6 +218,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "BlockStatus": "executions.states.BlockStatus",
         "ApprovalStatus": "approvals.states.ApprovalStatus",
         "ApprovalKind": "approvals.models.ApprovalKind",
+        "AgentSourceKind": "agentflow.agents.models.SourceKind",
         "VersionStatus": ["draft", "published", "deprecated"],
         "FailureKind": ["transient", "agent", "configuration", "critical"],
         "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted

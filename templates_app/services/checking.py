@@ -107,6 +107,11 @@ def _agents(definition: Definition, specs: Mapping[str, AgentSpec]) -> list[Issu
             issues.append(
                 _start("unknown_agent", at, message, "Register it, or start the template simulated.")
             )
+        elif spec.gone_at is not None:
+            message = f"The source of the agent {agent_id!r} lists it no more."
+            issues.append(
+                _start("agent_gone", at, message, "Name another agent, or switch this one on again.")
+            )
         elif not spec.enabled:
             message = f"The agent {agent_id!r} is switched off."
             issues.append(_start("agent_disabled", at, message, "Ask an operator to switch it on."))

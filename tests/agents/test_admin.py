@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from agentflow.agents.models import Agent, Script
+from agentflow.agents.models import Agent, AgentSource, Script
 from agentflow.governance.models import AuditEntry, Workspace
 from agentflow.governance.roles import Role
 from tests.factories.agents import AgentFactory, ScriptFactory
@@ -141,3 +141,36 @@ def test_a_script_is_added_and_stays_while_it_is_used(home: Workspace) -> None:
     Agent.objects.all().delete()
     client.post(f"{SCRIPTS}{script.pk}/delete/", {"post": "yes"})
     assert not Script.objects.exists()
+
+
+def test_a_source_is_kept_and_looked_at_in_the_admin(home: Workspace) -> None:
+    sources = "/admin/agents/agentsource/"
+    sent = {
+        "workspace": str(home.pk),
+        "kind": "agent_service",
+        "name": "crew",
+        "url": "http://127.0.0.1:9/",
+        "server": "",
+        "configuration": '{"headers": {"X-Token": "canary"}}',
+        "interval_s": "3600",
+        "enabled": "on",
+    }
+    client = staff(home, Role.OPERATOR)
+    for wrong in ({"url": "ftp://x"}, {"interval_s": "5"}, {"configuration": '{"headers": 1}'}):
+        assert client.post(f"{sources}add/", {**sent, **wrong}).status_code == 200
+    assert client.post(f"{sources}add/", sent).status_code == 302
+    source = AgentSource.objects.get()
+    page = f"{sources}{source.pk}/change/"
+    shown = {**sent, "configuration": '{"headers": {"X-Token": "********"}}', "name": "team"}
+    assert client.post(page, shown).status_code == 302
+    source.refresh_from_db()
+    assert (source.name, source.configuration["headers"]) == ("team", {"X-Token": "canary"})
+    act = {"action": "look_now", "_selected_action": [str(source.pk)]}
+    client.post(sources, act)
+    for user in (client, staff(home, Role.VIEWER)):
+        for address in (sources, page):
+            answer = user.get(address)
+            assert answer.status_code == 200
+            assert b"canary" not in answer.content
+    assert (AgentSource.objects.get().error or {}).get("code") == "egress_refused"
+    assert staff(WorkspaceFactory.create(), Role.ADMIN).get(page).status_code == 302

@@ -1,9 +1,12 @@
 from django.urls import path
 
-from . import views
+from . import source_views, views
 
 urlpatterns = [
     path("agents", views.AgentsView.as_view(), name="agents"),
+    path("agents/discover", source_views.DiscoverView.as_view(), name="agents-discover"),
+    path("agents/sources", source_views.SourcesView.as_view(), name="agent-sources"),
+    path("agents/sources/<uuid:pk>", source_views.SourceView.as_view(), name="agent-source"),
     path("agents/<uuid:pk>", views.AgentView.as_view(), name="agent"),
     path("agents/<uuid:pk>/versions", views.AgentVersionsView.as_view(), name="agent-versions"),
     path("scripts", views.ScriptsView.as_view(), name="scripts"),

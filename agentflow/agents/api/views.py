@@ -19,7 +19,7 @@ from ..services import registration
 from ..services.registration import AgentFields
 from . import serializers
 
-_PAGE = [
+PAGE = [
     OpenApiParameter("workspaceId", UUID, description="Only this workspace's."),
     OpenApiParameter("search", str, description="Words in names and description."),
     OpenApiParameter("limit", int),
@@ -34,18 +34,18 @@ _FILTERS = [
     OpenApiParameter("environment", str, description="May be chosen there."),
     OpenApiParameter("enabled", bool),
 ]
-_KEY = OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER)
+KEY = OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER)
 
 
-class _View(APIView):
+class UserView(APIView):
     def user(self) -> User:
         return cast(User, self.request.user)
 
 
-class AgentsView(_View):
+class AgentsView(UserView):
     @extend_schema(
         operation_id="agents_list",
-        parameters=[*_PAGE, *_FILTERS],
+        parameters=[*PAGE, *_FILTERS],
         responses={200: serializers.AgentList},
     )
     def get(self, request: Request) -> Response:
@@ -67,7 +67,7 @@ class AgentsView(_View):
 
     @extend_schema(
         operation_id="agents_create",
-        parameters=[_KEY],
+        parameters=[KEY],
         request=serializers.NewAgent,
         responses={201: serializers.AgentShown},
     )
@@ -85,7 +85,7 @@ class AgentsView(_View):
         return Response(serializers.AgentShown(agent).data, status=201, headers=headers)
 
 
-class AgentView(_View):
+class AgentView(UserView):
     @extend_schema(operation_id="agents_get", responses={200: serializers.AgentShown})
     def get(self, request: Request, pk: UUID) -> Response:
         """Get an agent."""
@@ -136,7 +136,7 @@ class AgentView(_View):
         return Response({"success": True})
 
 
-class AgentVersionsView(_View):
+class AgentVersionsView(UserView):
     @extend_schema(
         operation_id="agents_versions",
         parameters=[OpenApiParameter("limit", int), OpenApiParameter("offset", int)],
@@ -148,8 +148,8 @@ class AgentVersionsView(_View):
         return Response({"versions": serializers.AgentVersionShown(found, many=True).data, "total": total})
 
 
-class ScriptsView(_View):
-    @extend_schema(operation_id="scripts_list", parameters=_PAGE, responses={200: serializers.ScriptList})
+class ScriptsView(UserView):
+    @extend_schema(operation_id="scripts_list", parameters=PAGE, responses={200: serializers.ScriptList})
     def get(self, request: Request) -> Response:
         """List the registered scripts."""
         rows = selectors.scripts(
@@ -162,7 +162,7 @@ class ScriptsView(_View):
 
     @extend_schema(
         operation_id="scripts_create",
-        parameters=[_KEY],
+        parameters=[KEY],
         request=serializers.NewScript,
         responses={201: serializers.ScriptShown},
     )
@@ -178,7 +178,7 @@ class ScriptsView(_View):
         return Response(serializers.ScriptShown(script).data, status=201, headers=headers)
 
 
-class ScriptView(_View):
+class ScriptView(UserView):
     @extend_schema(operation_id="scripts_get", responses={200: serializers.ScriptWithSource})
     def get(self, request: Request, pk: UUID) -> Response:
         """Get a script with its source."""

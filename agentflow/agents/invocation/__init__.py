@@ -30,6 +30,8 @@ _TOOLS = {
     ToolType.USE_CASE.value: "usecase",
     ToolType.MCP.value: "mcp",
     ToolType.LLM.value: "llm",
+    ToolType.A2A.value: "a2a",
+    ToolType.AGENT_SERVICE.value: "agent_service",
 }
 
 
@@ -88,7 +90,8 @@ def called_back(workspace_id: UUID, agent_id: str | None, outcome: Completed | F
 
 
 def _refusal(call: Call, spec: AgentSpec | None) -> Failure | None:
-    if call.agent_id and (spec is None or not spec.enabled):
+    # One that its source lists no more is still called for what runs: it may be there all the same.
+    if call.agent_id and (spec is None or not (spec.enabled or spec.gone_at)):
         state = "switched off" if spec else "not registered in this workspace"
         return Failure(FailureKind.CONFIGURATION, "unknown_agent", f"The agent {call.agent_id!r} is {state}.")
     if spec is None and call.tool_type not in _TOOLS:

@@ -16,6 +16,7 @@ from .. import registry
 from ..builtin import BuiltinFailure, look_up
 from ..calls import AwaitCallback, Call, Completed, Failed, Outcome
 from ..registry import AgentSpec
+from . import parameters
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -59,6 +60,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
     wherever `query` or `body` say `{callbackUrl}`; when it answers 202, that is waited for.
     """
     configuration = registry.merged_configuration(spec, call.configuration)
+    configuration = parameters.applied(configuration, call.input)
     callback_url, callback_timeout_s = _callback(configuration, call)
     if callback_url:
         configuration = _with_callback(configuration, callback_url)

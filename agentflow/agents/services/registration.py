@@ -83,7 +83,7 @@ def register_agent(*, by: Principal, workspace_id: UUID, fields: AgentFields) ->
     access.require(by, Permission.MANAGE_AGENTS, workspace_id)
     check(workspace_id, fields)
     author = by if isinstance(by, User) else None
-    agent = Agent(workspace_id=workspace_id, created_by=author, **_stored(fields))
+    agent = Agent(workspace_id=workspace_id, created_by=author, **stored(fields))
     _save(agent)
     versions.keep(agent, by=author)
     _told(agent, by=by, action="agent.register")
@@ -119,7 +119,7 @@ def change_agent(*, by: Principal, pk: UUID, workspace_id: UUID, changes: Mappin
     check(workspace_id, fields)
     if fields.health_check != agent.health_check:
         agent.health_due_at = timezone.now()
-    for name, value in _stored(fields).items():
+    for name, value in stored(fields).items():
         setattr(agent, name, value)
     if agent.enabled:
         agent.gone_at = None  # somebody knows better than its source
@@ -276,7 +276,7 @@ def _values(fields: AgentFields) -> dict[str, Any]:
     return {each.name: getattr(fields, each.name) for each in dataclasses.fields(fields)}
 
 
-def _stored(fields: AgentFields) -> dict[str, Any]:
+def stored(fields: AgentFields) -> dict[str, Any]:
     """The values of the row, once they are checked: each part in one spelling, without defaults."""
     return _values(fields) | {
         "capabilities": [each.stored() for each in profile.read_capabilities(fields.capabilities)[0]],
