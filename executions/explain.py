@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from agentflow.agents.calls import CIRCUIT_OPEN
 from agentflow.types import JSONObject
 
 from . import facts, selectors, snapshot
@@ -129,6 +130,9 @@ def _ready(row: BlockRow, scene: Scene) -> Reason:
         return _paused()
     if row.available_at and row.available_at > scene.now:
         seconds = (row.available_at - scene.now).total_seconds()
+        if row.reason == CIRCUIT_OPEN:
+            said = "Calls of its agent fail just now: it waits until the agent's circuit closes."
+            return Reason(CIRCUIT_OPEN, said, until=row.available_at)
         return Reason(
             "backoff",
             f"Attempt {row.attempt} failed; it is tried again in {max(1, round(seconds))} s.",
@@ -273,6 +277,7 @@ _ORDER = (
     ("waiting_callback", "{n} waiting for an agent to bring its result."),
     ("external", "{n} waiting for an answer from outside."),
     ("timer", "{n} waiting for its moment."),
+    ("circuit_open", "{n} waiting for the circuit of an agent to close."),
     ("backoff", "{n} to be tried again."),
 )
 

@@ -13,6 +13,7 @@ REASONS: Mapping[str, str] = {
     "callback": "its agent will bring the result",
     "callback_timeout": "its agent did not bring the result in time",
     "cancelled": "the execution was cancelled",
+    "circuit_open": "calls of its agent fail just now, so it is left alone for a while",
     "compensation": "the execution undoes what it did",
     "compensation_stopped": "somebody stopped the compensation",
     "child": "the execution it started has not ended",

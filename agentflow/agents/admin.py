@@ -19,9 +19,11 @@ from ..governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin, json_
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..types import JSONValue
+from . import circuit as circuits
 from . import configuration as configurations
 from .models import Agent, Health, Script
 from .services import registration
+from .services.circuits import reset_circuit
 from .services.registration import AgentFields
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ _FORM_FIELDS = {
 
 
 # JSON that who may only look sees as text, and what nobody writes by hand.
-_SHOWN = ("capabilities", "cost", "limits", "health_check", "input_schema", "output_schema")
+_SHOWN = ("capabilities", "cost", "limits", "health_check", "measures", "input_schema", "output_schema")
 _STATE = ("version", "health", "health_reason", "health_checked_at", "source", "gone_at")
 
 
@@ -76,6 +78,9 @@ class AgentForm(_AgentModelForm):
     health_check = StrictJSONField(
         required=False, help_text='{"url": "https://...", "intervalSeconds": 60, "failures": 3}'
     )
+    measures = StrictJSONField(
+        required=False, help_text='{"circuit": {"failureRate": 0.5, "slowMs": 2000}, "outsideWeight": 0.2}'
+    )
     input_schema = StrictJSONField(required=False)
     output_schema = StrictJSONField(required=False)
 
@@ -93,6 +98,7 @@ class AgentForm(_AgentModelForm):
             "limits",
             "environment",
             "health_check",
+            "measures",
             "effect",
             "input_schema",
             "output_schema",
@@ -128,6 +134,9 @@ class AgentForm(_AgentModelForm):
 
     def clean_health_check(self) -> JSONValue:
         return self._object("health_check") or {}
+
+    def clean_measures(self) -> JSONValue:
+        return self._object("measures") or {}
 
     def _object(self, name: str) -> JSONValue:
         given = self.cleaned_data[name]
@@ -170,6 +179,7 @@ class AgentForm(_AgentModelForm):
             cost=cleaned["cost"],
             limits=cleaned["limits"],
             health_check=cleaned["health_check"],
+            measures=cleaned["measures"],
             environment=cleaned["environment"],
             effect=cleaned["effect"] or None,
             input_schema=cleaned["input_schema"],
@@ -184,16 +194,51 @@ class Managed(WorkspaceScopedAdmin):
     add_permission = delete_permission = Permission.MANAGE_AGENTS
 
 
+CIRCUITS = {"closed": "Closed", "open": "Open", "half_open": "Half-open"}
+
+
+class CircuitFilter(admin.SimpleListFilter):
+    title = "circuit"
+    parameter_name = "circuit"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(CIRCUITS.items())
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Agent]) -> QuerySet[Agent]:
+        if self.value() not in CIRCUITS:
+            return queryset
+        by_workspace: dict[UUID, dict[str, UUID]] = {}
+        for pk, workspace_id, agent_id in queryset.values_list("pk", "workspace_id", "agent_id"):
+            by_workspace.setdefault(workspace_id, {})[agent_id] = pk
+        found = [
+            pks[agent_id]
+            for workspace_id, pks in by_workspace.items()
+            for agent_id, state in circuits.states(workspace_id, pks).items()
+            if state.state == self.value()
+        ]
+        return queryset.filter(pk__in=found)
+
+
 @admin.register(Agent)
 class AgentAdmin(Managed):
     change_permission = Permission.MANAGE_AGENTS
     form = AgentForm
-    list_display = ("agent_id", "name", "workspace", "tool_type", "effect", "version", "healthy", "state")
-    list_filter = ("tool_type", "enabled", "health", WorkspaceFilter)
+    list_display = (
+        "agent_id",
+        "name",
+        "workspace",
+        "tool_type",
+        "effect",
+        "version",
+        "healthy",
+        "circuit",
+        "state",
+    )
+    list_filter = ("tool_type", "enabled", "health", CircuitFilter, WorkspaceFilter)
     empty_words = "An agent is what a block of a template calls: an API, a script, a model, a tool."
     search_fields = ("agent_id", "name", "description")
     list_select_related = ("workspace",)
-    actions = ("switch_on", "switch_off")
+    actions = ("switch_on", "switch_off", "reset_circuit")
 
     @display(  # type: ignore[untyped-decorator]
         description="State", label={"On": "success", "Off": "danger", "Gone": "warning"}
@@ -206,6 +251,12 @@ class AgentAdmin(Managed):
     )
     def healthy(self, agent: Agent) -> str:
         return Health(agent.health).label
+
+    @display(  # type: ignore[untyped-decorator]
+        description="Circuit", label={"Closed": "success", "Open": "danger", "Half-open": "warning"}
+    )
+    def circuit(self, agent: Agent) -> str:
+        return CIRCUITS[circuits.states(agent.workspace_id, [agent.agent_id])[agent.agent_id].state]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
         if obj is None:
@@ -240,6 +291,10 @@ class AgentAdmin(Managed):
     def shown_health_check(self, agent: Agent) -> str:
         return readable(agent.health_check)
 
+    @display(description="Measures")  # type: ignore[untyped-decorator]
+    def shown_measures(self, agent: Agent) -> str:
+        return readable(agent.measures)
+
     @display(description="Input schema")  # type: ignore[untyped-decorator]
     def shown_input_schema(self, agent: Agent) -> str:
         return json_text(agent.input_schema)
@@ -268,6 +323,13 @@ class AgentAdmin(Managed):
     @action(description="Switch off", permissions=["manage"])  # type: ignore[untyped-decorator]
     def switch_off(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
         self._switch(request, queryset, enabled=False)
+
+    @action(description="Reset circuit", permissions=["manage"])  # type: ignore[untyped-decorator]
+    def reset_circuit(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        def act(agent: Agent, by: User) -> None:
+            reset_circuit(by=by, pk=agent.pk, workspace_id=agent.workspace_id)
+
+        self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done="Reset the circuit of")
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Agent], *, enabled: bool) -> None:
         def act(agent: Agent, by: User) -> None:

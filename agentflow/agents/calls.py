@@ -11,6 +11,8 @@ from uuid import UUID
 from ..types import JSONObject, JSONValue
 from ..workflow.failures import Failure
 
+CIRCUIT_OPEN = "circuit_open"  # the code of a call that was not made, because the agent's circuit is open
+
 
 class CancelToken:
     """Tells a call in flight to stop, from another thread.

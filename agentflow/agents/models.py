@@ -112,10 +112,11 @@ class Agent(models.Model):
     tool_type = models.CharField(max_length=16, choices=ToolType.choices)
     configuration = models.JSONField(default=dict, blank=True)
     version = models.PositiveIntegerField(default=1, editable=False)  # the number of its newest AgentVersion
-    capabilities = models.JSONField(default=list, blank=True)  # these four: as in profile.py
+    capabilities = models.JSONField(default=list, blank=True)  # these five: as in profile.py
     cost = models.JSONField(default=dict, blank=True)
     limits = models.JSONField(default=dict, blank=True)
     health_check = models.JSONField(default=dict, blank=True)
+    measures = models.JSONField(default=dict, db_default={}, blank=True)
     environment = models.CharField(max_length=100, blank=True)  # where it may be chosen; "": anywhere
     effect = models.CharField(max_length=8, choices=Effect.choices, null=True, blank=True)
     input_schema = models.JSONField(null=True, blank=True)

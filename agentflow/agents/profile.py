@@ -6,6 +6,7 @@ Stored in camelCase as on the wire, without what is at its default:
     cost {"perCall": 0.01, "perInputToken": 2e-6, "currency": "EUR"}
     limits {"concurrency": 4, "ratePerMinute": 120}
     healthCheck {"url": "https://api.example/health", "intervalSeconds": 30, "failures": 3}
+    measures {"circuit": {"failureRate": 0.2, "slowMs": 2000}, "outsideWeight": 0.5}
 """
 
 from __future__ import annotations
@@ -80,6 +81,30 @@ class HealthCheck(_Part):
     failures: int = Field(default=3, ge=1, le=100)  # in a row, before it counts as unhealthy
 
 
+class CircuitRules(_Part):
+    """When the agent's circuit opens, and for how long."""
+
+    enabled: bool = True
+    window_seconds: int = Field(default=60, ge=1, le=3600)
+    minimum_calls: int = Field(default=10, ge=1, le=100_000)  # in the window, before a rate counts
+    failure_rate: float = Field(default=0.5, gt=0, le=1)
+    slow_ms: float | None = Field(default=None, ge=1, le=1e9)  # a call that takes as long is slow
+    slow_rate: float = Field(default=0.8, gt=0, le=1)
+    unreachable_calls: int = Field(default=2, ge=1, le=1000)  # in a row that reached nobody
+    cooldown_seconds: float = Field(default=5.0, ge=0.1, le=86400)
+    cooldown_growth: float = Field(default=2.0, ge=1, le=10)
+    cooldown_max_seconds: float = Field(default=120.0, ge=0.1, le=86400)
+    probe_seconds: float = Field(default=30.0, ge=1, le=86400)  # then another may be let through
+    patience_seconds: float = Field(default=1800.0, ge=0, le=30 * 86400)  # that blocks wait for it to close
+
+
+class Measures(_Part):
+    """How an agent is measured; `outside_weight` is what a measurement from outside counts beside our own."""
+
+    circuit: CircuitRules = CircuitRules()
+    outside_weight: float | None = Field(default=None, ge=0, le=10)
+
+
 P = TypeVar("P", bound=_Part)
 
 
@@ -113,7 +138,12 @@ def read_capabilities(values: list[JSONValue]) -> tuple[tuple[Capability, ...], 
 
 
 def issues(
-    *, capabilities: list[JSONValue], cost: JSONObject, limits: JSONObject, health_check: JSONObject
+    *,
+    capabilities: list[JSONValue],
+    cost: JSONObject,
+    limits: JSONObject,
+    health_check: JSONObject,
+    measures: JSONObject,
 ) -> list[JSONObject]:
     """Everything wrong with an agent's words about itself, as issues with JSON pointers."""
     check, wrong = read(HealthCheck, health_check, "/healthCheck")
@@ -123,6 +153,7 @@ def issues(
         *read_capabilities(capabilities)[1],
         *read(Cost, cost, "/cost")[1],
         *read(Limits, limits, "/limits")[1],
+        *read(Measures, measures, "/measures")[1],
         *wrong,
     ]
 

@@ -17,12 +17,12 @@ from django.utils.module_loading import import_string
 from ..types import JSONObject
 from . import secrets
 from .models import Agent, Effect, Health, Script, ToolType
-from .profile import Capability, Cost, Limits
+from .profile import Capability, Cost, Limits, Measures
 
 BUILTIN = "builtin"
 SECONDS_CACHED = 2.0
 MOST_CAREFUL = (Effect.ONCE, Effect.KEYED, Effect.PURE)
-NOT_SAID, NO_LIMITS = Cost(), Limits()
+NOT_SAID, NO_LIMITS, USUAL_MEASURES = Cost(), Limits(), Measures()
 
 T = TypeVar("T")
 
@@ -46,6 +46,7 @@ class AgentSpec:
     capabilities: tuple[Capability, ...] = ()
     cost: Cost = NOT_SAID
     limits: Limits = NO_LIMITS
+    measures: Measures = USUAL_MEASURES
     environment: str = ""  # "": may be chosen anywhere
     health: str = Health.UNKNOWN.value
     source_id: UUID | None = None
@@ -200,7 +201,7 @@ def _load(workspace_id: UUID, agent_ids: Sequence[str]) -> dict[str, AgentSpec]:
 _READ = (
     *("agent_id", "tool_type", "configuration", "effect", "enabled", "input_schema", "output_schema"),
     *("version", "name", "description", "environment", "health", "source_id", "gone_at"),
-    *("capabilities", "cost", "limits"),
+    *("capabilities", "cost", "limits", "measures"),
 )
 
 
@@ -208,7 +209,8 @@ def _specs(rows: QuerySet[Agent]) -> Iterator[AgentSpec]:
     for row in rows.order_by("agent_id").values(*_READ):
         capabilities = tuple(map(Capability.model_validate, row.pop("capabilities")))
         cost, limits = Cost.model_validate(row.pop("cost")), Limits.model_validate(row.pop("limits"))
-        yield AgentSpec(**row, capabilities=capabilities, cost=cost, limits=limits)
+        measures = Measures.model_validate(row.pop("measures"))
+        yield AgentSpec(**row, capabilities=capabilities, cost=cost, limits=limits, measures=measures)
 
 
 def missing(workspace_id: UUID, agent_ids: Iterable[str]) -> set[str]:

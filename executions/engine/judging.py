@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentflow.agents.calls import AwaitCallback, Completed, Failed, Outcome
+from agentflow.agents.calls import CIRCUIT_OPEN, AwaitCallback, Completed, Failed, Outcome
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import NoBranchMatched, choose, holds
@@ -19,6 +19,7 @@ from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 
 AGENT = "agent"  # the reason of a block that waits for an agent
+SHUT_MIN_S, SHUT_MAX_S = 0.5, 15.0  # between two looks at an open circuit
 CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
 FIX_SCHEMA: JSONObject = {
     "type": "object",
@@ -202,6 +203,8 @@ def failed(
     """Try again, ask a person, or fail: the block's policy decides, within what its effect allows."""
     policy = planned.retry
     base = replace(base, error=failure.as_json(), ended=AttemptOutcome.ERROR)
+    if failure.code == CIRCUIT_OPEN:
+        return kept_out(planned, base, failure, uniform=uniform)
     if failure.outcome_unknown and claim.effect == "once":
         return unknown(planned, base, failure)
     if failure.kind is FailureKind.CRITICAL:
@@ -213,6 +216,18 @@ def failed(
         wait_s = max(delay_s(policy, tries, uniform), failure.retry_after_s or 0.0)
         return replace(base, status=B.READY, reason="retry", delay_s=wait_s)
     return give_up(planned, base, failure)
+
+
+def kept_out(planned: PlanBlock, base: Change, failure: Failure, *, uniform: Callable[[], float]) -> Change:
+    """Nobody was called: the block waits, and none of its tries is used up.
+
+    Not longer than some seconds at a time, for the circuit may be reset by hand.  A block whose agent is
+    chosen comes back within a moment, and is given another: its attempt is kept, to tell whom it was not.
+    """
+    if planned.chosen:
+        return replace(base, status=B.READY, reason=CIRCUIT_OPEN, delay_s=SHUT_MIN_S * uniform())
+    wait_s = min(max(failure.retry_after_s or 0.0, SHUT_MIN_S), SHUT_MAX_S) * (1 + uniform() / 4)
+    return replace(base, status=B.READY, reason=CIRCUIT_OPEN, delay_s=wait_s, ended=None)
 
 
 def unknown(planned: PlanBlock, base: Change, failure: Failure) -> Change:

@@ -180,7 +180,8 @@ moved AS (
       available_at = statement_timestamp() + x.delay * interval '1 second',
       lease_owner = NULL, lease_expires_at = NULL,
       crashes = CASE WHEN x.afresh THEN 0 ELSE b.crashes + (x.ended = 'rescued')::int END,
-      tries_from = CASE WHEN x.afresh THEN b.attempt ELSE b.tries_from END,
+      tries_from = CASE WHEN x.afresh THEN b.attempt
+                        ELSE b.tries_from + (x.reason = 'circuit_open' AND x.status = 'ready')::int END,
       round = b.round + x.again::int, effect_seq = b.effect_seq + x.again::int,
       todo = coalesce(x.items, b.todo),
       started_at = CASE WHEN x.status = 'ready' THEN b.started_at

@@ -14,7 +14,15 @@ import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 
 from agentflow.agents import invocation
-from agentflow.agents.calls import AwaitCallback, Call, Completed, Failed, SimulatedBlock, StartChild
+from agentflow.agents.calls import (
+    CIRCUIT_OPEN,
+    AwaitCallback,
+    Call,
+    Completed,
+    Failed,
+    SimulatedBlock,
+    StartChild,
+)
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
@@ -232,8 +240,9 @@ class Walker:
             if isinstance(outcome, Completed) and outcome.bytes > LIMITS.output_bytes:
                 outcome = Completed(self._kept(outcome.output))
         ms = (time.monotonic() - flight.started) * 1000
-        later = flight.needs_row or flight.limited or isinstance(outcome, AwaitCallback)
-        if claim.effect != "once" and self.facts.simulation is None and not later:
+        untypical = flight.needs_row or flight.limited or isinstance(outcome, AwaitCallback)
+        untypical = untypical or _kept_out(outcome)
+        if claim.effect != "once" and self.facts.simulation is None and not untypical:
             history.note(planned.likeness, ms)
         change = self._judge(planned, flight, outcome, known)
         if change.status is B.COMPLETED and not claim.iteration:
@@ -427,6 +436,10 @@ class Walker:
 
 def _left_open(outcome: Any) -> bool:
     return isinstance(outcome, Failed) and outcome.failure.outcome_unknown
+
+
+def _kept_out(outcome: Any) -> bool:
+    return isinstance(outcome, Failed) and outcome.failure.code == CIRCUIT_OPEN
 
 
 def _simulated_s(planned: PlanBlock, script: JSONObject) -> float:

@@ -7,6 +7,7 @@ from rest_framework import serializers
 
 from ...api.serializers import StrictSerializer
 from .. import configuration as configurations
+from ..circuit import state_of
 from ..models import Agent, Effect, Health, ToolType
 
 
@@ -46,6 +47,44 @@ class HealthCheckShown(StrictSerializer):
     failures = serializers.IntegerField(required=False, min_value=1, default=3)
 
 
+class CircuitRulesShown(StrictSerializer):
+    """When the agent's circuit opens, and for how long."""
+
+    enabled = serializers.BooleanField(required=False, default=True)
+    window_seconds = serializers.IntegerField(required=False, default=60)
+    minimum_calls = serializers.IntegerField(
+        required=False, default=10, help_text="In the window, before a rate counts."
+    )
+    failure_rate = serializers.FloatField(required=False, default=0.5)
+    slow_ms = serializers.FloatField(required=False, help_text="A call that takes as long is slow.")
+    slow_rate = serializers.FloatField(required=False, default=0.8)
+    unreachable_calls = serializers.IntegerField(
+        required=False, default=2, help_text="In a row that reached nobody: they open it at once."
+    )
+    cooldown_seconds = serializers.FloatField(required=False, default=5.0)
+    cooldown_growth = serializers.FloatField(required=False, default=2.0)
+    cooldown_max_seconds = serializers.FloatField(required=False, default=120.0)
+    probe_seconds = serializers.FloatField(
+        required=False,
+        default=30.0,
+        help_text="How long the one call of a half-open circuit may keep others out.",
+    )
+    patience_seconds = serializers.FloatField(
+        required=False,
+        default=1800.0,
+        help_text="How long blocks wait for it to close before a person is asked.",
+    )
+
+
+class MeasuresShown(StrictSerializer):
+    """How the agent is measured."""
+
+    circuit = CircuitRulesShown(required=False)
+    outside_weight = serializers.FloatField(
+        required=False, help_text="What a measurement from outside counts beside one of our own."
+    )
+
+
 # Their shape is in the description alone: `profile` holds what is written against one set of rules, for the
 # admin's form, too.
 @extend_schema_field(CapabilityShown)
@@ -68,6 +107,11 @@ class _HealthCheck(serializers.DictField):
     pass
 
 
+@extend_schema_field(MeasuresShown)
+class _Measures(serializers.DictField):
+    pass
+
+
 class _AgentBody(StrictSerializer):
     agent_id = serializers.CharField(max_length=200, help_text="What a template's block calls it by.")
     name = serializers.CharField(max_length=200)
@@ -78,6 +122,7 @@ class _AgentBody(StrictSerializer):
     cost = _Cost(required=False, default=dict)
     limits = _Limits(required=False, default=dict)
     health_check = _HealthCheck(required=False, default=dict)
+    measures = _Measures(required=False, default=dict)
     environment = serializers.CharField(
         max_length=100,
         required=False,
@@ -114,6 +159,7 @@ class AgentShown(StrictSerializer):
     cost = _Cost()
     limits = _Limits()
     health_check = _HealthCheck()
+    measures = _Measures()
     environment = serializers.CharField()
     effect = serializers.ChoiceField(choices=Effect.choices, allow_null=True)
     input_schema = serializers.DictField(allow_null=True)
@@ -129,6 +175,27 @@ class AgentShown(StrictSerializer):
 
     def get_configuration(self, agent: Agent) -> dict[str, Any]:
         return configurations.hidden(agent.configuration)
+
+
+class CircuitShown(StrictSerializer):
+    """Whether the agent is called at all: an open circuit keeps calls out until its cool-down is over."""
+
+    state = serializers.ChoiceField(choices=["closed", "open", "half_open"])
+    why = serializers.CharField(help_text="unreachable, failures, slow or probe; empty: closed.")
+    retry_seconds = serializers.FloatField(source="retry_s", help_text="Until a call is let through.")
+    open_seconds = serializers.FloatField(source="down_s", help_text="Since it opened.")
+    opens = serializers.IntegerField(help_text="In a row.")
+    calls = serializers.IntegerField(help_text="In its window; this and the next two.")
+    failures = serializers.IntegerField()
+    slow = serializers.IntegerField()
+
+
+class AgentWithCircuit(AgentShown):
+    circuit = serializers.SerializerMethodField()
+
+    @extend_schema_field(CircuitShown)
+    def get_circuit(self, agent: Agent) -> Any:
+        return CircuitShown(state_of(agent)).data
 
 
 class AgentList(StrictSerializer):

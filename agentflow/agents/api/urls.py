@@ -9,6 +9,7 @@ urlpatterns = [
     path("agents/sources/<uuid:pk>", source_views.SourceView.as_view(), name="agent-source"),
     path("agents/<uuid:pk>", views.AgentView.as_view(), name="agent"),
     path("agents/<uuid:pk>/versions", views.AgentVersionsView.as_view(), name="agent-versions"),
+    path("agents/<uuid:pk>/reset-circuit", views.ResetCircuitView.as_view(), name="agent-reset-circuit"),
     path("scripts", views.ScriptsView.as_view(), name="scripts"),
     path("scripts/<uuid:pk>", views.ScriptView.as_view(), name="script"),
 ]

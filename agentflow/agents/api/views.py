@@ -15,7 +15,7 @@ from ...governance.models import User
 from ...governance.roles import Permission
 from .. import selectors
 from ..models import Health, ToolType
-from ..services import registration
+from ..services import circuits, registration
 from ..services.registration import AgentFields
 from . import serializers
 
@@ -86,10 +86,10 @@ class AgentsView(UserView):
 
 
 class AgentView(UserView):
-    @extend_schema(operation_id="agents_get", responses={200: serializers.AgentShown})
+    @extend_schema(operation_id="agents_get", responses={200: serializers.AgentWithCircuit})
     def get(self, request: Request, pk: UUID) -> Response:
-        """Get an agent."""
-        return Response(serializers.AgentShown(selectors.agent(self.user(), pk)).data)
+        """Get an agent, and the state of its circuit."""
+        return Response(serializers.AgentWithCircuit(selectors.agent(self.user(), pk)).data)
 
     @extend_schema(
         operation_id="agents_update",
@@ -134,6 +134,17 @@ class AgentView(UserView):
         agent = selectors.agent(self.user(), pk)
         registration.delete_agent(by=self.user(), pk=pk, workspace_id=agent.workspace_id)
         return Response({"success": True})
+
+
+class ResetCircuitView(UserView):
+    @extend_schema(
+        operation_id="agents_reset_circuit", request=None, responses={200: serializers.CircuitShown}
+    )
+    def post(self, request: Request, pk: UUID) -> Response:
+        """Close an agent's circuit, so that it is called again at once; safe to repeat."""
+        agent = selectors.agent(self.user(), pk)
+        state = circuits.reset_circuit(by=self.user(), pk=pk, workspace_id=agent.workspace_id)
+        return Response(serializers.CircuitShown(state).data)
 
 
 class AgentVersionsView(UserView):

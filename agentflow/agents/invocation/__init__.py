@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +12,10 @@ from typing import Any, cast
 from uuid import UUID
 
 from ...workflow.failures import Failure, FailureKind
-from .. import registry, secrets, simulator
+from .. import circuit, registry, secrets, simulator
 from ..builtin import BuiltinFailure
-from ..calls import AwaitCallback, Call, Completed, Failed, Outcome, StartChild
+from ..calls import CIRCUIT_OPEN, AwaitCallback, Call, Completed, Failed, Outcome, StartChild
+from ..circuit import CircuitState
 from ..models import ToolType
 from ..output import BadOutput, check_schema, measured, storable
 from ..redaction import Redactor
@@ -33,6 +35,11 @@ _TOOLS = {
     ToolType.A2A.value: "a2a",
     ToolType.AGENT_SERVICE.value: "agent_service",
 }
+
+
+# A child's failures are its own blocks' agents', and what is built in cannot be away.
+_UNMEASURED = frozenset({registry.BUILTIN, ToolType.USE_CASE.value})
+_CRASHED = Failed(Failure(FailureKind.AGENT, "agent_crashed", ""))
 
 
 def invoke(call: Call) -> Outcome:
@@ -58,7 +65,9 @@ def invoke(call: Call) -> Outcome:
             if redactor:
                 spec = replace(spec, configuration=configuration)
                 call = replace(call, log=_redacting(call.log, redactor))
-        return _cleaned(_run(call, spec), spec, redactor)
+        if spec is None or spec.tool_type in _UNMEASURED:
+            return _cleaned(_run(call, spec), spec, redactor)
+        return _guarded(call, spec, redactor)
     except (BadOutput, BuiltinFailure) as error:
         return Failed(redactor.clean_failure(storable(error.failure)))
     except Exception as error:  # noqa: BLE001 - a tool's bug is this attempt's failure, never the worker's
@@ -77,6 +86,38 @@ def invoke(call: Call) -> Outcome:
                 outcome_unknown=True,
             )
         )
+
+
+def _guarded(call: Call, spec: AgentSpec, redactor: Redactor) -> Outcome:
+    """Call unless the agent's circuit is open, and tell the circuit how it went."""
+    rules = spec.measures.circuit
+    shut = circuit.enter(call.workspace_id, spec.agent_id, rules)
+    if shut is not None:
+        return Failed(_shut(spec.agent_id, shut, rules.patience_seconds))
+    began = time.monotonic()
+    outcome: Outcome = _CRASHED
+    try:
+        outcome = _cleaned(_run(call, spec), spec, redactor)
+        return outcome
+    except (BadOutput, BuiltinFailure) as error:
+        outcome = Failed(error.failure)
+        raise
+    finally:
+        ms = (time.monotonic() - began) * 1000
+        stopped = call.cancel.reason not in ("", "timeout")
+        circuit.note(call.workspace_id, spec.agent_id, rules, outcome, ms=ms, cancelled=stopped)
+
+
+def _shut(agent_id: str, shut: CircuitState, patience_s: float) -> Failure:
+    """Nobody was called: the block waits for the circuit as long as its patience lasts."""
+    message = f"The circuit of {agent_id!r} is {shut.state.replace('_', '-')}: lately its calls failed."
+    return Failure(
+        FailureKind.TRANSIENT,
+        CIRCUIT_OPEN if shut.down_s < patience_s else "circuit_open_long",
+        message,
+        retry_after_s=shut.retry_s,
+        evidence={"why": shut.why, "openSeconds": round(shut.down_s, 1)},
+    )
 
 
 def called_back(workspace_id: UUID, agent_id: str | None, outcome: Completed | Failed) -> Outcome:

@@ -60,10 +60,11 @@ class AgentFields:
     tool_type: str
     description: str = ""
     configuration: JSONObject = field(default_factory=dict)
-    capabilities: list[JSONValue] = field(default_factory=list)  # this and the next three as in profile.py
+    capabilities: list[JSONValue] = field(default_factory=list)  # this and the next four as in profile.py
     cost: JSONObject = field(default_factory=dict)
     limits: JSONObject = field(default_factory=dict)
     health_check: JSONObject = field(default_factory=dict)
+    measures: JSONObject = field(default_factory=dict)
     environment: str = ""
     effect: str | None = None
     input_schema: JSONObject | None = None
@@ -252,6 +253,7 @@ def check(workspace_id: UUID, fields: AgentFields) -> None:
             cost=fields.cost,
             limits=fields.limits,
             health_check=fields.health_check,
+            measures=fields.measures,
         ),
     ]
     if fields.agent_id.startswith("builtin."):
@@ -283,6 +285,7 @@ def stored(fields: AgentFields) -> dict[str, Any]:
         "cost": profile.Cost.model_validate(fields.cost).stored(),
         "limits": profile.Limits.model_validate(fields.limits).stored(),
         "health_check": profile.HealthCheck.model_validate(fields.health_check).stored(),
+        "measures": profile.Measures.model_validate(fields.measures).stored(),
     }
 
 
