@@ -309,7 +309,7 @@ def compatible(given: JSONObject | None, wanted: JSONObject | None) -> bool:
     properties: JSONObject = has if isinstance(has, dict) else {}
     closed = given.get("additionalProperties") is False or bool(properties)
     required = wanted.get("required")
-    if closed and isinstance(required, list) and any(name not in properties for name in required):
+    if closed and isinstance(required, list) and any(str(name) not in properties for name in required):
         return False
     wants = wanted.get("properties")
     for name, schema in (wants if isinstance(wants, dict) else {}).items():
@@ -324,7 +324,8 @@ _ALL_TYPES = frozenset({"object", "array", "string", "number", "integer", "boole
 
 def _types(schema: JSONObject) -> frozenset[str]:
     said = schema.get("type")
-    found = frozenset([said] if isinstance(said, str) else said if isinstance(said, list) else _ALL_TYPES)
+    listed = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+    found = frozenset(each for each in listed if isinstance(each, str)) or _ALL_TYPES
     return found | {"integer"} if "number" in found else found
 
 

@@ -14,9 +14,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
+from django.contrib.postgres.search import SearchQuery, SearchRank, SearchVector
+from django.db.models import TextField
+from django.db.models.functions import Cast
+
 from ..types import JSONObject
 from . import policies, registry
 from .matching import Candidate, Measured, Ranking, Requirements, Rule, Skill, rank, words
+from .models import Agent
 from .registry import AgentSpec
 
 USUAL = Rule()
@@ -90,6 +95,24 @@ def choose(
     if not found.fit and exclude:
         found = ranked()
     return Choice(found, asked, seed if draws else "")
+
+
+def lexical_fit(workspace_id: UUID, text: str) -> dict[str, float]:
+    """How well agents' names, descriptions and capabilities match a text, the best as 1; in PostgreSQL."""
+    said = SearchVector(
+        "agent_id", "name", "description", Cast("capabilities", TextField()), config="english"
+    )
+    terms = SearchQuery(" or ".join(sorted(words(text))[:50]), search_type="websearch", config="english")
+    rows = (
+        Agent.objects.filter(workspace_id=workspace_id)
+        .annotate(said=said)
+        .filter(said=terms)
+        .annotate(fit=SearchRank("said", terms))
+        .values_list("agent_id", "fit")
+    )
+    found = dict(rows)
+    best = max(found.values(), default=0.0)
+    return {agent_id: fit / best if best else 1.0 for agent_id, fit in found.items()}
 
 
 def available(workspace_id: UUID, asked: Requirements, *, purpose: Purpose = Purpose()) -> bool:

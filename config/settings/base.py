@@ -219,6 +219,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "ApprovalStatus": "approvals.states.ApprovalStatus",
         "ApprovalKind": "approvals.models.ApprovalKind",
         "AgentSourceKind": "agentflow.agents.models.SourceKind",
+        "PolicyKind": "agentflow.agents.models.PolicyKind",
         "VersionStatus": ["draft", "published", "deprecated"],
         "FailureKind": ["transient", "agent", "configuration", "critical"],
         "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted

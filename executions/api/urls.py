@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import callbacks, commands, points, signals, views
+from . import callbacks, choosing, commands, points, signals, views
 
 
 class TextConverter:
@@ -23,6 +23,11 @@ _ONE = "executions/<uuid:execution_id>"
 _BLOCK = _ONE + "/blocks/<text:block_id>"
 
 urlpatterns = [
+    path("agents/match", choosing.MatchView.as_view(), name="agents-match"),
+    path("agents/recommend", choosing.RecommendView.as_view(), name="agents-recommend"),
+    path("agents/receipts/replay", choosing.ReplayView.as_view(), name="agents-receipts-replay"),
+    path("agents/policies", choosing.PoliciesView.as_view(), name="agents-policies"),
+    path("agents/policies/<uuid:policy_id>", choosing.PolicyView.as_view(), name="agents-policy"),
     path("events", signals.EventsView.as_view(), name="events"),
     path("callbacks/<str:token>", callbacks.CallbackView.as_view(), name="callback"),
     path("executions", views.ExecutionsView.as_view(), name="executions"),

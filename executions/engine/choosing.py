@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 
@@ -97,7 +98,7 @@ def _chosen(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change:
         facts.workspace_id,
         asked_by(planned, claim.effect),
         purpose=_purpose(facts, planned),
-        load=loads_of(facts),
+        load=loads_of(facts.workspace_id),
         exclude=failed,
         only=bound,
         seed=f"{facts.execution_id}:{claim.idx}:{claim.iteration}:{claim.attempt}",
@@ -209,15 +210,15 @@ ON CONFLICT (block_id, attempt) DO UPDATE
 """
 
 
-def loads_of(facts: Facts) -> dict[str, Load]:
+def loads_of(workspace_id: UUID) -> dict[str, Load]:
     """How busy the workspace's agents are."""
-    cursor, given = raw_cursor(), {"workspace": facts.workspace_id}
+    cursor, given = raw_cursor(), {"workspace": workspace_id}
     found: dict[str, dict[bool, int]] = {}
     for agent_id, held, count in cursor.execute(_LOADS, given):
         found.setdefault(agent_id, {})[held] = count
     waits: dict[str, float] = {}
     for agent_id, calls, now in cursor.execute(_WINDOWS, given):
-        known = selection.candidate(facts.workspace_id, agent_id)
+        known = selection.candidate(workspace_id, agent_id)
         if known is not None and known.rate_per_minute is not None:
             waits[agent_id] = wait_for(loads(calls), now, known.rate_per_minute)
     return {
