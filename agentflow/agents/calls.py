@@ -77,6 +77,7 @@ class Call:
     callback_url: Callable[[], str] = lambda: ""  # of this attempt; empty: none can be given
     cancel: CancelToken = field(default_factory=CancelToken)
     log: Callable[[str, str], Any] = lambda level, message: None  # level: debug | info | warning | error
+    hide: Callable[[str], Any] = lambda secret: None  # what else must not be seen of this call
 
 
 @dataclass(frozen=True, slots=True)

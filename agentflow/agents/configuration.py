@@ -15,6 +15,7 @@ from jsonschema.exceptions import SchemaError
 from ..types import JSONObject, JSONValue
 from ..workflow import callbacks, secret_references
 from ..workflow.definition import pointer as pointer_of
+from . import api_configuration
 from .models import ToolType
 from .secrets import PLACES
 
@@ -41,6 +42,7 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
         case ToolType.API:
             yield from _address(configuration, "url")
             yield from _callback(configuration)
+            yield from api_configuration.issues(configuration)
         case ToolType.SCRIPT:
             if not _text(given("script")):
                 yield "/script", "required", "A Script agent names a registered script.", "Give its name."
@@ -198,6 +200,14 @@ def hidden(configuration: JSONObject) -> JSONObject:
         key: HIDDEN if key in _SECRET_KEYS and value and not secret_references.names(value) else value
         for key, value in configuration.items()
     }
+    auth = configuration.get("auth")
+    if isinstance(auth, dict):
+        shown["auth"] = {
+            name: HIDDEN
+            if name in api_configuration.SECRET_FIELDS and not secret_references.names(value)
+            else value
+            for name, value in auth.items()
+        }
     headers = configuration.get("headers")
     if isinstance(headers, dict):
         shown["headers"] = {

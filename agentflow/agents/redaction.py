@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import json
 import re
@@ -22,9 +23,16 @@ class Redactor:
     """Replaces the secrets of one call; one without secrets gives everything back as it is."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {form for secret in secrets for form in _forms(secret) if len(form) >= LEAST_CHARS}
-        self._forms = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(re.escape(form) for form in self._forms)) if forms else None
+        self._take(tuple(dict.fromkeys(secrets)))
+
+    def add(self, secret: str) -> None:
+        """One that became known during the call, such as a token."""
+        if secret not in self._secrets:
+            self._take((*self._secrets, secret))
+
+    def _take(self, secrets: tuple[str, ...]) -> None:
+        self._secrets = secrets
+        self._forms, self._pattern = _compiled(secrets)
 
     def __bool__(self) -> bool:
         return self._pattern is not None
@@ -73,6 +81,13 @@ class Redactor:
                     text = HIDDEN + text[size:]
                     break
         return text
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(secrets: tuple[str, ...]) -> tuple[list[str], re.Pattern[str] | None]:
+    forms = {form for secret in secrets for form in _forms(secret) if len(form) >= LEAST_CHARS}
+    longest_first = sorted(forms, key=len, reverse=True)
+    return longest_first, re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -31,7 +31,6 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "AgentService": ("headers",),
 }
 _ANYWHERE = frozenset(place for places in PLACES.values() for place in places)
-_NOTHING = Redactor()
 
 
 class NoSuchSecret(BuiltinFailure):
@@ -73,7 +72,7 @@ def resolve_secrets(workspace_id: UUID, configuration: JSONObject) -> tuple[JSON
     places = {key: value for key, value in configuration.items() if key in _ANYWHERE}
     names = secret_references.names(places)
     if not names:
-        return configuration, _NOTHING
+        return configuration, Redactor()
     known = _load(workspace_id, names)
 
     def secret(name: str) -> str:
@@ -105,7 +104,7 @@ def redactor(workspace_id: UUID, configuration: JSONObject) -> Redactor:
     """For what arrives when the call itself is over."""
     places = {key: value for key, value in configuration.items() if key in _ANYWHERE}
     names = secret_references.names(places)
-    return _redactor(_load(workspace_id, names)) if names else _NOTHING
+    return _redactor(_load(workspace_id, names)) if names else Redactor()
 
 
 def _redactor(known: Mapping[str, _Held]) -> Redactor:

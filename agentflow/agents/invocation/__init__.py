@@ -64,7 +64,7 @@ def invoke(call: Call) -> Outcome:
             configuration, redactor = secrets.resolve_secrets(call.workspace_id, spec.configuration)
             if redactor:
                 spec = replace(spec, configuration=configuration)
-                call = replace(call, log=_redacting(call.log, redactor))
+                call = replace(call, log=_redacting(call.log, redactor), hide=redactor.add)
         if spec is None or spec.tool_type in _UNMEASURED:
             return _cleaned(_run(call, spec), spec, redactor)
         return _guarded(call, spec, redactor)

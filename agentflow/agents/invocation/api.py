@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -11,34 +13,20 @@ from ...integrations import http, http_failures
 from ...integrations.egress import EgressError, EgressPolicy
 from ...types import JSONObject, JSONValue
 from ...workflow import callbacks
+from ...workflow.expressions import ExpressionError, compile_expression
 from ...workflow.failures import Failure, FailureKind
-from .. import registry
+from .. import api_configuration, registry
 from ..builtin import BuiltinFailure, look_up
 from ..calls import AwaitCallback, Call, Completed, Failed, Outcome
 from ..registry import AgentSpec
-from . import parameters
+from . import api_auth, api_pages, parameters
 
-_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+_METHODS = frozenset(api_configuration.METHODS)
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _PLACEHOLDER = re.compile(r"\{([^{}]{1,200})\}")
-_HEADER_NAME = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+_HEADER_NAME = api_configuration.HEADER_NAME
 _CALLBACK_URL = "{callbackUrl}"
 _CALLBACK_HEADER = "callback-url"
-# They belong to the protocol, or to the promise that a repeated call carries the same key.
-_OUR_HEADERS = frozenset(
-    {
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "upgrade",
-        "te",
-        "trailer",
-        "expect",
-        "accept-encoding",
-        "idempotency-key",
-    }
-)
 
 
 class BadConfiguration(BuiltinFailure):
@@ -55,6 +43,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
     "query": {"full": "true"}, "body": ..., "bodyType": "json" | "form" | "text",
     "response": {"path": "data.items"}, "successStatuses": [404], "callback": {"timeout": ms}}`.  `{name}` in
     the path and the query is taken from the input.  Without `body`, what carries one sends the input.
+    `auth` (the agent's alone), `pagination`, `failures` and `idempotencyHeader`: see api_configuration.py.
 
     With `callback` the other side is told where to bring its result, in the header `Callback-Url` and
     wherever `query` or `body` say `{callbackUrl}`; when it answers 202, that is waited for.
@@ -72,24 +61,106 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
     url = _url(configuration, call.input)
     headers = _headers(configuration, call, callback_url)
     content = _content(configuration, call.input, method, headers)
-    policy = EgressPolicy(registry.egress_allowed(call.workspace_id))
     call.log("debug", f"{method} {urlsplit(url).hostname}{urlsplit(url).path}")
     try:
-        response = http.client(policy).request(
-            method,
-            url,
-            headers=headers,
-            content=content,
-            timeout_s=call.timeout_s,
-            on_cancel=call.cancel.on_cancel,
-        )
-        if response.status not in _also_good(configuration):
-            http_failures.check_status(response.status, response.headers, method=method, body=response.body)
+        sender = _Sender(call, spec, configuration, method, headers, content)
+        if configuration.get("pagination") is not None:
+            return Completed(sender.pages(url))
+        response = sender.send(url, sender.left())
     except EgressError as error:
         return Failed(error.failure)
     if callback_url and response.status == callbacks.ACCEPTED:
         return AwaitCallback(callback_timeout_s)
     return _answer(configuration, response)
+
+
+class _Sender:
+    """Sends one call's requests, within its time, showing who calls."""
+
+    def __init__(
+        self,
+        call: Call,
+        spec: AgentSpec | None,
+        configuration: JSONObject,
+        method: str,
+        headers: dict[str, str],
+        content: bytes | None,
+    ) -> None:
+        self._until = time.monotonic() + call.timeout_s
+        self._call, self._configuration, self._method = call, configuration, method
+        self._headers, self._content = headers, content
+        self._policy = EgressPolicy(registry.egress_allowed(call.workspace_id))
+        self._access = api_auth.access(
+            spec.configuration.get("auth") if spec else None,
+            workspace_id=call.workspace_id,
+            policy=self._policy,
+            timeout_s=call.timeout_s,
+            on_cancel=call.cancel.on_cancel,
+            hide=call.hide,
+        )
+        self._shown = self._access.headers
+
+    def left(self) -> float:
+        return max(self._until - time.monotonic(), 0.001)
+
+    def send(self, url: str, timeout_s: float) -> http.HttpResponse:
+        """
+        Raises:
+            EgressError: no answer, or one whose status is a failure.
+        """
+        response = self._request(url, timeout_s)
+        if response.status == 401:  # refused, so nothing was done: once more with a token just fetched
+            renewed = self._access.renew()
+            if renewed is not None and renewed != self._shown:
+                self._shown = renewed
+                self._access = api_auth.Access(renewed)
+                response = self._request(url, self.left())
+        if response.status not in _also_good(self._configuration):
+            self._check(response)
+        return response
+
+    def pages(self, url: str) -> list[JSONValue]:
+        rule = self._configuration["pagination"]
+        problems = list(api_configuration.issues({"pagination": rule}))
+        if problems:
+            raise BadConfiguration(f"configuration{problems[0][0]}: {problems[0][2]}")
+
+        def get(address: str, timeout_s: float) -> tuple[JSONValue, http.HttpResponse]:
+            response = self.send(address, timeout_s)
+            return _parsed(response), response
+
+        return api_pages.collect(rule, url, get, timeout_s=self.left())
+
+    def _request(self, url: str, timeout_s: float) -> http.HttpResponse:
+        return http.client(self._policy).request(
+            self._method,
+            url,
+            headers={**self._headers, **self._shown},
+            content=self._content,
+            timeout_s=timeout_s,
+            on_cancel=self._call.cancel.on_cancel,
+        )
+
+    def _check(self, response: http.HttpResponse) -> None:
+        status, headers = response.status, response.headers
+        try:
+            http_failures.check_status(status, headers, method=self._method, body=response.body)
+        except http_failures.BadStatus as error:
+            kind = _kind_of(self._configuration.get("failures"), status)
+            if kind is not None:
+                wait = http_failures.retry_after_s(headers.get("retry-after"))
+                error.failure = replace(
+                    error.failure, kind=kind, retry_after_s=wait if kind is FailureKind.TRANSIENT else None
+                )
+            raise
+
+
+def _kind_of(table: JSONValue, status: int) -> FailureKind | None:
+    """What the agent's own table says of a status: of itself, or of its hundred."""
+    if not isinstance(table, dict):
+        return None
+    said = table.get(str(status), table.get(f"{status // 100}xx"))
+    return FailureKind(said) if said in list(FailureKind) else None
 
 
 def _callback(configuration: JSONObject, call: Call) -> tuple[str, float]:
@@ -180,13 +251,24 @@ def _headers(configuration: JSONObject, call: Call, callback_url: str) -> dict[s
         plain = _plain(text)
         if not _HEADER_NAME.match(name) or any(char in plain for char in "\r\n\x00") or not plain.isascii():
             raise BadConfiguration(f"configuration.headers: {name[:50]!r} is no valid header.")
-        if name.lower() in _OUR_HEADERS or (callback_url and name.lower() == _CALLBACK_HEADER):
+        if name.lower() in api_configuration.OUR_HEADERS or (
+            callback_url and name.lower() == _CALLBACK_HEADER
+        ):
             raise BadConfiguration(f"configuration.headers: {name!r} is set by the service itself.")
         headers[name.lower()] = plain
-    headers["idempotency-key"] = call.idempotency_key
+    headers[_idempotency_header(configuration)] = call.idempotency_key
     if callback_url:
         headers[_CALLBACK_HEADER] = callback_url
     return headers
+
+
+def _idempotency_header(configuration: JSONObject) -> str:
+    name = configuration.get("idempotencyHeader", "Idempotency-Key")
+    if not isinstance(name, str) or not _HEADER_NAME.match(name):
+        raise BadConfiguration("configuration.idempotencyHeader must be the name of a header.")
+    if name.lower() in api_configuration.OUR_HEADERS - {"idempotency-key"}:
+        raise BadConfiguration(f"configuration.idempotencyHeader: {name!r} is set by the service itself.")
+    return name.lower()
 
 
 def _content(
@@ -220,13 +302,33 @@ def _also_good(configuration: JSONObject) -> frozenset[int]:
 def _answer(configuration: JSONObject, response: http.HttpResponse) -> Outcome:
     value = _parsed(response)
     wanted: Any = configuration.get("response") or {}
-    path = wanted.get("path") if isinstance(wanted, dict) else None
+    if not isinstance(wanted, dict):
+        raise BadConfiguration("configuration.response must be an object.")
+    if "select" in wanted:
+        return _selected(str(wanted["select"]), value, response)
+    if "pointer" in wanted:
+        found = api_pages.point(value, str(wanted["pointer"]))
+        if found is None:
+            return _unusable("response_path_missing", f"The answer has no {wanted['pointer']!r}.", response)
+        return Completed(found)
+    path = wanted.get("path")
     if not path:
         return Completed(value)
     try:
         return Completed(look_up(value, str(path)))
     except BuiltinFailure:
         return _unusable("response_path_missing", f"The answer has no {path!r}.", response)
+
+
+def _selected(text: str, value: JSONValue, response: http.HttpResponse) -> Outcome:
+    try:
+        expression = compile_expression(text, api_configuration.SELECT_NAMES)
+    except ExpressionError as error:
+        raise BadConfiguration(f"configuration.response.select: {error.message}") from error
+    try:
+        return Completed(expression.evaluate({"response": value, "status": response.status}))
+    except ExpressionError as error:
+        return _unusable("response_path_missing", f"response.select: {error.message}", response)
 
 
 def _parsed(response: http.HttpResponse) -> JSONValue:
