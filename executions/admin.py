@@ -17,6 +17,7 @@ from django.utils.html import format_html
 from unfold.decorators import action, display
 
 from agentflow.api.templatetags.agentflow_ui import look_of
+from agentflow.governance import access
 from agentflow.governance.admin_base import (
     BaseAdmin,
     BaseList,
@@ -36,13 +37,15 @@ from agentflow.governance.roles import Permission
 
 from . import doctor, facts, ports, processes, selectors
 from .facts import NOTHING_KNOWN, BlockFacts
-from .models import Execution, Process
+from .models import Execution, PointKind, Process
 from .narration import reason_words
+from .point_pages import KINDS
 from .selectors import BlockRow, Progress
 from .services import control, restarting
 from .states import BlockStatus
 
 BLOCKS_PER_PAGE = 100
+POINTS_PER_PAGE = 20
 
 
 class Command(Protocol):
@@ -101,7 +104,7 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
     date_hierarchy = "created_at"
     ordering = ("-created_at", "id")
     actions = ("pause_selected", "resume_selected", "cancel_selected", "restart_selected")
-    change_form_outer_after_template = "admin/agentflow/table.html"
+    change_form_outer_after_template = "admin/agentflow/tables.html"
     fieldsets = (
         (
             None,
@@ -219,7 +222,11 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         execution = self.get_object(request, object_id)
-        more = {"table": _blocks(request, execution)} if execution is not None else {}
+        more = (
+            {}
+            if execution is None
+            else {"tables": [_blocks(request, execution), _points(request, execution)]}
+        )
         response: HttpResponse = super().change_view(
             request, object_id, form_url, {**(extra_context or {}), **more}
         )
@@ -282,11 +289,20 @@ def _blocks(request: HttpRequest, execution: Execution) -> Table:
         one.block_pk: reverse("inbox-question", args=[one.approval_id])
         for one in (ports.human_history()(execution_id=execution.pk, block_pks=waiting) if waiting else ())
     }
+    edited = selectors.edited_by(execution)
     words = [(status, chip(status, word=f"{look_of(status).word} {counts[status]}")) for status in counts]
     return Table(
         title=f"Blocks ({total})",
         columns=("Block", "Status", "Attempt", "Started", "Duration", "Why"),
-        rows=[_row(row, known.get(row.block_id, NOTHING_KNOWN), asked.get(row.pk, "")) for row in rows],
+        rows=[
+            _row(
+                row,
+                known.get(row.block_id, NOTHING_KNOWN),
+                asked.get(row.pk, ""),
+                edited.get(row.block_id, ""),
+            )
+            for row in rows
+        ],
         page=page,
         anchor="blocks",
         empty="No block has this status.",
@@ -299,7 +315,34 @@ def _blocks(request: HttpRequest, execution: Execution) -> Table:
     )
 
 
-def _row(row: BlockRow, known: BlockFacts, question: str) -> tuple[Any, ...]:
+def _points(request: HttpRequest, execution: Execution) -> Table:
+    """A page of the recovery points; one goes back and forks on the live page, which says what happens."""
+    page = Paginator(selectors.points(execution), POINTS_PER_PAGE).get_page(request.GET.get("point_page"))
+    live = reverse("execution-page", args=[execution.pk]) + "#points"
+    operates = access.can(request.user, Permission.OPERATE, execution.workspace_id)
+    return Table(
+        title=f"Recovery points ({page.paginator.count})",
+        columns=("Kind", "Name", "Taken", "Settled blocks", "Epoch", "By", ""),
+        rows=[
+            (
+                KINDS[PointKind(point.kind)],
+                point.name or "-",
+                point.created_at,
+                point.settled_count,
+                point.epoch,
+                point.created_by or "-",
+                link(live, "Go back, or fork") if operates else "",
+            )
+            for point in page.object_list
+        ],
+        page=page,
+        anchor="points",
+        empty="None was taken yet.",
+        page_parameter="point_page",
+    )
+
+
+def _row(row: BlockRow, known: BlockFacts, question: str, edited_by: str) -> tuple[Any, ...]:
     return (
         known.name or row.block_id,
         chip(row.status, row.attempt),
@@ -308,7 +351,7 @@ def _row(row: BlockRow, known: BlockFacts, question: str) -> tuple[Any, ...]:
         duration_words(row.started_at, row.completed_at) if row.attempt else "-",
         link(question, "Open the question")
         if question
-        else _said(row.error) or reason_words(row.reason) or "-",
+        else _said(row.error) or reason_words(row.reason) or (f"edited by {edited_by}" if edited_by else "-"),
     )
 
 

@@ -124,7 +124,8 @@ def _step(block: JSONObject, known: BlockFacts) -> list[object]:
 
 
 def state(execution: Execution) -> JSONObject:
-    """`steps`, in the order of the plan: `[id, status, attempt, reason, started, ended, again, choice]`.
+    """`steps`, in the order of the plan: `[id, status, attempt, reason, started, ended, again, choice,
+    edited]`.
 
     `tries` are ended attempts that failed and `waits` the questions put to people, by block id, each
     as `[from, to or null, words]`.
@@ -132,6 +133,7 @@ def state(execution: Execution) -> JSONObject:
     rows = selectors.block_rows(execution)
     by_pk = {row.pk: row.block_id for row in rows}
     tries: dict[str, list[list[object]]] = {}
+    edited = selectors.edited_by(execution)
     carried = selectors.carried(execution)
     worked_on = {shown: origin for origin, shown in carried.items()}
     by_pk |= {origin: by_pk[shown] for origin, shown in carried.items() if shown in by_pk}
@@ -166,6 +168,7 @@ def state(execution: Execution) -> JSONObject:
                 _ms(row.completed_at),
                 _ms(row.available_at) if row.status == S.READY else None,
                 row.choice,
+                int(row.block_id in edited),
             ]
             for row in rows
         ],

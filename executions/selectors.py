@@ -474,6 +474,12 @@ def outputs(execution: Execution, block_ids: Collection[str]) -> list[BlockRow]:
     return [BlockRow(*row) for row in rows.values_list(*columns)]
 
 
+def edited_by(execution: Execution) -> dict[str, str]:
+    """Who put in the output of each block whose output was edited."""
+    rows = _blocks(execution).filter(edit__isnull=False).values_list("block_id", "edit__by")
+    return {block_id: str(by) for block_id, by in rows}
+
+
 def children(block_pks: Iterable[int]) -> dict[int, UUID]:
     """The latest execution that each of these blocks started as its child, where it started one."""
     rows = (

@@ -95,6 +95,24 @@ def fork(*, source: Execution, by: User, request: ForkRequest) -> Execution:
     return Execution(pk=execution_id, workspace_id=facts.workspace_id)
 
 
+def preview(*, source: Execution, request: ForkRequest) -> JSONObject:
+    """What a fork would run again, and what it would carry over; raises what `fork` would of that.
+
+    Raises:
+        NotFound, InvalidInput, NothingToRun
+    """
+    facts = facts_of(source.pk)
+    if facts is None:
+        raise NotFound()
+    with locked(facts) as run:
+        moment = _moment(facts, run.epoch, request)
+    reruns = moment.found.reruns
+    return {
+        "reruns": [facts.plan[idx].block_id for idx in reruns],
+        "carried": [facts.plan[idx].block_id for idx in moment.settled if idx not in reruns],
+    }
+
+
 def _moment(facts: Facts, epoch: int, request: ForkRequest) -> Moment:
     plan = facts.plan
     kept: set[int] | None = None

@@ -124,3 +124,47 @@ def test_two_thousand_steps_are_drawn_and_chosen(service: Service, team: Team, v
     block_id = page.locator("button.g-row").nth(3).get_attribute("data-id")
     page.locator(f'button.g-row[data-id="{block_id}"]').click()
     page.locator("#step-name", has_text=str(block_id).capitalize()).wait_for()
+
+
+def test_an_operator_goes_back_to_a_point_and_forks_from_it(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    execution = team.start(
+        step("fetch", checkpoint=True),
+        step("charge", "fetch"),
+        step("ship", "charge", humanInLoop={"type": "approval"}),
+    )
+    api = team.api(team.author)
+    service.until(lambda: team.api(team.approver).get("/approvals/pending").json()["approvals"])
+    assert api.post(f"/executions/{execution}/pause", json={}).status_code == 200
+    edit = api.patch(f"/executions/{execution}/context", json={"outputs": {"fetch": {"n": 2}}})
+    assert edit.status_code == 200
+    assert api.post(f"/executions/{execution}/cancel", json={}).status_code == 200
+    page = visit(team.author, f"/executions/{execution}/")
+    page.locator(".node", has_text="Fetch").locator("small", has_text="edited").wait_for()
+    page.get_by_role("button", name="Go back to Checkpoint Fetch").click()
+    sure = page.locator(".sure")
+    sure.get_by_text("2 steps run again: Charge, Ship.").wait_for()
+    sure.get_by_text("unless the question is the same as before: Ship").wait_for()
+    page.keyboard.press("Escape")
+    assert sure.count() == 0
+    page.get_by_role("button", name="Go back to Checkpoint Fetch").click()
+    sure.get_by_role("button", name="Go back").click()
+    page.locator(".head .st", has_text="Waiting").wait_for()
+    page.locator("#points li", has_text="Before a restart").wait_for()
+
+    page.get_by_role("button", name="Fork from Checkpoint Fetch").click()
+    sure.get_by_role("button", name="Start the fork").click()
+    page.wait_for_url(lambda address: execution not in address)
+    page.get_by_role("link", name=execution[:8]).wait_for()
+    service.until(lambda: len(team.api(team.approver).get("/approvals/pending").json()["approvals"]) == 2)
+
+
+def test_who_may_not_operate_sees_the_points_and_no_buttons(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    execution = team.start(step("fetch", checkpoint=True))
+    page = visit(team.approver, f"/executions/{execution}/")
+    page.locator("#points li", has_text="Checkpoint: Fetch").wait_for()
+    assert page.locator("#points button").count() == 0
+    assert page.goto(f"/executions/{execution}/points/1?do=fork").status == 403

@@ -15,7 +15,7 @@
   function sub(step, raw) {
     const [, status, attempt, reason, started, ended, again] = raw, tries = attempt > 1 ? `, try ${attempt}` : "";
     if (status === "running") return AF.span(Math.max(now() - started, 0)) + tries;
-    if (status === "completed") return started === null ? "done" : AF.span(ended - started) + tries;
+    if (status === "completed") return (started === null ? "done" : AF.span(ended - started) + tries) + (raw[8] ? ", edited" : "");
     if (status === "failed") return state.tries[step.id]?.at(-1)?.[2] || reason || "failed";
     if (status === "waiting_human") { const asked = state.waits[step.id]?.at(-1); return asked ? `asked ${AF.span(Math.max(now() - asked[0], 0), 1)} ago` : "asked"; }
     if (status === "ready") return again && again > now() ? `again in ${AF.span(again - now(), 1)}` : "in line" + tries;
@@ -163,6 +163,7 @@
   graph.start(first?.id);
   if (first) choose(first.id); else if (graph.order.length) choose(graph.order.at(-1).id);
   more();
+  const points = AF.points($("#points"), { base, api, trouble, done: () => { headHtml = ""; refresh(); } });
 
   $("#fit").onclick = () => graph.fit();
   $("#zoom-in").onclick = () => graph.zoom(1.3);
@@ -177,8 +178,8 @@
 
   const strip = $("#off");
   AF.live(`/ws/executions/${page.id}`, {
-    message: event => { if (event.type !== "block_log" && event.type !== "hello") refresh(); if (event.type !== "hello") more(); },
-    on: () => { strip.hidden = true; refresh(); more(); },
+    message: event => { if (event.type !== "block_log" && event.type !== "hello") { refresh(); points(); } if (event.type !== "hello") more(); },
+    on: () => { strip.hidden = true; refresh(); more(); points(); },
     off: ({ seen, wait }) => { strip.hidden = false; $("div", strip).innerHTML = `<b>Live updates are off.</b> You see ${AF.clock(seen)}. Trying again in ${wait} s.`; },
   });
 })();
