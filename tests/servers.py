@@ -32,7 +32,8 @@ class Exchange:
         self, body: bytes = b"", status: int = 200, content_type: str = "text/plain", **headers: str
     ) -> None:
         self.start(status, content_length=str(len(body)), content_type=content_type, **headers)
-        self.handler.wfile.write(body)
+        if self.method != "HEAD":
+            self.handler.wfile.write(body)
 
     def start(self, status: int = 200, **headers: str) -> None:
         self.handler.send_response(status)

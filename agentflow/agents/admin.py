@@ -22,7 +22,7 @@ from ..types import JSONValue
 from . import circuit as circuits
 from . import configuration as configurations
 from .models import Agent, Health, Script
-from .services import registration
+from .services import health, registration
 from .services.circuits import reset_circuit
 from .services.registration import AgentFields
 
@@ -43,7 +43,7 @@ _FORM_FIELDS = {
 
 # JSON that who may only look sees as text, and what nobody writes by hand.
 _SHOWN = ("capabilities", "cost", "limits", "health_check", "measures", "input_schema", "output_schema")
-_STATE = ("version", "health", "health_reason", "health_checked_at", "source", "gone_at")
+_STATE = ("version", "health", "health_reason", "health_checked_at", "last_checks", "source", "gone_at")
 
 
 class StrictJSONField(forms.JSONField):
@@ -238,7 +238,7 @@ class AgentAdmin(Managed):
     empty_words = "An agent is what a block of a template calls: an API, a script, a model, a tool."
     search_fields = ("agent_id", "name", "description")
     list_select_related = ("workspace",)
-    actions = ("switch_on", "switch_off", "reset_circuit")
+    actions = ("switch_on", "switch_off", "look_at_health", "reset_circuit")
 
     @display(  # type: ignore[untyped-decorator]
         description="State", label={"On": "success", "Off": "danger", "Gone": "warning"}
@@ -274,6 +274,11 @@ class AgentAdmin(Managed):
             for name in _SHOWN:
                 fields[fields.index(name)] = f"shown_{name}"
         return [*fields, *_STATE]
+
+    @display(description="Last checks")  # type: ignore[untyped-decorator]
+    def last_checks(self, agent: Agent) -> str:
+        rows = [(f"{each.at:%Y-%m-%d %H:%M:%S}", each) for each in agent.checks.order_by("-pk")]
+        return readable({at: each.reason or f"well, {each.ms:.0f} ms" for at, each in rows})
 
     @display(description="Capabilities")  # type: ignore[untyped-decorator]
     def shown_capabilities(self, agent: Agent) -> str:
@@ -330,6 +335,13 @@ class AgentAdmin(Managed):
             reset_circuit(by=by, pk=agent.pk, workspace_id=agent.workspace_id)
 
         self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done="Reset the circuit of")
+
+    @action(description="Check health", permissions=["manage"])  # type: ignore[untyped-decorator]
+    def look_at_health(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        def act(agent: Agent, by: User) -> None:
+            health.check(by=by, pk=agent.pk, workspace_id=agent.workspace_id)
+
+        self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done="Checked")
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Agent], *, enabled: bool) -> None:
         def act(agent: Agent, by: User) -> None:

@@ -324,6 +324,8 @@ if bool(AGENTFLOW_S3_ACCESS_KEY) != bool(AGENTFLOW_S3_SECRET_KEY):
 # Seal the workspaces' secrets: the first seals, all open.  Empty: a key derived from SECRET_KEY.
 AGENTFLOW_SECRET_KEYS = env.fernet_keys("AGENTFLOW_SECRET_KEYS")
 AGENTFLOW_SANDBOX = env.text("AGENTFLOW_SANDBOX", "auto")
+# Between two looks at an agent's health; 0: only at agents that have an interval of their own.
+AGENTFLOW_HEALTH_CHECK_SECONDS = env.integer("AGENTFLOW_HEALTH_CHECK_SECONDS", 300)
 AGENTFLOW_LLM_BASE_URL = env.text("AGENTFLOW_LLM_BASE_URL", "")
 AGENTFLOW_LLM_API_KEY = env.text("AGENTFLOW_LLM_API_KEY", "")
 AGENTFLOW_LLM_MODEL = env.text("AGENTFLOW_LLM_MODEL", "")

@@ -25,5 +25,6 @@ SECRET_KEY = "test-only-and-never-used-elsewhere-0123456789"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 WHITENOISE_USE_FINDERS = True
 STATIC_ROOT = None
+AGENTFLOW_HEALTH_CHECK_SECONDS = 0  # no test asks servers that are not there
 AGENTFLOW_LLM_BASE_URL = ""
 AGENTFLOW_LLM_API_KEY = ""

@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 from django.db import DatabaseError, connection
 
+from agentflow.agents.upkeep import Upkeep
 from agentflow.api import idempotency
 from agentflow.api.context import origin
 from agentflow.governance.services import sessions
@@ -33,6 +34,7 @@ TICK_S = 0.5
 TAKEN_AT_ONCE = 100
 PUT_OFF_S = 15
 STAMP_S = 5.0
+UPKEEP_S = 1.0  # between two looks for sources and agents that are due
 TIDY_S = 600.0  # between two removals of what has run out: idempotency records, spent tokens
 
 _TAKE = """
@@ -54,6 +56,8 @@ def _run(stop: threading.Event) -> None:
     processes.plan_statements_once()
     tidy_at = time.monotonic()
     stamp_at = time.monotonic()
+    upkeep_at = time.monotonic()
+    upkeep = Upkeep()
     own = processes.register(ProcessKind.CLOCK, name="clock")
     while not stop.is_set():
         try:
@@ -63,6 +67,9 @@ def _run(stop: threading.Event) -> None:
                 tallies.write()
                 processes.stamp(own)  # after a tick: a clock that cannot tick does not count as alive
                 stamp_at = time.monotonic() + STAMP_S
+            if time.monotonic() >= upkeep_at:
+                upkeep.start_due()
+                upkeep_at = time.monotonic() + UPKEEP_S
             if time.monotonic() >= tidy_at:
                 idempotency.purge()
                 sessions.purge_spent()

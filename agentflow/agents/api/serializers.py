@@ -214,6 +214,18 @@ class AgentVersionShown(StrictSerializer):
     created_at = serializers.DateTimeField()
 
 
+class AgentCheckShown(StrictSerializer):
+    at = serializers.DateTimeField()
+    ok = serializers.BooleanField()
+    ms = serializers.FloatField()
+    reason = serializers.CharField(help_text="Why not; empty where it is well.")
+
+
+class AgentHealth(StrictSerializer):
+    health = serializers.ChoiceField(choices=Health.choices)
+    checks = AgentCheckShown(many=True, help_text="The newest first.")
+
+
 class AgentVersionList(StrictSerializer):
     versions = AgentVersionShown(many=True)
     total = serializers.IntegerField()

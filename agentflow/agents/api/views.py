@@ -15,7 +15,7 @@ from ...governance.models import User
 from ...governance.roles import Permission
 from .. import selectors
 from ..models import Health, ToolType
-from ..services import circuits, registration
+from ..services import circuits, health, registration
 from ..services.registration import AgentFields
 from . import serializers
 
@@ -157,6 +157,25 @@ class AgentVersionsView(UserView):
         """List what calling an agent meant, the newest version first."""
         found, total = paging.page(request).of(selectors.versions(self.user(), pk))
         return Response({"versions": serializers.AgentVersionShown(found, many=True).data, "total": total})
+
+
+class AgentHealthView(UserView):
+    @extend_schema(operation_id="agents_health", responses={200: serializers.AgentHealth})
+    def get(self, request: Request, pk: UUID) -> Response:
+        """The last looks at an agent's health."""
+        return self._answer(pk)
+
+    @extend_schema(operation_id="agents_health_check", request=None, responses={200: serializers.AgentHealth})
+    def post(self, request: Request, pk: UUID) -> Response:
+        """Look at an agent's health now."""
+        agent = selectors.agent(self.user(), pk)
+        health.check(pk=pk, by=self.user(), workspace_id=agent.workspace_id)
+        return self._answer(pk)
+
+    def _answer(self, pk: UUID) -> Response:
+        agent = selectors.agent(self.user(), pk)
+        shown = {"health": agent.health, "checks": agent.checks.order_by("-pk")}
+        return Response(serializers.AgentHealth(shown).data)
 
 
 class ScriptsView(UserView):

@@ -126,11 +126,11 @@ def synchronise(
 
 
 @transaction.atomic
-def take_due() -> list[UUID]:
+def take_due(at_most: int = TAKEN_AT_ONCE) -> list[UUID]:
     """Sources whose time has come, put off so that no other clock takes them meanwhile."""
     now = timezone.now()
     due = AgentSource.objects.filter(enabled=True, interval_s__gt=0, due_at__lte=now).order_by("due_at")
-    ids = list(due.select_for_update(skip_locked=True).values_list("pk", flat=True)[:TAKEN_AT_ONCE])
+    ids = list(due.select_for_update(skip_locked=True).values_list("pk", flat=True)[:at_most])
     if ids:
         AgentSource.objects.filter(pk__in=ids).update(due_at=now + timedelta(seconds=LEASE_S))
     return ids
