@@ -13,6 +13,7 @@ import concurrent.futures
 import functools
 import logging
 import os
+import queue
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ import httpx2
 from django.conf import settings
 
 from ..types import JSONObject, JSONValue
+from ..workflow import json_schema
 from ..workflow.failures import FailureKind
 from . import http_failures, http_transport
 from .egress import EgressError, EgressPolicy
@@ -43,6 +45,8 @@ LIST_S = 5.0
 LIST_PAGES = 50  # a server whose list never ends
 CLOSE_S = 6.0
 SESSIONS = 64
+PROGRESS_LINES = 200  # of one call
+LISTED = 1000  # tools whose schemas a session keeps
 META_KEY = "agentflow/idempotencyKey"
 
 
@@ -78,6 +82,16 @@ class ToolFailed(EgressError):
         super().__init__(FailureKind.AGENT, "tool_error", message[:1000] or "The tool failed.")
 
 
+class BadArguments(EgressError):
+    """The arguments do not fit the tool's own schema; nothing was called."""
+
+    def __init__(self, issues: list[JSONObject]) -> None:
+        message = f"arguments{issues[0]['pointer']}: {issues[0]['message']}"
+        super().__init__(
+            FailureKind.CONFIGURATION, "mcp_invalid_call", message[:500], evidence={"issues": issues[:5]}
+        )
+
+
 class ServerFailed(EgressError):
     """The server could not be started or did not shake hands; no tool was called."""
 
@@ -94,8 +108,12 @@ def call_tool(
     timeout_s: float,
     idempotency_key: str,
     on_cancel: Callable[[Callable[[], None]], Any] | None = None,
+    on_progress: Callable[[str], Any] | None = None,
 ) -> JSONValue:
     """Call one tool once and give back its structured content, or else its text.
+
+    Arguments are held against the schema that the server gave for the tool, before the call.  `on_progress`
+    is called in this thread with what the server says of its progress.
 
     Raises:
         EgressError: as the kind of what went wrong.
@@ -103,17 +121,46 @@ def call_tool(
     if server.name and server.name not in settings.AGENTFLOW_MCP_STDIO:
         raise UnknownServer(server.name)
     sent = threading.Event()
-    call = _pool().call(server, tool, arguments, timeout_s=timeout_s, key=idempotency_key, sent=sent)
+    said = _Said()
+    call = _pool().call(
+        server, tool, arguments, timeout_s=timeout_s, key=idempotency_key, sent=sent, said=said
+    )
+    call.add_done_callback(lambda _: said.lines.put(None))
     if on_cancel:
         on_cancel(functools.partial(_abandon, call))
+    until = time.monotonic() + timeout_s + 2 * CLOSE_S
     try:
         # The loop's own timeout fires first; this one is for a loop that is stuck.
-        return _value(call.result(timeout_s + 2 * CLOSE_S))
+        said.tell(on_progress, until)
+        return _value(call.result(max(until - time.monotonic(), 0)))
     except (concurrent.futures.CancelledError, asyncio.CancelledError):
         raise http_failures.CallCancelled(sent=sent.is_set()) from None
     except TimeoutError:
         call.cancel()
         raise http_failures.TimedOut(timeout_s, sent=sent.is_set()) from None
+
+
+class _Said:
+    """What a server says while it works, handed from the loop to the thread that waits for the call."""
+
+    def __init__(self) -> None:
+        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._told = 0
+
+    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        if self._told < PROGRESS_LINES:
+            self._told += 1
+            of = f" of {total:g}" if total is not None else ""
+            self.lines.put(f"Progress: {progress:g}{of}" + (f": {message[:500]}" if message else ""))
+
+    def tell(self, on_progress: Callable[[str], Any] | None, until: float) -> None:
+        """Pass on each line until the call is done, or it is `until`."""
+        try:
+            while (line := self.lines.get(timeout=max(until - time.monotonic(), 0.001))) is not None:
+                if on_progress:
+                    on_progress(line)
+        except queue.Empty:
+            return
 
 
 def list_tools(server: Server, *, timeout_s: float, at_most: int) -> list[JSONObject]:
@@ -156,6 +203,7 @@ class _Session:
     client: asyncio.Future[mcp.Client]
     leave: asyncio.Event
     used_at: float = field(default_factory=time.monotonic)
+    schemas: dict[str, JSONObject] | None = None  # of its tools' arguments, once they were asked for
 
     @property
     def rested(self) -> bool:
@@ -186,8 +234,9 @@ class _Pool:
         timeout_s: float,
         key: str,
         sent: threading.Event,
+        said: _Said,
     ) -> concurrent.futures.Future[CallToolResult]:
-        work = self._call(server, tool, arguments, timeout_s, key, sent)
+        work = self._call(server, tool, arguments, timeout_s, key, sent, said)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _call(
@@ -198,15 +247,17 @@ class _Pool:
         timeout_s: float,
         key: str,
         sent: threading.Event,
+        said: _Said,
     ) -> CallToolResult:
         async with asyncio.timeout(timeout_s):
             session = await self._session(server)
             client = await asyncio.shield(session.client)
             session.used_at = time.monotonic()
-            sent.set()
             try:
+                await self._check(session, client, tool, arguments)
+                sent.set()
                 meta = cast("RequestParamsMeta", {META_KEY: key})
-                return await client.call_tool(tool, arguments, meta=meta)
+                return await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
             except Exception as error:
                 failure = _translated(error, server)
                 if failure.failure.code == "connection_lost":
@@ -214,6 +265,20 @@ class _Pool:
                 raise failure from error
             finally:
                 session.used_at = time.monotonic()
+
+    async def _check(self, session: _Session, client: mcp.Client, tool: str, arguments: JSONObject) -> None:
+        """Hold arguments against the tool's own schema; one list serves all calls of a session."""
+        if session.schemas is None:
+            session.schemas = {each["name"]: each["inputSchema"] for each in await _tools(client, LISTED)}
+        schema = session.schemas.get(tool)
+        if schema is None:
+            return  # a tool that is not listed, or is new: the server will say
+        try:
+            issues = json_schema.issues(arguments, schema)
+        except json_schema.UnusableSchema:
+            return
+        if issues:
+            raise BadArguments(issues)
 
     def list_tools(
         self, server: Server, *, timeout_s: float, at_most: int
@@ -224,17 +289,8 @@ class _Pool:
         async with asyncio.timeout(timeout_s):
             session = await self._session(server)
             client = await asyncio.shield(session.client)
-            found: list[JSONObject] = []
-            cursor: str | None = None
             try:
-                for _ in range(LIST_PAGES):
-                    page = await client.list_tools(cursor=cursor)
-                    found += [
-                        tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools
-                    ]
-                    cursor = page.next_cursor
-                    if not cursor or len(found) >= at_most:
-                        break
+                return await _tools(client, at_most)
             except Exception as error:
                 failure = _translated(error, server)
                 if failure.failure.code == "connection_lost":
@@ -242,7 +298,6 @@ class _Pool:
                 raise failure from error
             finally:
                 session.used_at = time.monotonic()
-            return found[:at_most]
 
     async def _session(self, server: Server) -> _Session:
         """An open session that answered lately, or a new one."""
@@ -346,6 +401,18 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
         transport = streamable_http_client(server.url, http_client=connection)
         async with mcp.Client(transport, cache=None) as client:
             yield client
+
+
+async def _tools(client: mcp.Client, at_most: int) -> list[JSONObject]:
+    found: list[JSONObject] = []
+    cursor: str | None = None
+    for _ in range(LIST_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        found += [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
+        cursor = page.next_cursor
+        if not cursor or len(found) >= at_most:
+            break
+    return found[:at_most]
 
 
 async def _answers(client: mcp.Client) -> bool:

@@ -43,6 +43,14 @@ async def hang() -> str:
 
 
 @server.tool()
+async def count(to: int, ctx: Context) -> int:
+    """Says how far it is."""
+    for number in range(1, to + 1):
+        await ctx.report_progress(number, to, f"at {number}")
+    return to
+
+
+@server.tool()
 def die() -> str:
     """Takes the server down in the middle of a call."""
     os._exit(1)

@@ -126,6 +126,24 @@ def test_an_unknown_tool_and_bad_arguments_are_said(tool: Callable[..., Outcome]
         assert failure_of(outcome).code in {"tool_error", "mcp_invalid_call"}
 
 
+def test_arguments_are_held_against_the_tools_schema_before_the_call(
+    tool: Callable[..., Outcome],
+) -> None:
+    failure = failure_of(tool("add", {"a": "x", "b": 1}))
+    assert (failure.kind, failure.code, failure.outcome_unknown) == (
+        "configuration",
+        "mcp_invalid_call",
+        False,
+    )
+    assert failure.message.startswith("arguments/a: ")
+
+
+def test_progress_is_shown_as_lines(tool: Callable[..., Outcome]) -> None:
+    lines: list[str] = []
+    assert output_of(tool("count", {"to": 2}, log=lambda level, line: lines.append(line))) == {"result": 2}
+    assert lines == ["Progress: 1 of 2: at 1", "Progress: 2 of 2: at 2"]
+
+
 def test_a_tool_that_never_answers_is_given_up_and_the_session_lives_on(tool: Callable[..., Outcome]) -> None:
     before = output_of(tool("pid"))
     failure = failure_of(tool("hang", timeout_s=0.3))

@@ -31,6 +31,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
                 timeout_s=call.timeout_s,
                 idempotency_key=call.idempotency_key,
                 on_cancel=call.cancel.on_cancel,
+                on_progress=lambda line: call.log("info", line),
             )
         )
     except EgressError as error:
