@@ -21,6 +21,9 @@ _HOSTS = r"""
 [2002:a9fe:a9fe::1] [2001:0:53aa:64c:0:fbff:80ff:fffe] [2001:db8::1] [3fff::1] [fe80::1]
 [fe80::a9fe:a9fe] [fec0::1] [fc00::1] [fd00:ec2::254] [fd12:3456:789a::1] [ff02::1] [ff0e::1] [100::1]
 [5f00::1] [4000::1]
+127.1.2.3 127.255.255.254 10.255.255.255 172.31.255.255 192.168.255.255 100.100.100.200 169.254.170.2
+169.254.255.255 0.1.2.3 198.19.255.255 240.0.0.1 255.255.255.254 239.255.255.250 0x7f.0.0.0x1 0177.1
+[::ffff:a00:1] [::ffff:c0a8:1] [2002:c0a8:1::] [64:ff9b::a00:1] [fd00::1] [febf::1] [ff05::2] [::2]
 """
 REFUSED_HOSTS = _HOSTS.split()
 _URLS = r"""
@@ -38,7 +41,7 @@ REFUSED_URLS = _URLS.split()
 
 
 def test_the_corpus_is_large_enough() -> None:
-    assert len(set(REFUSED_HOSTS + REFUSED_URLS)) >= 100
+    assert len(set(REFUSED_HOSTS + REFUSED_URLS)) >= 120
 
 
 def test_nothing_inside_is_ever_reached() -> None:
