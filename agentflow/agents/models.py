@@ -7,8 +7,10 @@ import uuid
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
@@ -268,6 +270,66 @@ class AgentPolicy(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.agent_id}"
+
+
+class AgentBucket(models.Model):
+    """How the calls of an agent went that ended within some minutes, or an hour.
+
+    `histogram` counts latencies: as `performance.slot` says.  `kinds` are the failures by code, the most
+    frequent ones.
+    """
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="buckets")
+    capability = models.CharField(max_length=200, blank=True)  # that was asked for; "": all calls
+    outside = models.BooleanField(default=False)  # measured by others
+    seconds = models.PositiveIntegerField()
+    at = models.DateTimeField()  # its beginning
+    successes = models.BigIntegerField()
+    failures = models.BigIntegerField()
+    ms = models.FloatField()  # of all calls together, as the next three
+    cost = models.FloatField()
+    input_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    histogram = ArrayField(models.BigIntegerField())
+    kinds = models.JSONField()
+
+    class Meta:
+        constraints = [
+            # Also the index of every look-up of an agent's last hours.
+            models.UniqueConstraint(
+                fields=("agent", "seconds", "at", "outside", "capability"), name="one_bucket_per_time"
+            ),
+        ]
+        indexes = [models.Index(fields=("at",), name="agent_bucket_by_age")]  # what is removed
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M} + {self.seconds} s"
+
+
+class AgentMeasurement(models.Model):
+    """The id of a measurement from outside that was counted, so that it is not counted twice."""
+
+    agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="measurements")
+    key = models.CharField(max_length=200)
+    received_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=("agent", "key"), name="measurement_counts_once")]
+        indexes = [models.Index(fields=("received_at",), name="agent_measurement_by_age")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class MeasuredUpTo(models.Model):
+    """One row: the attempts that the buckets hold.  Those up to `seen` are all there once `xid` is past."""
+
+    upto = models.BigIntegerField(default=0)
+    seen = models.BigIntegerField(default=0)
+    xid = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"attempt {self.upto}"
 
 
 class Script(models.Model):

@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 from django.db import DatabaseError, connection
 
+from agentflow.agents import performance
 from agentflow.agents.upkeep import Upkeep
 from agentflow.api import idempotency
 from agentflow.api.context import origin
@@ -26,7 +27,7 @@ from executions.ports import approval_timeout
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
-from . import reconcile, signals
+from . import measuring, reconcile, signals
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ def _run(stop: threading.Event) -> None:
             if time.monotonic() >= stamp_at:
                 tallies.add(Tally.LATE_EVENTS, signals.deliver_late())
                 tallies.write()
+                busy = measuring.measure() or busy
                 processes.stamp(own)  # after a tick: a clock that cannot tick does not count as alive
                 stamp_at = time.monotonic() + STAMP_S
             if time.monotonic() >= upkeep_at:
@@ -76,6 +78,7 @@ def _run(stop: threading.Event) -> None:
                 processes.forget_vanished()
                 signals.purge()
                 purge_tallies()
+                performance.purge()
                 blobs.tidy()
                 tidy_at = time.monotonic() + TIDY_S
         except DatabaseError as error:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import math
+from datetime import datetime, timedelta
 from typing import Any
 
+from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -9,6 +12,7 @@ from ...api.serializers import StrictSerializer
 from .. import configuration as configurations
 from ..circuit import state_of
 from ..models import Agent, Effect, Health, ToolType
+from ..performance import WINDOWS
 
 
 class CapabilityShown(StrictSerializer):
@@ -196,6 +200,80 @@ class AgentWithCircuit(AgentShown):
     @extend_schema_field(CircuitShown)
     def get_circuit(self, agent: Agent) -> Any:
         return CircuitShown(state_of(agent)).data
+
+
+class FiguresShown(StrictSerializer):
+    """Calls that ended.  Only failures of the agent's own count (transient ones among them)."""
+
+    calls = serializers.IntegerField()
+    successes = serializers.IntegerField()
+    failures = serializers.IntegerField()
+    success_rate = serializers.FloatField(allow_null=True)
+    mean_ms = serializers.FloatField(allow_null=True)
+    p50_ms = serializers.FloatField(allow_null=True, help_text="This and p95Ms within 10 %.")
+    p95_ms = serializers.FloatField(allow_null=True)
+    cost = serializers.FloatField()
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+
+
+class TotalShown(FiguresShown):
+    failure_codes = serializers.DictField(child=serializers.IntegerField())
+
+
+class PointShown(FiguresShown):
+    at = serializers.DateTimeField()
+
+
+class PerformanceShown(StrictSerializer):
+    window = serializers.ChoiceField(choices=list(WINDOWS))
+    bucket_seconds = serializers.IntegerField()
+    since = serializers.DateTimeField()
+    capability = serializers.CharField()
+    capabilities = serializers.ListField(child=serializers.CharField(), help_text="That it was called for.")
+    total = TotalShown()
+    outside = TotalShown(help_text="As others measured it.")
+    outside_weight = serializers.FloatField()
+    series = PointShown(many=True, help_text="Without what others measured; empty times are left out.")
+    circuit = CircuitShown()
+
+
+class NewMeasurement(StrictSerializer):
+    id = serializers.CharField(max_length=200, help_text="The same id is counted once.")
+    success = serializers.BooleanField()
+    at = serializers.DateTimeField(required=False, help_text="When the call ended; by default now.")
+    latency_ms = serializers.FloatField(required=False, min_value=0, max_value=1e9)
+    cost = serializers.FloatField(required=False, min_value=0, max_value=1e9, default=0.0)
+    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=2**40, default=0)
+    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=2**40, default=0)
+    capability = serializers.CharField(required=False, max_length=200, allow_blank=True, default="")
+    failure_code = serializers.CharField(required=False, max_length=100, allow_blank=True, default="")
+
+    def validate_at(self, at: datetime) -> datetime:
+        now = timezone.now()
+        if not now - timedelta(days=29) <= at <= now + timedelta(minutes=5):
+            raise serializers.ValidationError("This must lie within the last 29 days.")
+        return at
+
+    def validate_latency_ms(self, value: float) -> float:
+        return self._finite(value)
+
+    def validate_cost(self, value: float) -> float:
+        return self._finite(value)
+
+    @staticmethod
+    def _finite(value: float) -> float:
+        if not math.isfinite(value):
+            raise serializers.ValidationError("This must be a number.")
+        return value
+
+
+class NewMeasurements(StrictSerializer):
+    metrics = serializers.ListField(child=NewMeasurement(), min_length=1, max_length=500)
+
+
+class MeasurementsTaken(StrictSerializer):
+    counted = serializers.IntegerField(help_text="Of those sent, the ones whose ids were new.")
 
 
 class AgentList(StrictSerializer):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import cast
 from uuid import UUID
 
+from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,9 +14,10 @@ from ...api.idempotency import idempotent
 from ...governance import access
 from ...governance.models import User
 from ...governance.roles import Permission
-from .. import selectors
+from .. import circuit, performance, selectors
 from ..models import Health, ToolType
-from ..services import circuits, health, registration
+from ..services import circuits, health, measurements, registration
+from ..services.measurements import Measurement
 from ..services.registration import AgentFields
 from . import serializers
 
@@ -145,6 +147,44 @@ class ResetCircuitView(UserView):
         agent = selectors.agent(self.user(), pk)
         state = circuits.reset_circuit(by=self.user(), pk=pk, workspace_id=agent.workspace_id)
         return Response(serializers.CircuitShown(state).data)
+
+
+class PerformanceView(UserView):
+    @extend_schema(
+        operation_id="agents_performance",
+        parameters=[
+            OpenApiParameter("window", str, enum=list(performance.WINDOWS), description="24h unless said."),
+            OpenApiParameter("capability", str, description="Only calls that asked for it."),
+        ],
+        responses={200: serializers.PerformanceShown},
+    )
+    def get(self, request: Request, pk: UUID) -> Response:
+        """How an agent's calls went lately, in total and over time, and its circuit."""
+        agent = selectors.agent(self.user(), pk)
+        window = paging.choice(request, "window", list(performance.WINDOWS)) or "24h"
+        told = performance.report(agent, window, paging.text(request, "capability") or "")
+        shown = serializers.CircuitShown(circuit.state_of(agent)).data
+        return Response({**told, "circuit": shown})
+
+
+class MetricsView(UserView):
+    @extend_schema(
+        operation_id="agents_metrics",
+        request=serializers.NewMeasurements,
+        responses={200: serializers.MeasurementsTaken},
+    )
+    def post(self, request: Request, pk: UUID) -> Response:
+        """Count calls of an agent that others made and measured; each id once, so safe to repeat."""
+        agent = selectors.agent(self.user(), pk)
+        access.require(self.user(), Permission.MANAGE_AGENTS, agent.workspace_id)
+        body = serializers.NewMeasurements(data=request.data)
+        body.is_valid(raise_exception=True)
+        now = timezone.now()
+        taken = [Measurement(**{"at": now, **each}) for each in body.validated_data["metrics"]]
+        counted = measurements.take(
+            by=self.user(), pk=pk, workspace_id=agent.workspace_id, measurements=taken
+        )
+        return Response({"counted": counted})
 
 
 class AgentVersionsView(UserView):

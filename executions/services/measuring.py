@@ -1,0 +1,94 @@
+"""Counts ended attempts into the buckets of their agents, once each, however many clocks do it.
+
+Ids of attempts are handed out before their transactions commit.  So the highest id of one look is counted
+up to only at a later look, when every transaction has ended that was open at the first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+
+from agentflow.agents import performance
+from agentflow.agents.models import MeasuredUpTo
+from agentflow.agents.performance import Bucket, Key
+from agentflow.agents.profile import Cost
+from executions.engine.rows import loads
+from executions.engine.run import raw_cursor
+
+AT_ONCE = 20_000
+
+# Simulated and builtin calls are no measure of an agent; nor is what was never sent, or was stopped.  A
+# failure of another kind than the agent's is named among the kinds, and no call.
+_ENDED = """
+SELECT g.id, g.cost, r.receipt->'asked'->'capabilities',
+  date_bin('5 minutes', a.ended_at, TIMESTAMPTZ 'epoch'), a.outcome = 'ok', a.failure->>'code',
+  a.failure->>'kind',
+  greatest(extract(epoch FROM a.ended_at - a.started_at) * 1000, 0)::float8,
+  CASE WHEN g.tool_type = 'LLM' AND a.outcome = 'ok' AND b.attempt = a.attempt
+            AND jsonb_typeof(b.output->'usage') = 'object' THEN b.output->'usage' END
+FROM executions_blockattempt a
+JOIN executions_blockexecution b ON b.id = a.block_id
+JOIN executions_execution e ON e.id = b.execution_id
+JOIN agents_agent g ON g.workspace_id = e.workspace_id AND g.agent_id = a.agent_id
+LEFT JOIN executions_routingreceipt r ON r.block_id = a.block_id AND r.attempt = a.attempt
+WHERE a.id > %(after)s AND a.id <= %(upto)s AND e.simulation IS NULL AND a.outcome IN ('ok', 'error')
+  AND coalesce(a.failure->>'code', '') <> ALL (ARRAY['circuit_open', 'circuit_open_long', 'cancelled'])
+"""
+
+
+@transaction.atomic
+def measure() -> bool:
+    """Count what has ended since the last time.  True: there is more."""
+    MeasuredUpTo.objects.bulk_create([MeasuredUpTo(pk=1)], ignore_conflicts=True)
+    done = MeasuredUpTo.objects.select_for_update(skip_locked=True).filter(pk=1).first()
+    if done is None:
+        return False  # another clock is at it
+    cursor = raw_cursor()
+    settled = cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint").fetchone()
+    assert settled is not None
+    if done.upto < done.seen and settled[0] >= done.xid:
+        after, done.upto = done.upto, min(done.seen, done.upto + AT_ONCE)
+        performance.merge(_buckets(cursor.execute(_ENDED, {"after": after, "upto": done.upto})))
+    if done.upto >= done.seen:
+        last = cursor.execute("SELECT coalesce(max(id), 0) FROM executions_blockattempt").fetchone()
+        now = cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+        assert last is not None
+        assert now is not None
+        done.seen, done.xid = max(done.seen, last[0]), now[0]
+    done.save()
+    return done.upto < done.seen and settled[0] >= done.xid
+
+
+def _buckets(rows: Any) -> dict[Key, Bucket]:
+    found: dict[Key, Bucket] = defaultdict(Bucket)
+    prices: dict[UUID, Cost] = {}
+    for agent, cost, capabilities, at, ok, code, kind, ms, usage in rows:
+        if agent not in prices:
+            prices[agent] = Cost.model_validate(loads(cost) or {})
+        for capability in ("", *(loads(capabilities) or ())):
+            bucket = found[agent, capability, at]
+            if not ok:
+                bucket.kinds[str(code or "unknown")[:100]] += 1
+                if kind not in ("agent", "transient"):
+                    continue
+            _count(bucket, ok=ok, ms=ms, usage=loads(usage) or {}, cost=prices[agent])
+    return found
+
+
+def _count(bucket: Bucket, *, ok: bool, ms: float, usage: dict[str, Any], cost: Cost) -> None:
+    given, got = _number(usage.get("inputTokens")), _number(usage.get("outputTokens"))
+    bucket.successes += ok
+    bucket.failures += not ok
+    bucket.ms += ms
+    bucket.histogram[performance.slot(ms)] += 1
+    bucket.input_tokens += given
+    bucket.output_tokens += got
+    bucket.cost += performance.price(cost, calls=1, input_tokens=given, output_tokens=got)
+
+
+def _number(value: Any) -> int:
+    return value if type(value) is int and 0 <= value < 2**40 else 0
