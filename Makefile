@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run manage test test-slow chaos mutants test-load test-model check format format-check lint types imports \
-	migrations migrations-check openapi openapi-check bench bench-growth bench-profile lock hooks clean python install-local install-test
+	migrations migrations-check openapi openapi-check bench bench-agents bench-growth bench-profile lock hooks clean python install-local install-test
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -74,6 +74,9 @@ openapi-check: install-test
 
 bench: install-test ## Measure the engine beside raw Celery; PEERS=1: and beside LangGraph and DBOS
 	$(PY) -m bench $(ARGS)
+
+bench-agents: install-test ## Compare choosing agents with naming them, on simulated agents
+	$(PY) -m bench.agents
 
 bench-growth: install-test ## Measure what size, width and open executions cost
 	$(PY) -m bench growth $(ARGS)
