@@ -19,7 +19,7 @@ from django.db.models import TextField
 from django.db.models.functions import Cast
 
 from ..types import JSONObject
-from . import policies, registry
+from . import circuit, performance, policies, registry
 from .matching import Candidate, Measured, Ranking, Requirements, Rule, Skill, rank, words
 from .models import Agent
 from .registry import AgentSpec
@@ -127,12 +127,32 @@ def candidate(workspace_id: UUID, agent_id: str) -> Candidate | None:
 def _measured(
     workspace_id: UUID, candidates: Sequence[Candidate], asked: Requirements, load: Mapping[str, Load]
 ) -> dict[str, Measured]:
-    return {
-        agent_id: Measured(held=busy.held, waiting=busy.waiting, rate_wait_s=busy.rate_wait_s)
-        for agent_id, busy in load.items()
-    }
+    """What is known of those that have what is asked for: of the others nobody wants to know."""
+    able = [
+        each.agent_id
+        for each in candidates
+        if each.enabled and (not asked.exact or each.skills.keys() >= set(asked.capabilities))
+    ]
+    states = circuit.states(workspace_id, able)
+    seen = performance.stats(workspace_id, able)
+    found = {}
+    for agent_id in able:
+        busy, stats = load.get(agent_id, _IDLE), seen[agent_id]
+        good, bad = stats.weighed
+        found[agent_id] = Measured(
+            successes=good,
+            failures=bad,
+            mean_ms=stats.mean_ms,
+            cost=stats.cost / stats.calls if stats.calls and stats.cost else None,
+            circuit=states[agent_id].state,
+            held=busy.held,
+            waiting=busy.waiting,
+            rate_wait_s=busy.rate_wait_s,
+        )
+    return found
 
 
+_IDLE = Load()
 _lock = threading.Lock()
 _known: dict[UUID, tuple[tuple[AgentSpec, ...], tuple[Candidate, ...]]] = {}
 

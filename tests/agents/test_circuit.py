@@ -21,8 +21,10 @@ from redis.retry import Retry
 from agentflow.agents import circuit, registry
 from agentflow.agents.calls import CIRCUIT_OPEN, Completed
 from agentflow.agents.circuit_script import SCRIPT
+from agentflow.agents.matching import Requirements
 from agentflow.agents.models import Agent, ToolType
 from agentflow.agents.profile import CircuitRules
+from agentflow.agents.selection import choose
 from agentflow.governance.models import AuditEntry, Workspace
 from agentflow.governance.roles import Role
 from tests.agents.circuit_model import CircuitModel
@@ -256,3 +258,19 @@ def test_bad_thresholds_are_refused_with_their_place(
     refused = operator.post("/api/v1/agents", {**body, "measures": measures}, format="json")
     assert refused.status_code == 400, refused.content
     assert [issue["pointer"] for issue in refused.json()["issues"]] == [pointer]
+
+
+def test_one_whose_circuit_is_open_is_passed_over_for_another(workspace: Workspace) -> None:
+    reads = [{"name": "orders.read"}]
+    for name in ("first", "second"):
+        AgentFactory.create(workspace=workspace, agent_id=name, capabilities=reads)
+    registry.forget()
+    asked = Requirements(capabilities=("orders.read",))
+    best = choose(workspace.pk, asked).ranking.best
+    assert best is not None
+    assert best.agent_id == "first"
+    fail(workspace, "first", 2)
+    assert state_of(workspace, "first") == "open"
+    ranking = choose(workspace.pk, asked).ranking
+    assert [each.agent_id for each in ranking.fit] == ["second"]
+    assert ranking.left_out == (("first", "circuit_open"),)
