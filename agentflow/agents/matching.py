@@ -117,7 +117,7 @@ class Rule:
     prior_failures: float = 1.0
     success_margin: float = 0.15  # who is surely worse than the best by so much is left out
     unknown_ms: float = 1000.0  # of an agent that was never called
-    half_open: float = 0.5  # its score, times this
+    half_open: float = 1.0  # its score, times this; less, and one that has a rival never gets its trial
     prefer: float = 1.0  # what being preferred adds
 
     def as_json(self) -> JSONObject:

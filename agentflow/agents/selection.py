@@ -20,6 +20,7 @@ from django.db.models.functions import Cast
 
 from ..types import JSONObject
 from . import circuit, performance, policies, registry
+from .circuit import CircuitState
 from .matching import Candidate, Measured, Ranking, Requirements, Rule, Skill, rank, words
 from .models import Agent
 from .registry import AgentSpec
@@ -144,12 +145,17 @@ def _measured(
             failures=bad,
             mean_ms=stats.mean_ms,
             cost=stats.cost / stats.calls if stats.calls and stats.cost else None,
-            circuit=states[agent_id].state,
+            circuit=_circuit(states[agent_id]),
             held=busy.held,
             waiting=busy.waiting,
             rate_wait_s=busy.rate_wait_s,
         )
     return found
+
+
+def _circuit(seen: CircuitState) -> str:
+    """Half-open only for whoever may be the one call that is let through: behind it nobody else gets in."""
+    return "open" if seen.state == "half_open" and seen.retry_s > 0 else seen.state
 
 
 _IDLE = Load()
