@@ -181,3 +181,51 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "approval_carried": _approval_carried,
     "approval_responded": _approval_responded,
 }
+
+
+# -- why an attempt went to its agent -------------------------------------------
+
+NAMED = 5  # agents in one sentence
+LEFT_OUT: Mapping[str, str] = {
+    "banned": "banned",
+    "circuit_open": "its calls failed just then",
+    "cost": "too dear",
+    "disabled": "switched off",
+    "effect": "riskier to repeat",
+    "environment": "for another environment",
+    "failed_before": "had failed at this",
+    "latency": "too slow",
+    "not_pinned": "another is pinned",
+    "schema": "takes or gives something else",
+    "success": "surely fails more often",
+    "text": "does something else",
+    "tool_type": "of another kind",
+    "unhealthy": "not well",
+}
+
+
+def choice_words(receipt: JSONObject | None) -> list[str]:
+    """Why an attempt went to its agent, in a few sentences; none where there was no choice."""
+    ranked = list((receipt or {}).get("candidates") or ())
+    if receipt is None or not ranked:
+        return []
+    chosen, second = str(receipt["chosen"]), receipt.get("runnerUp")
+    scores = {str(each["agentId"]): f"{each['score']:.2f}" for each in ranked}
+    waits = {str(each["agentId"]): each.get("expectedWaitSeconds", 0) for each in ranked}
+    said = [f"Chosen with {scores[chosen]}" if chosen in scores else "Chosen"]
+    if second is None:
+        said[0] += ": no other was fit."
+    elif second == ranked[0]["agentId"]:
+        said[0] += f", for {second} with {scores[second]} was busy."
+    else:
+        said[0] += f", before {second}" + (f" with {scores[second]}" if second in scores else "")
+        said[0] += ", which was busy." if waits.get(second, 0) > waits.get(chosen, 0) else "."
+    out = list(receipt.get("filteredOut") or ())
+    if out:
+        named = [
+            f"{each['agentId']} ({LEFT_OUT.get(each['reason'], each['reason'])})" for each in out[:NAMED]
+        ]
+        counts: JSONObject = receipt.get("filteredOutByReason") or {}
+        more = sum(count for reason, count in counts.items() if reason != "capability") - len(named)
+        said.append(f"Left out: {', '.join(named)}" + (f" and {more} more." if more > 0 else "."))
+    return said

@@ -23,6 +23,7 @@ from agentflow.governance.roles import Permission
 
 from . import facts, page_data, selectors, snapshot
 from .models import Execution
+from .narration import choice_words
 from .states import ExecutionStatus
 
 PAGE_ROWS = 50
@@ -133,6 +134,8 @@ def execution_step(request: HttpRequest, execution_id: UUID) -> HttpResponse:
     except NotFound as error:
         raise Http404(error.message) from error
     detail = snapshot.block_detail(execution, block)
+    for attempt in detail["attempts"]:
+        attempt["choice"] = choice_words(attempt["receipt"])
     tab = request.GET.get("tab", "")
     context = {
         "execution": execution,
