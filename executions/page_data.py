@@ -294,11 +294,12 @@ def step_facts(execution: Execution, detail: JSONObject) -> list[tuple[str, str]
         "once": "Runs once",
     }
     choice = detail["choice"]
+    called = detail["attempts"][-1]["agentId"] if detail["attempts"] else None
     found = [
         ("Waits for", _some([_name(known, name) for name in detail["dependencies"]])),
         ("Then", _some(after)),
         ("Undoes", _name(known, known.get(str(detail["blockId"]), NOTHING_KNOWN).compensates)),
-        ("Agent", str(detail["agentId"] or "")),
+        ("Agent", str(detail["agentId"] or called or "")),
         ("Kind", str(detail["toolType"] or "")),
         ("Effect", effects.get(str(detail["effect"]), "")),
         ("Chose branch", ", ".join(str(number + 1) for number in choice) if choice else ""),

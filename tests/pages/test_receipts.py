@@ -43,6 +43,7 @@ def test_the_attempts_of_a_step_say_why_they_went_to_their_agents() -> None:
     page = viewer.get(f"/executions/{execution.pk}/step?block=a&tab=tries").content.decode()
     assert "Chosen with 0.87, before two with 0.80." in page
     assert "Chosen with 0.80: no other was fit." in page
+    assert '<dt>Agent</dt><dd class="mono">two</dd>' in page
     left_out = "Left out: <one> (had failed at this), four (its calls failed just then) and 2 more."
     assert escape(left_out) in page
 
