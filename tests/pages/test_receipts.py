@@ -11,6 +11,7 @@ from django.utils.html import escape
 
 from agentflow.governance.roles import Role
 from agentflow.types import JSONObject
+from executions import page_data, snapshot
 from executions.models import BlockAttempt, BlockExecution, RoutingReceipt
 from executions.narration import choice_words
 from tests.factories.executions import ExecutionFactory
@@ -43,7 +44,8 @@ def test_the_attempts_of_a_step_say_why_they_went_to_their_agents() -> None:
     page = viewer.get(f"/executions/{execution.pk}/step?block=a&tab=tries").content.decode()
     assert "Chosen with 0.87, before two with 0.80." in page
     assert "Chosen with 0.80: no other was fit." in page
-    assert '<dt>Agent</dt><dd class="mono">two</dd>' in page
+    chosen = {**snapshot.block_detail(execution, block), "agentId": None}
+    assert ("Agent", "two") in page_data.step_facts(execution, chosen)
     left_out = "Left out: <one> (had failed at this), four (its calls failed just then) and 2 more."
     assert escape(left_out) in page
 
