@@ -32,8 +32,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _engines(config: pytest.Config) -> Engines | None:
-    """This run's own engines; none if it uses other servers, or no Django (`-p no:django`)."""
-    if not config.pluginmanager.hasplugin("django"):
+    """This process's own engines; none if it uses other servers or no Django, or hands out the tests."""
+    shares_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if shares_out or not config.pluginmanager.hasplugin("django"):
         return None
     from django.conf import settings
 

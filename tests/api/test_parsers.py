@@ -152,10 +152,10 @@ def test_three_megabytes_are_read_in_a_blink(tail: str) -> None:
     }
     body = json.dumps({"blocks": [block] * 24_000}).encode() if not tail else ("[" * 65 + tail).encode()
     assert len(body) > 690_000
-    started = time.perf_counter()
+    worked = time.thread_time()
     with suppress(InvalidInput):
         loads(body)
-    assert time.perf_counter() - started < 1.0  # 0.1 s here; the rest is for a busy machine
+    assert time.thread_time() - worked < 1.0  # 0.1 s here, where a pattern that goes back takes minutes
 
 
 class Endless(io.RawIOBase):

@@ -8,7 +8,7 @@ from typing import Any
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from executions.models import Execution
-from executions.services import control
+from executions.services import control, reconcile
 from templates_app.models import TemplateVersion
 from tests.factories.executions import statuses
 from tests.history import check
@@ -67,6 +67,20 @@ def test_cancelling_a_parent_cancels_its_children(run: Start, author: User, vers
     assert started.status == "cancelled"
     execution.refresh_from_db()
     assert execution.status == "cancelled"
+    assert check() == []
+
+
+def test_a_child_that_is_cancelled_by_itself_fails_the_block_that_started_it(
+    run: Start, author: User, version_of: VersionOf
+) -> None:
+    child = version_of(template(block("x", humanInLoop={"type": "approval"})))
+    execution = run(template(calling(child), block("after", "sub")))
+    control.cancel(execution_id=row(execution, "sub").children.get().pk, by=author)
+    reconcile.look(execution.pk)
+    drain(execution)
+    assert execution.status == "failed"
+    assert row(execution, "sub").error["code"] == "child_cancelled"  # type: ignore[index]
+    assert row(execution, "after").status == "skipped"
     assert check() == []
 
 

@@ -92,6 +92,13 @@ def test_a_restart_from_a_block_runs_it_and_all_behind_it(run: Start, author: Us
     assert {name for name, row in rows(execution).items() if row.carried_from is None} == {"b", "c"}
 
 
+def test_a_restart_from_a_skipped_block_skips_it_again(run: Start, author: User) -> None:
+    execution = run(template(block("a"), block("b", "a", when="false"), block("c", "b")))
+    restart(execution, author, from_block="b")
+    assert execution.status == "completed"
+    assert statuses(execution) == {"a": "completed", "b": "skipped", "c": "skipped"}
+
+
 def test_outputs_of_carried_blocks_reach_what_runs_again(run: Start, author: User) -> None:
     execution = run(
         template(
