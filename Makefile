@@ -10,6 +10,7 @@ PY := $(VENV)/bin/python
 SETTINGS_TEST := DJANGO_SETTINGS_MODULE=config.settings.test
 PACKAGES := agentflow templates_app executions approvals monitoring demo config bench tests
 ARGS ?=
+TESTERS ?= 2
 PLAN ?= c0
 
 help: ## List the targets
@@ -22,8 +23,8 @@ run: install-local ## Run the whole product here; HOST, PORT, WORKERS, AGENTFLOW
 manage: install-local ## A command of manage.py beside `make run`: make manage ARGS=createsuperuser
 	@$(PY) -m config.supervisor $(ARGS)
 
-test: install-test ## Run the tests on engines of their own
-	$(PY) -m pytest $(ARGS)
+test: install-test ## Run the tests on engines of their own; TESTERS=4 uses four processes
+	$(PY) -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
 
 chaos: install-test ## Break things under load, look what is lost; PLAN=c1 for an hour, cc no fault, named
 	$(PY) -m tests.chaos $(PLAN) $(ARGS)

@@ -105,7 +105,7 @@ class World:
 def world(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     hints: list[tuple[str, UUID]] = []
     monkeypatch.setattr(
-        dispatch, "hint", lambda run, walkers=1: hints.extend([("walk", run)] * min(walkers, 2))
+        dispatch, "hint", lambda run, walkers=1, **more: hints.extend([("walk", run)] * min(walkers, 2))
     )
     monkeypatch.setattr(dispatch, "look_at", lambda run: hints.append(("look", run)))
     monkeypatch.setattr(dispatch.sender, "add", lambda send: None)

@@ -288,6 +288,7 @@ def test_all_issues_are_found_at_once_and_in_order() -> None:
         "unknown_dependency",
         "unknown_block",
         "unknown_name",
+        "not_executable_yet",
         "cycle",
     }
     assert [int(at.split("/")[2]) for _, at in codes] == sorted(int(at.split("/")[2]) for _, at in codes)
