@@ -385,7 +385,8 @@ class Walker:
                 self.outputs.pop(planned.idx, None)  # the last round's output is in the row
             wanted |= refs
         missing = [idx for idx in wanted if idx not in self.outputs]
-        if len(self.outputs) + len(missing) > OUTPUTS_KEPT:
+        held = not any(claim.pk == AHEAD for claim in claims)  # else the last outputs are in no row yet
+        if held and len(self.outputs) + len(missing) > OUTPUTS_KEPT:
             self.outputs.clear()
             missing = list(wanted)
         if missing:

@@ -268,3 +268,15 @@ def test_what_was_done_ahead_counts_only_where_nothing_else_is_open(run: Start, 
     assert turn.refused
     assert statuses(execution) == "running completed blocked"
     assert row(execution, "c").todo == 1
+
+
+def test_what_was_done_in_the_same_turn_is_not_forgotten(run: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walker keeps so many outputs only; those that are in no row yet are the last to go."""
+    echoes = template(*(block(name, *before) for name, before in zip("abcdef", [(), *"abcde"], strict=False)))
+    one_by_one = run(echoes, input={"n": 1})
+    monkeypatch.setattr(walker, "OUTPUTS_KEPT", 2)
+
+    execution = run(echoes, input={"n": 1})
+
+    assert commits(execution) == 1
+    assert row(execution, "f").output == row(one_by_one, "f").output
