@@ -362,9 +362,11 @@ class _Conversation:
                         return Ended.EXITED
                     time.sleep(min(left, 0.02))
                     continue
+                # First whether it has ended, then what it wrote: the other way round its last words are lost.
+                exited = self._exited()
                 # Not for longer: a grandchild may hold the pipes open when the script itself has ended.
-                ready = selector.select(min(left, 0.05))
-                if not ready and self._exited():
+                ready = selector.select(0 if exited else min(left, 0.05))
+                if exited and not ready:
                     return Ended.EXITED
                 for key, _ in ready:
                     if key.fileobj is process.stdin:

