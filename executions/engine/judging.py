@@ -21,6 +21,7 @@ from executions.states import BlockStatus as B
 AGENT = "agent"  # the reason of a block that waits for an agent
 SHUT_MIN_S, SHUT_MAX_S = 0.5, 15.0  # between two looks at an open circuit
 CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
+REPEAT_EXHAUSTED = "repeat_exhausted"  # every round was accepted, and `until` never held
 FIX_SCHEMA: JSONObject = {
     "type": "object",
     "required": ["action"],
@@ -181,11 +182,11 @@ def round_ended(
     if claim.round + 1 >= repeat.max_iterations:
         failure = Failure(
             FailureKind.CONFIGURATION,
-            "repeat_exhausted",
+            REPEAT_EXHAUSTED,
             f"After {repeat.max_iterations} rounds `until` still did not hold.",
             evidence={"output": output},
         )
-        return give_up(planned, replace(base, ended=AttemptOutcome.OK), failure)
+        return give_up(planned, replace(base, output=output, ended=AttemptOutcome.OK), failure)
     return replace(
         base,
         status=B.READY,

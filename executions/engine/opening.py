@@ -21,14 +21,15 @@ from agentflow.workflow.large import LargeUnavailable
 from agentflow.workflow.moments import as_moment
 from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import Reason, Undecided, skip_reason
-from executions.blobs import TooLarge, filled
+from executions.blobs import TooLarge, filled, of_row
+from executions.models import BlockExecution
 from executions.ports import HumanAsk
 from executions.states import BlockStatus as B
 
 from . import asking
 from .deciding import Decisions
 from .facts import Facts
-from .judging import Change, ask_fix, completed
+from .judging import REPEAT_EXHAUSTED, Change, ask_fix, completed
 
 PLACE = "concurrency"  # why a block waits that has no place of its key yet
 
@@ -48,13 +49,24 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A block that waited for a person; `attempts` tells one that failed at work from one never opened."""
+    """A block that waited for a person; `attempts` tells one that failed at work from one never opened.
+
+    `exhausted` is one whose rounds are used up, `output` what the last of them gave.
+    """
 
     pk: int
     idx: int
     attempts: int
     iteration: int = 0
     item: JSONValue = None
+    exhausted: bool = False
+    output: JSONValue = None
+
+    @classmethod
+    def of(cls, block: BlockExecution) -> Answered:
+        exhausted = (block.error or {}).get("code") == REPEAT_EXHAUSTED
+        output = of_row(block.output, block.output_blob) if exhausted else None
+        return cls(block.pk, block.idx, block.attempt, block.iteration, block.item, exhausted, output)
 
     @property
     def names(self) -> JSONObject:
@@ -314,6 +326,8 @@ class Opener:
                 return self._run(planned, change)
             case "retry" if not block.attempts:
                 return self.item(block.pk, block.idx, block.iteration, block.item)
+            case "retry" if block.exhausted:  # a round more, for the last one was accepted
+                return replace(change, reason="run_again", afresh=True, again=True, output=block.output)
             case "retry":
                 return replace(change, reason="run_again", afresh=True)
             case "complete":

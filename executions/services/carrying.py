@@ -58,9 +58,12 @@ def undone_blocks(facts: Facts) -> set[tuple[int, int]]:
     return {place for place, origin in worked_in.items() if origin in undone}
 
 
-# The sequences that a block's effect has had, in all epochs: with the next one where it happened.
+# The sequences that a block's effect has had, in all epochs: with the next one where it happened, which it
+# did in the accepted rounds of a `repeat` that came to no end, too.
 _NEXT_KEY = (
-    "(SELECT max(CASE WHEN %(reset)s OR k.status = 'completed' THEN (SELECT max(i.effect_seq) + 1"
+    "(SELECT max(CASE WHEN %(reset)s OR k.status = 'completed' OR EXISTS (SELECT 1"
+    " FROM executions_blockattempt a WHERE a.block_id = k.id AND a.attempt = k.attempt AND a.outcome = 'ok')"
+    " THEN (SELECT max(i.effect_seq) + 1"
     " FROM executions_blockexecution i WHERE i.execution_id = k.execution_id AND i.epoch = k.epoch"
     " AND i.idx = k.idx) ELSE k.effect_seq END) FROM executions_blockexecution k"
     " WHERE k.execution_id = %(execution)s AND k.epoch = ANY(%(epochs)s::int[]) AND k.idx = old.idx"

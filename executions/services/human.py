@@ -53,9 +53,7 @@ def answered(
                 error=_EXPIRED,
             )
         else:
-            waited = Answered(
-                pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration, item=block.item
-            )
+            waited = Answered.of(block)
             change = run.answered(waited, kind=kind, approved=approved, response=response)
         run.settle([change], leaving=B.WAITING_HUMAN)
         if not expired and not run.compensates:

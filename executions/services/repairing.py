@@ -20,7 +20,7 @@ from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import Closings, Reason, close_failed
 from executions import dispatch
 from executions.engine.facts import facts_of
-from executions.engine.judging import Change
+from executions.engine.judging import REPEAT_EXHAUSTED, Change
 from executions.engine.opening import Answered
 from executions.engine.run import Run, locked
 from executions.models import AttemptOutcome, BlockExecution
@@ -114,9 +114,7 @@ def retry(*, execution_id: UUID, block_pk: int, by: User | None, reason: str) ->
         if block.status == B.READY and block.available_at is not None:
             run.execute(_NOW, block=block.pk)
         elif block.status == B.WAITING_HUMAN and block.error is not None:
-            waited = Answered(
-                pk=block.pk, idx=block.idx, attempts=block.attempt, iteration=block.iteration, item=block.item
-            )
+            waited = Answered.of(block)
             _settle(run, block, run.answered(waited, kind="fix", approved=True, response={"action": "retry"}))
         elif block.status == B.FAILED:
             _undo_failure(run, block)
@@ -193,7 +191,10 @@ WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.idx A
 _UNFAIL = """
 WITH moved AS (
   UPDATE executions_blockexecution
-  SET status = %(status)s, reason = 'run_again', error = NULL, output = NULL, output_blob = NULL,
+  SET status = %(status)s, reason = 'run_again', error = NULL,
+      output = CASE WHEN %(further)s THEN output END,
+      output_blob = CASE WHEN %(further)s THEN output_blob END,
+      round = round + %(further)s::int, effect_seq = effect_seq + %(further)s::int,
       completed_at = NULL, available_at = NULL, tries_from = attempt, crashes = 0
   WHERE id = %(block)s AND status = 'failed' RETURNING block_id, attempt),
 counted AS (
@@ -240,6 +241,7 @@ def _undo_failure(run: Run, block: BlockExecution) -> None:
         status=str(status),
         sinks=run.open_sinks,
         failures=run.failed_blocks,
+        further=(block.error or {}).get("code") == REPEAT_EXHAUSTED,  # a round more
     )
     if status is B.BLOCKED:
         run.advance()

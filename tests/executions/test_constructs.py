@@ -9,7 +9,8 @@ import pytest
 from approvals.models import Approval
 from approvals.services import responding
 from executions.models import BlockExecution, Execution
-from executions.services import control, reconcile
+from executions.services import control, reconcile, repairing, restarting
+from executions.services.restarting import RestartRequest
 from tests import builtins
 from tests.factories.executions import statuses
 from tests.history import check
@@ -381,3 +382,34 @@ def test_a_repeat_that_never_ends_asks_a_person(run: Start, author: Any) -> None
     assert row(execution, "a").attempt == 4
     answer(execution, "a", author, response={"action": "complete", "output": 1})
     assert execution.status == "completed"
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_what_follows_an_exhausted_repeat_is_new_work(run: Start, author: Any, asks: bool) -> None:
+    """Every round was accepted, so what comes after, by hand or by a restart, carries none of their keys."""
+    policy = {"maxRetries": 0, "onExhausted": "ask" if asks else "fail"}
+    counting = block(
+        "a",
+        agentId="test.count",
+        input={"before": "${blocks.a.output}", "round": "${index}"},
+        effect="keyed",
+        repeat={"until": "false", "maxIterations": 2},
+        retryPolicy=policy,
+    )
+    wait = block("w", humanInLoop={"type": "approval"})
+    execution = run(template(counting, wait, maxParallelBlocks=2))
+    if asks:
+        answer(execution, "a", author, response={"action": "retry"})
+        answer(execution, "a", author, response={"action": "skip"})
+    else:
+        repairing.retry(execution_id=execution.pk, block_pk=row(execution, "a").pk, by=author, reason="")
+        drain(execution)
+    a = row(execution, "a")
+    assert (a.round, a.effect_seq, a.attempt) == (2, 2, 3)
+    assert asks or a.output == {"n": 3, "round": 2}  # as any round, it goes on from the one before
+    control.cancel(execution_id=execution.pk, by=author)
+    restarting.restart(execution_id=execution.pk, by=author, request=RestartRequest(from_block="a"))
+    drain(execution)
+    again = BlockExecution.objects.get(execution=execution, block_id="a", epoch=2)
+    assert (again.round, again.effect_seq) == (1, 4)  # two rounds more, with two keys more
+    assert check([execution.pk]) == []

@@ -43,13 +43,13 @@ def check_keys(story: Story) -> list[Violation]:
 
 
 def _shared(story: Story) -> Iterator[str]:
-    """A block that completed and runs again in a later epoch does so under a new key."""
+    """A block that was done, or a round of it, and runs again in a later epoch does so under a new key."""
     done: dict[tuple[int, int], int] = {}
     for row in story.own():  # by epoch
         place = (row.idx, row.iteration)
         if place in done and row.effect_seq <= done[place]:
             yield f"{row.block_id}[{row.iteration}] in epoch {row.epoch} has the key of what was done before"
-        if row.status == B.COMPLETED:
+        if row.status == B.COMPLETED or _accepted(story, row):
             done[place] = row.effect_seq
 
 
@@ -102,6 +102,10 @@ def _key(row: BlockExecution, seq: int) -> str:
 def _was_done(story: Story, row: BlockExecution) -> bool:
     if row.effect == "pure" or row.status != B.COMPLETED:
         return False
+    return _accepted(story, row)
+
+
+def _accepted(story: Story, row: BlockExecution) -> bool:
     return any(
         attempt.attempt == row.attempt and attempt.outcome == AttemptOutcome.OK
         for attempt in story.attempts.get(row.pk, [])
@@ -144,7 +148,7 @@ def check_budget(story: Story) -> list[Violation]:
         found.append(f"{len(owners)} walkers hold blocks of {story.execution.max_parallel} allowed")
     for row in story.own():
         repeat = story.plan[row.idx].block.repeat
-        if row.round and (repeat is None or row.round >= repeat.max_iterations):
+        if row.round and (repeat is None or row.round >= repeat.max_iterations + _decisions(story, row)):
             found.append(f"{row.block_id} is in round {row.round}")
     for idx in story.plan.fans:
         each = story.plan[idx].block.for_each
