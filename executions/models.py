@@ -241,11 +241,18 @@ class BlockAttempt(models.Model):
     outcome = models.CharField(max_length=9, choices=AttemptOutcome.choices)
     agent_id = models.TextField(blank=True, default="")
     failure = models.JSONField(null=True)
+    usage = models.JSONField(null=True)  # tokens, cost and model, as `agentflow.agents.usage`; null: nothing
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["block", "attempt"], name="one_row_per_attempt")]
+        indexes = [
+            # What a run used up: most attempts cost nothing and are not in it.
+            models.Index(
+                fields=["block"], condition=models.Q(usage__isnull=False), name="attempts_that_used"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"attempt {self.attempt}: {self.outcome}"
@@ -499,6 +506,7 @@ class CallbackAnswer(models.Model):
     digest = models.CharField(max_length=64)  # of the body as it was sent
     output = models.JSONField(null=True)
     failure = models.JSONField(null=True)  # null: the output counts
+    usage = models.JSONField(null=True)
     late = models.BooleanField(default=False)  # nothing waited for it any more: kept as a late result
     at = models.DateTimeField(db_default=Now())
 

@@ -20,7 +20,7 @@ from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 from templates_app.models import TemplateVersion
 
-from . import explain, facts, selectors, snapshot
+from . import explain, facts, selectors, snapshot, spending
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import BlockAttempt, BlockExecution, Compensation, Execution
 from .narration import reason_words
@@ -302,6 +302,7 @@ def step_facts(execution: Execution, detail: JSONObject) -> list[tuple[str, str]
         ("Agent", str(detail["agentId"] or called or "")),
         ("Kind", str(detail["toolType"] or "")),
         ("Effect", effects.get(str(detail["effect"]), "")),
+        ("Used", spending.words(detail["usage"])),
         ("Chose branch", ", ".join(str(number + 1) for number in choice) if choice else ""),
         ("Reason code", str(detail["reason"] or "")),
         ("Step id", str(detail["blockId"])),

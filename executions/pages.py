@@ -21,7 +21,7 @@ from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import facts, page_data, selectors, snapshot
+from . import facts, page_data, selectors, snapshot, spending
 from .models import Execution
 from .narration import choice_words
 from .states import ExecutionStatus
@@ -119,6 +119,7 @@ def _head(request: HttpRequest, execution: Execution) -> dict[str, Any]:
         "execution": execution,
         "progress": selectors.progress([execution.pk]).get(execution.pk),
         "why": page_data.why(execution, user),
+        "used": spending.words(spending.of_run(execution.pk)),
         "undoable": facts.compensates(execution.template_version_id),
         "may_operate": access.can(user, Permission.OPERATE, execution.workspace_id),
     }
@@ -136,6 +137,7 @@ def execution_step(request: HttpRequest, execution_id: UUID) -> HttpResponse:
     detail = snapshot.block_detail(execution, block)
     for attempt in detail["attempts"]:
         attempt["choice"] = choice_words(attempt["receipt"])
+        attempt["used"] = spending.words(attempt["usage"])
     tab = request.GET.get("tab", "")
     context = {
         "execution": execution,

@@ -16,7 +16,7 @@ from agentflow.conf import LIMITS
 from agentflow.events.store import Cursor
 from agentflow.types import JSONObject, JSONValue
 
-from . import blobs, facts, selectors
+from . import blobs, facts, selectors, spending
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import BlockExecution, Execution, RecoveryPoint
 from .selectors import BlockRow, Progress
@@ -51,6 +51,7 @@ SUMMARY_FIELDS = (
 BLOCK_LISTS = ("currentBlocks", "completedBlocks", "failedBlocks", "blockedBlocks")
 DETAIL_FIELDS = (
     *SUMMARY_FIELDS,
+    "usage",
     "deadlineAt",
     "input",
     "error",
@@ -119,6 +120,8 @@ def detail(execution: Execution, fields: Collection[str] = DETAIL_FIELDS) -> JSO
     parents = selectors.parents([execution]) if "parentExecutionId" in wanted else {}
     found = summary(execution, progress, parents.get(execution.pk))
     found |= {"deadlineAt": execution.deadline_at, "error": execution.error}
+    if "usage" in wanted:
+        found["usage"] = spending.of_run(execution.pk)
     if "recoveryPoints" in wanted:
         newest = selectors.points(execution)[:POINTS_SHOWN]
         found["recoveryPoints"] = [point(each) for each in newest]
@@ -163,13 +166,29 @@ def point(found: RecoveryPoint) -> JSONObject:
 def blocks(execution: Execution, rows: Sequence[BlockRow], *, everything: bool = True) -> list[JSONObject]:
     """Blocks as JSON; `everything` says that `rows` are all blocks of the execution."""
     known = _facts(execution)
-    asked = interactions(execution, None if everything else [row.pk for row in rows])
+    pks = None if everything else [row.pk for row in rows]
+    asked = interactions(execution, pks)
+    used = spending.of_blocks(execution.pk, execution.epoch, pks)
     return [
-        block(execution, row, known.get(row.block_id, NOTHING_KNOWN), asked.get(row.pk, [])) for row in rows
+        block(
+            execution,
+            row,
+            known.get(row.block_id, NOTHING_KNOWN),
+            asked=asked.get(row.pk, []),
+            used=used.get(row.pk),
+        )
+        for row in rows
     ]
 
 
-def block(execution: Execution, row: BlockRow, known: BlockFacts, asked: Sequence[JSONObject]) -> JSONObject:
+def block(
+    execution: Execution,
+    row: BlockRow,
+    known: BlockFacts,
+    *,
+    asked: Sequence[JSONObject],
+    used: JSONObject | None,
+) -> JSONObject:
     return {
         "blockExecutionId": row.pk,
         "blockId": row.block_id,
@@ -191,6 +210,7 @@ def block(execution: Execution, row: BlockRow, known: BlockFacts, asked: Sequenc
         "output": _output(execution, row),
         "edited": edited(row),
         "error": row.error,
+        "usage": used or spending.nothing(),
         "humanInteractions": list(asked),
     }
 
@@ -207,7 +227,8 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
     known = _facts(execution).get(found.block_id, NOTHING_KNOWN)
     row = row_of(found)
     asked = interactions(execution, [found.pk]).get(found.pk, [])
-    shown = block(execution, row, known, asked)
+    used = spending.of_blocks(execution.pk, execution.epoch, [found.pk]).get(found.pk)
+    shown = block(execution, row, known, asked=asked, used=used)
     late_results = list(selectors.late_results(found))
     sizes = blobs.sizes(late.output_blob for late in late_results)
     receipts = selectors.receipts(found)
@@ -225,6 +246,7 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
                 "outcome": attempt.outcome,
                 "agentId": attempt.agent_id or None,
                 "error": attempt.failure,
+                "usage": attempt.usage,
                 "startedAt": attempt.started_at,
                 "completedAt": attempt.ended_at,
                 "receipt": receipts.get(attempt.attempt),

@@ -84,11 +84,13 @@ class Call:
 class Completed:
     output: JSONValue
     bytes: int = 0  # as JSON, once it has been cleaned
+    usage: JSONObject | None = None  # what it used up, as `usage` describes it
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     failure: Failure
+    usage: JSONObject | None = None  # a failure may have been paid for, too
 
 
 @dataclass(frozen=True, slots=True)

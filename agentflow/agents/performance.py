@@ -23,7 +23,7 @@ from django.utils import timezone
 from ..types import JSONObject
 from . import registry
 from .models import Agent, AgentBucket, AgentMeasurement
-from .profile import Cost, Measures
+from .profile import Measures
 
 FINE_S, COARSE_S = 300, 3600
 KEPT = {FINE_S: timedelta(days=2), COARSE_S: timedelta(days=30)}
@@ -135,14 +135,6 @@ def merge(found: Mapping[Key, Bucket], *, outside: bool = False) -> None:
     if rows:
         with connection.cursor() as cursor:
             cursor.executemany(_MERGE, rows)
-
-
-def price(cost: Cost, *, calls: int, input_tokens: int, output_tokens: int) -> float:
-    return (
-        calls * (cost.per_call or 0.0)
-        + input_tokens * (cost.per_input_token or 0.0)
-        + output_tokens * (cost.per_output_token or 0.0)
-    )
 
 
 def purge() -> int:

@@ -65,6 +65,10 @@ class Cost(_Part):
     per_output_token: Price | None = None
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
 
+    @property
+    def priced(self) -> bool:
+        return (self.per_call, self.per_input_token, self.per_output_token) != (None, None, None)
+
 
 class Limits(_Part):
     """How much an agent bears at once, of all workers together; None: as much as comes."""

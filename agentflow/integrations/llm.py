@@ -15,6 +15,8 @@ from .egress import EgressError, EgressPolicy
 if TYPE_CHECKING:
     import openai
 
+MOST_COST = 1e9  # of one answer: a provider that says more is not believed
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -132,7 +134,11 @@ def _usage(told: Any) -> JSONObject:
         "completion_tokens": "outputTokens",
         "total_tokens": "totalTokens",
     }
-    return {ours: given[theirs] for theirs, ours in names.items() if type(given.get(theirs)) is int}
+    told = {ours: given[theirs] for theirs, ours in names.items() if type(given.get(theirs)) is int}
+    cost = given.get("cost")
+    if type(cost) in (int, float) and 0 <= cost < MOST_COST:
+        told["cost"] = cost
+    return told
 
 
 def _unusable(said: str) -> EgressError:

@@ -156,6 +156,21 @@ class ProgressSerializer(StrictSerializer):
     total = serializers.IntegerField()
 
 
+class UsageSerializer(StrictSerializer):
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    cost = serializers.DictField(child=serializers.FloatField(), help_text="By currency.")
+
+
+class AttemptUsageSerializer(UsageSerializer):
+    """What nobody knows is left out."""
+
+    input_tokens = serializers.IntegerField(required=False)
+    output_tokens = serializers.IntegerField(required=False)
+    cost = serializers.DictField(child=serializers.FloatField(), required=False, help_text="By currency.")
+    model = serializers.CharField(required=False)
+
+
 class ForkedFromSerializer(StrictSerializer):
     execution_id = serializers.UUIDField()
     epoch = serializers.IntegerField()
@@ -238,6 +253,7 @@ class BlockSerializer(StrictSerializer):
     output = AnyJSONField(help_text='A value above 16 KB is {"$ref": address, "bytes": size}.')
     edited = EditedSerializer(allow_null=True, help_text="Who put this output in place of the block's own.")
     error = AnyJSONField()
+    usage = UsageSerializer(help_text="Of all its attempts.")
     human_interactions = HumanInteractionSerializer(many=True)
 
 
@@ -269,6 +285,7 @@ class AttemptSerializer(StrictSerializer):
     outcome = serializers.ChoiceField(choices=AttemptOutcome.choices)
     agent_id = serializers.CharField(allow_null=True)
     error = AnyJSONField()
+    usage = AttemptUsageSerializer(allow_null=True)
     started_at = serializers.DateTimeField()
     completed_at = serializers.DateTimeField()
     receipt = AnyJSONField()
@@ -304,6 +321,7 @@ class RecoveryPointSerializer(StrictSerializer):
 class ExecutionSerializer(ExecutionSummarySerializer):
     """The whole execution; with `?fields=` only the fields named there are present."""
 
+    usage = UsageSerializer(help_text="Of all its epochs, and of the executions it started.")
     deadline_at = serializers.DateTimeField(allow_null=True)
     input = AnyJSONField()
     error = AnyJSONField()

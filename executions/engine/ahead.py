@@ -28,6 +28,7 @@ def is_plain(facts: Facts, change: Change) -> bool:
         change.status is B.COMPLETED
         and not change.iteration
         and not facts.plan[change.idx].routes
+        and change.usage is None
         and type(change.output) is not Large
         and type(change.input) is not Large
     )

@@ -91,6 +91,7 @@ class Change:
     times: tuple[float, float] | None = None
     place: tuple[str, int, int] | None = None  # concurrency key, limit and priority of the place to wait for
     limited: bool = False  # the attempt held a place of its agent
+    usage: JSONObject | None = None  # what the attempt used up
     agents: tuple[AgentPlace, ...] | None = None  # nobody was called: these are waited for; none: for any
 
 
@@ -114,6 +115,8 @@ def judge(
         attempt=claim.attempt,
         agent_id=planned.block.agent_id or "",
     )
+    if isinstance(outcome, Completed | Failed):
+        base = replace(base, usage=outcome.usage)
     if isinstance(outcome, AwaitCallback):
         return replace(base, status=B.WAITING_EXTERNAL, reason=CALLBACK, delay_s=outcome.timeout_s)
     if isinstance(outcome, Completed):

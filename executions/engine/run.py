@@ -275,6 +275,7 @@ class Run:
             items=[None if c.items is None else len(c.items) for c in changes],
             output_blobs=[blob_of(c.output) for c in changes],
             input_blobs=[blob_of(c.input) for c in changes],
+            usages=[as_text(c.usage) for c in changes],
             leaving=[str(leaving)],
         )
         return {pk for pk, _ in rows}

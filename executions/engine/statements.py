@@ -168,9 +168,9 @@ WITH x AS (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[], %(outputs)s::text[],
       %(inputs)s::text[], %(errors)s::text[], %(reasons)s::text[], %(choices)s::text[], %(delays)s::float8[],
       %(endings)s::text[], %(agents)s::text[], %(afresh)s::bool[], %(again)s::bool[], %(items)s::int[],
-      %(output_blobs)s::uuid[], %(input_blobs)s::uuid[])
+      %(output_blobs)s::uuid[], %(input_blobs)s::uuid[], %(usages)s::text[])
     AS x(id, attempt, status, output, input, error, reason, choice, delay, ended, agent, afresh, again,
-         items, output_blob, input_blob)),
+         items, output_blob, input_blob, usage)),
 moved AS (
   UPDATE executions_blockexecution b
   SET status = x.status, output = x.output::jsonb, output_blob = x.output_blob,
@@ -191,10 +191,11 @@ moved AS (
   FROM x WHERE b.id = x.id AND b.status = ANY(%(leaving)s::text[])
     AND (x.attempt IS NULL OR b.attempt = x.attempt)
   RETURNING b.id, b.block_id, b.iteration, b.attempt, b.status, b.reason, b.started_at,
-            x.error, x.ended, x.agent, x.delay),
+            x.error, x.ended, x.agent, x.delay, x.usage),
 attempts AS (
-  INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, failure, started_at, ended_at)
-  SELECT id, attempt, ended, agent, CASE WHEN ended <> 'ok' THEN error::jsonb END, started_at,
+  INSERT INTO executions_blockattempt
+    (block_id, attempt, outcome, agent_id, failure, usage, started_at, ended_at)
+  SELECT id, attempt, ended, agent, CASE WHEN ended <> 'ok' THEN error::jsonb END, usage::jsonb, started_at,
          statement_timestamp()
   FROM moved WHERE ended <> ''),
 events AS (
@@ -505,8 +506,8 @@ WHERE block_id = ANY(%(ids)s::bigint[]) AND attempt >= %(attempt)s AND NOT late 
 
 # Results that callbacks brought to blocks that wait for one, or whose worker vanished after the call.
 CALLBACK_ANSWERS = """
-SELECT b.status, c.attempt, c.output, c.failure, b.id, b.idx, b.attempt, b.effect, b.effect_seq, b.crashes,
-       b.tries_from, b.iteration, b.round
+SELECT b.status, c.attempt, c.output, c.failure, c.usage, b.id, b.idx, b.attempt, b.effect, b.effect_seq,
+       b.crashes, b.tries_from, b.iteration, b.round
 FROM executions_callbackanswer c JOIN executions_blockexecution b ON b.id = c.block_id
 WHERE c.execution_id = %(execution)s AND NOT c.late AND b.epoch = %(epoch)s
   AND (b.status = 'waiting_external' AND b.reason = 'callback'

@@ -223,6 +223,7 @@ def _while_cancelling(change: Change) -> Change:
         reason="cancelled",
         ended=AttemptOutcome.CANCELLED,
         agent_id=change.agent_id,
+        usage=change.usage,
     )
 
 

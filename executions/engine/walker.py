@@ -238,7 +238,7 @@ class Walker:
             if flight.address_given and _left_open(outcome) and self._was_brought(claim):
                 outcome = AwaitCallback(LIMITS.callback_timeout_ms / 1000)
             if isinstance(outcome, Completed) and outcome.bytes > LIMITS.output_bytes:
-                outcome = Completed(self._kept(outcome.output))
+                outcome = replace(outcome, output=self._kept(outcome.output))
         ms = (time.monotonic() - flight.started) * 1000
         untypical = flight.needs_row or flight.limited or isinstance(outcome, AwaitCallback)
         untypical = untypical or _kept_out(outcome)

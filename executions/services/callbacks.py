@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 from agentflow.agents import invocation
 from agentflow.agents.calls import Completed, Failed, Outcome
@@ -104,6 +105,7 @@ def _receive(
         digest=digest,
         output=outcome.output if isinstance(outcome, Completed) else None,
         failure=outcome.failure.as_json() if isinstance(outcome, Failed) else None,
+        usage=outcome.usage if isinstance(outcome, Completed | Failed) else None,
         late=late,
     )
     answer.save(force_insert=True)
@@ -157,10 +159,10 @@ def _open_ended(attempt: BlockAttempt) -> bool:
 def take_answers(run: Run) -> None:
     """Settle the blocks of a locked run whose results were brought."""
     found: dict[B, dict[int, Change]] = {B.WAITING_EXTERNAL: {}, B.RUNNING: {}}
-    for status, attempt, output, failure, *row in run.execute(statements.CALLBACK_ANSWERS).fetchall():
+    for status, attempt, output, failure, usage, *row in run.execute(statements.CALLBACK_ANSWERS).fetchall():
         claim = Claim(*row)
         if _answers(claim.pk, claim.effect, range(attempt, claim.attempt)):
-            found[B(status)][claim.pk] = _judged(run, claim, _stored(output, failure))
+            found[B(status)][claim.pk] = _judged(run, claim, _stored(output, failure, usage))
     for leaving, changes in found.items():
         if changes:
             run.settle(list(changes.values()), leaving=leaving)
@@ -177,15 +179,17 @@ def expired(run: Run, waited: Claim) -> Change:
 def _judged(run: Run, claim: Claim, outcome: Outcome) -> Change:
     plan = run.facts.plan
     if isinstance(outcome, Completed):
-        outcome = Completed(run.opener.keep(outcome.output))
+        outcome = replace(outcome, output=run.opener.keep(outcome.output))
     refs = plan.refs(named(plan[claim.idx]))
     return judge(
         plan[claim.idx], claim, outcome, scope=lambda: run.facts.scope(run.outputs(refs - {claim.idx}))
     )
 
 
-def _stored(output: str | None, failure: str | None) -> Outcome:
-    return Completed(loads(output)) if failure is None else Failed(Failure.from_json(loads(failure)))
+def _stored(output: str | None, failure: str | None, usage: str | None) -> Outcome:
+    if failure is None:
+        return Completed(loads(output), usage=loads(usage))
+    return Failed(Failure.from_json(loads(failure)), loads(usage))
 
 
 def _digest(brought: Completed | Failed) -> str:

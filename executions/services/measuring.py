@@ -16,6 +16,7 @@ from agentflow.agents import performance
 from agentflow.agents.models import MeasuredUpTo
 from agentflow.agents.performance import Bucket, Key
 from agentflow.agents.profile import Cost
+from agentflow.agents.usage import amount_in, price, tokens
 from executions.engine.rows import loads
 from executions.engine.run import raw_cursor
 
@@ -28,8 +29,7 @@ SELECT g.id, g.cost, r.receipt->'asked'->'capabilities',
   date_bin('5 minutes', a.ended_at, TIMESTAMPTZ 'epoch'), a.outcome = 'ok', a.failure->>'code',
   a.failure->>'kind',
   greatest(extract(epoch FROM a.ended_at - a.started_at) * 1000, 0)::float8,
-  CASE WHEN g.tool_type = 'LLM' AND a.outcome = 'ok' AND b.attempt = a.attempt
-            AND jsonb_typeof(b.output->'usage') = 'object' THEN b.output->'usage' END
+  a.usage
 FROM executions_blockattempt a
 JOIN executions_blockexecution b ON b.id = a.block_id
 JOIN executions_execution e ON e.id = b.execution_id
@@ -80,15 +80,14 @@ def _buckets(rows: Any) -> dict[Key, Bucket]:
 
 
 def _count(bucket: Bucket, *, ok: bool, ms: float, usage: dict[str, Any], cost: Cost) -> None:
-    given, got = _number(usage.get("inputTokens")), _number(usage.get("outputTokens"))
+    given, got = tokens(usage.get("inputTokens")), tokens(usage.get("outputTokens"))
     bucket.successes += ok
     bucket.failures += not ok
     bucket.ms += ms
     bucket.histogram[performance.slot(ms)] += 1
     bucket.input_tokens += given
     bucket.output_tokens += got
-    bucket.cost += performance.price(cost, calls=1, input_tokens=given, output_tokens=got)
-
-
-def _number(value: Any) -> int:
-    return value if type(value) is int and 0 <= value < 2**40 else 0
+    if "cost" in usage:
+        bucket.cost += amount_in(usage, cost.currency)
+    else:
+        bucket.cost += price(cost, calls=1, input_tokens=given, output_tokens=got)

@@ -9,29 +9,10 @@ from pytest_django import Settings
 from agentflow.governance.models import Workspace
 from agentflow.types import JSONObject
 from tests.factories.agents import AgentFactory
+from tests.llm import PATH, completion
 from tests.servers import Exchange, HttpServer
 
 from .conftest import Invoke, failure_of, output_of
-
-PATH = "/v1/chat/completions"
-
-
-def completion(text: str | None, **message: Any) -> JSONObject:
-    finish = message.pop("finish_reason", "stop")
-    return {
-        "id": "c1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "small-1",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": finish,
-                "message": {"role": "assistant", "content": text, **message},
-            }
-        ],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
-    }
 
 
 @pytest.fixture
@@ -166,6 +147,29 @@ def test_garbage_drops_and_silence(call: Invoke, model: HttpServer) -> None:
 def test_what_is_not_configured_is_said(call: Invoke, settings: Settings) -> None:
     settings.AGENTFLOW_LLM_BASE_URL = ""
     assert failure_of(ask(call)).code == "llm_not_configured"
+
+
+def test_what_an_answer_costs(call: Invoke, model: HttpServer, workspace: Workspace) -> None:
+    cost = {"perInputToken": 0.1, "perOutputToken": 1, "perCall": 10, "currency": "EUR"}
+    AgentFactory.create(workspace=workspace, agent_id="priced", tool_type="LLM", configuration={}, cost=cost)
+    used = {"inputTokens": 5, "outputTokens": 2, "model": "small-1"}
+    assert call("priced", "hello").usage == {**used, "cost": {"EUR": 12.5}}
+    assert ask(call).usage == used
+    model.on(PATH, lambda exchange: exchange.json(completion(None, refusal="No.")))
+    assert call("priced", "hello").usage == {**used, "cost": {"EUR": 12.5}}
+    told = {**completion("x"), "usage": {"prompt_tokens": -1, "completion_tokens": "2", "cost": 0.25}}
+    model.on(PATH, lambda exchange: exchange.json(told))
+    assert call("priced", "hello").usage == {"inputTokens": 0, "cost": {"EUR": 0.25}, "model": "small-1"}
+
+
+def test_an_answer_that_does_not_fit_the_agents_schema_was_paid_for(
+    call: Invoke, model: HttpServer, workspace: Workspace
+) -> None:
+    schema = {"type": "object", "required": ["data"]}
+    AgentFactory.create(workspace=workspace, agent_id="strict", tool_type="LLM", output_schema=schema)
+    outcome = call("strict", "hello")
+    assert failure_of(outcome).code == "output_schema_mismatch"
+    assert outcome.usage == {"inputTokens": 5, "outputTokens": 2, "model": "small-1"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from ...workflow.failures import Failure, FailureKind
-from .. import circuit, registry, secrets, simulator
+from .. import circuit, registry, secrets, simulator, usage
 from ..builtin import BuiltinFailure
 from ..calls import CIRCUIT_OPEN, AwaitCallback, Call, Completed, Failed, Outcome, StartChild
 from ..circuit import CircuitState
@@ -39,6 +39,7 @@ _TOOLS = {
 
 # A child's failures are its own blocks' agents', and what is built in cannot be away.
 _UNMEASURED = frozenset({registry.BUILTIN, ToolType.USE_CASE.value})
+_CALLED = (FailureKind.AGENT, FailureKind.TRANSIENT)  # failures of calls that were made
 _CRASHED = Failed(Failure(FailureKind.AGENT, "agent_crashed", ""))
 
 
@@ -97,7 +98,7 @@ def _guarded(call: Call, spec: AgentSpec, redactor: Redactor) -> Outcome:
     began = time.monotonic()
     outcome: Outcome = _CRASHED
     try:
-        outcome = _cleaned(_run(call, spec), spec, redactor)
+        outcome = _paid(_cleaned(_run(call, spec), spec, redactor), spec)
         return outcome
     except (BadOutput, BuiltinFailure) as error:
         outcome = Failed(error.failure)
@@ -124,10 +125,17 @@ def called_back(workspace_id: UUID, agent_id: str | None, outcome: Completed | F
     """What an agent brought later, held to the same rules as what it answers at once."""
     spec = registry.resolve(workspace_id, agent_id) if agent_id else None
     redactor = secrets.redactor(workspace_id, spec.configuration) if spec else Redactor()
-    try:
-        return _cleaned(outcome, spec, redactor)
-    except BadOutput as error:
-        return Failed(redactor.clean_failure(storable(error.failure)))
+    outcome = _cleaned(outcome, spec, redactor)
+    return outcome if spec is None or spec.tool_type in _UNMEASURED else _paid(outcome, spec)
+
+
+def _paid(outcome: Outcome, spec: AgentSpec) -> Outcome:
+    """The outcome with what the call costs, where the agent says it and the tool does not."""
+    if isinstance(outcome, StartChild | AwaitCallback) or outcome.usage is not None:
+        return outcome
+    if isinstance(outcome, Failed) and outcome.failure.kind not in _CALLED:
+        return outcome
+    return replace(outcome, usage=usage.of_call(spec.cost))
 
 
 def _refusal(call: Call, spec: AgentSpec | None) -> Failure | None:
@@ -158,9 +166,12 @@ def _cleaned(outcome: Outcome, spec: AgentSpec | None, redactor: Redactor) -> Ou
     if isinstance(outcome, StartChild | AwaitCallback):
         return outcome
     if isinstance(outcome, Failed):
-        return Failed(redactor.clean_failure(storable(outcome.failure)))
-    output, size = measured(outcome.output)
-    output = redactor.clean(output)
-    if spec and spec.output_schema:
-        check_schema(output, spec.output_schema, code="output_schema_mismatch", kind=FailureKind.AGENT)
-    return Completed(output, size)
+        return Failed(redactor.clean_failure(storable(outcome.failure)), outcome.usage)
+    try:
+        output, size = measured(outcome.output)
+        output = redactor.clean(output)
+        if spec and spec.output_schema:
+            check_schema(output, spec.output_schema, code="output_schema_mismatch", kind=FailureKind.AGENT)
+    except BadOutput as error:
+        return Failed(redactor.clean_failure(storable(error.failure)), outcome.usage)
+    return Completed(output, size, outcome.usage)

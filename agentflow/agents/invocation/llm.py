@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -11,11 +12,11 @@ from ...integrations import llm
 from ...integrations.egress import EgressError, EgressPolicy
 from ...types import JSONObject, JSONValue
 from ...workflow.failures import Failure, FailureKind
-from .. import registry
+from .. import registry, usage
 from ..builtin import BuiltinFailure, fill, has_placeholders
 from ..calls import Call, Completed, Failed, Outcome
-from ..output import check_schema
-from ..registry import AgentSpec
+from ..output import BadOutput, check_schema
+from ..registry import NOT_SAID, AgentSpec
 
 _OPTIONS = {
     "temperature": "temperature",
@@ -60,6 +61,14 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
     except EgressError as error:
         return Failed(error.failure)
     call.log("debug", f"{answer.model or model}: {json.dumps(answer.usage)}")
+    used = usage.of_model(answer.usage, spec.cost if spec else NOT_SAID, model=answer.model or model)
+    try:
+        return replace(_read(answer, model, schema), usage=used)
+    except BadOutput as error:
+        return Failed(error.failure, used)
+
+
+def _read(answer: llm.Answer, model: str, schema: JSONObject | None) -> Completed | Failed:
     if answer.refusal or answer.finish_reason == "content_filter":
         return _failed("llm_refused", f"The model refused: {answer.refusal[:300] or 'content filter'}")
     output: JSONObject = {
@@ -73,7 +82,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
     return Completed(output)
 
 
-def _structured(output: JSONObject, answer: llm.Answer, schema: JSONObject) -> Outcome:
+def _structured(output: JSONObject, answer: llm.Answer, schema: JSONObject) -> Completed | Failed:
     if answer.finish_reason == "length":
         return _failed("llm_truncated", "The model reached its token limit before its JSON was complete.")
     try:

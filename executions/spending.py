@@ -1,0 +1,88 @@
+"""What executions have used up: tokens and money, added up from their attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from agentflow.types import JSONObject
+
+# The sums of blocks: one row for each number of tokens and each currency.
+_SUMS = """
+SELECT block, part, sum(amount) FROM (
+  SELECT used.block, k.key AS part, k.value::numeric AS amount
+  FROM used, jsonb_each_text(used.usage - 'cost' - 'model') k
+  UNION ALL
+  SELECT used.block, 'cost ' || k.key, k.value::numeric
+  FROM used, jsonb_each_text(coalesce(used.usage->'cost', '{}')) k) parts
+GROUP BY 1, 2
+"""
+
+_OF_BLOCKS = f"""
+WITH used AS (
+  SELECT b.id AS block, a.usage FROM executions_blockexecution b
+  JOIN executions_blockattempt a ON a.block_id = coalesce(b.carried_from, b.id) AND a.usage IS NOT NULL
+  WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s
+    AND (%(blocks)s::bigint[] IS NULL OR b.id = ANY(%(blocks)s::bigint[])))
+{_SUMS}
+"""
+
+# Of a run with all its epochs, and of the runs below it.  What it carried from another was paid there.
+_OF_RUN = f"""
+WITH RECURSIVE runs AS (
+  SELECT %(execution)s::uuid AS id
+  UNION ALL
+  SELECT c.id FROM runs JOIN executions_blockexecution b ON b.execution_id = runs.id
+  JOIN executions_execution c ON c.parent_block_id = b.id),
+used AS (
+  SELECT 0 AS block, a.usage FROM runs JOIN executions_blockexecution b ON b.execution_id = runs.id
+  JOIN executions_blockattempt a ON a.block_id = b.id AND a.usage IS NOT NULL)
+{_SUMS}
+"""
+
+
+def of_blocks(
+    execution_id: UUID, epoch: int, block_pks: Iterable[int] | None = None
+) -> dict[int, JSONObject]:
+    """By row, what blocks of an epoch used; those that used nothing are not there."""
+    pks = None if block_pks is None else list(block_pks)
+    return _read(_OF_BLOCKS, {"execution": execution_id, "epoch": epoch, "blocks": pks})
+
+
+def of_run(execution_id: UUID) -> JSONObject:
+    """What a run used from its beginning, its children's use included."""
+    return _read(_OF_RUN, {"execution": execution_id}).get(0, nothing())
+
+
+def nothing() -> JSONObject:
+    return {"inputTokens": 0, "outputTokens": 0, "cost": {}}
+
+
+def _read(statement: str, given: dict[str, Any]) -> dict[int, JSONObject]:
+    found: dict[int, JSONObject] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(statement, given)
+        for block, part, amount in cursor.fetchall():
+            used = found.setdefault(block, nothing())
+            if part.startswith("cost "):
+                used["cost"][part.removeprefix("cost ")] = float(amount)
+            else:
+                used[part] = int(amount)
+    return found
+
+
+def words(used: JSONObject | None) -> str:
+    """For people: `908 tokens (812 in, 96 out), 0.0021 USD, small-1`; empty: nothing was used."""
+    if not used:
+        return ""
+    given, got = used.get("inputTokens") or 0, used.get("outputTokens") or 0
+    parts = [f"{given + got:,} tokens ({given:,} in, {got:,} out)"] if given or got else []
+    parts += [f"{_money(amount)} {currency}" for currency, amount in sorted((used.get("cost") or {}).items())]
+    return ", ".join([*parts, used["model"]] if used.get("model") else parts)
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.6f}".rstrip("0").rstrip(".")
