@@ -134,11 +134,13 @@ def _usage(told: Any) -> JSONObject:
         "completion_tokens": "outputTokens",
         "total_tokens": "totalTokens",
     }
-    told = {ours: given[theirs] for theirs, ours in names.items() if type(given.get(theirs)) is int}
-    cost = given.get("cost")
+    used: JSONObject = {
+        ours: given[theirs] for theirs, ours in names.items() if type(given.get(theirs)) is int
+    }
+    cost: Any = given.get("cost")
     if type(cost) in (int, float) and 0 <= cost < MOST_COST:
-        told["cost"] = cost
-    return told
+        used["cost"] = cost
+    return used
 
 
 def _unusable(said: str) -> EgressError:

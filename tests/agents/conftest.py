@@ -12,7 +12,7 @@ from agentflow.agents import registry
 from agentflow.agents.calls import Call, Completed, Failed, Outcome
 from agentflow.agents.invocation import invoke
 from agentflow.governance.models import Workspace
-from agentflow.types import JSONValue
+from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.failures import Failure
 from tests.factories.governance import WorkspaceFactory
 from tests.servers import HttpServer, http_server
@@ -74,3 +74,8 @@ def output_of(outcome: Outcome) -> JSONValue:
 def failure_of(outcome: Outcome) -> Failure:
     assert isinstance(outcome, Failed), outcome
     return outcome.failure
+
+
+def usage_of(outcome: Outcome) -> JSONObject | None:
+    assert isinstance(outcome, Completed | Failed), outcome
+    return outcome.usage

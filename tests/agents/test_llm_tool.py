@@ -12,7 +12,7 @@ from tests.factories.agents import AgentFactory
 from tests.llm import PATH, completion
 from tests.servers import Exchange, HttpServer
 
-from .conftest import Invoke, failure_of, output_of
+from .conftest import Invoke, failure_of, output_of, usage_of
 
 
 @pytest.fixture
@@ -153,13 +153,13 @@ def test_what_an_answer_costs(call: Invoke, model: HttpServer, workspace: Worksp
     cost = {"perInputToken": 0.1, "perOutputToken": 1, "perCall": 10, "currency": "EUR"}
     AgentFactory.create(workspace=workspace, agent_id="priced", tool_type="LLM", configuration={}, cost=cost)
     used = {"inputTokens": 5, "outputTokens": 2, "model": "small-1"}
-    assert call("priced", "hello").usage == {**used, "cost": {"EUR": 12.5}}
-    assert ask(call).usage == used
+    assert usage_of(call("priced", "hello")) == {**used, "cost": {"EUR": 12.5}}
+    assert usage_of(ask(call)) == used
     model.on(PATH, lambda exchange: exchange.json(completion(None, refusal="No.")))
-    assert call("priced", "hello").usage == {**used, "cost": {"EUR": 12.5}}
+    assert usage_of(call("priced", "hello")) == {**used, "cost": {"EUR": 12.5}}
     told = {**completion("x"), "usage": {"prompt_tokens": -1, "completion_tokens": "2", "cost": 0.25}}
     model.on(PATH, lambda exchange: exchange.json(told))
-    assert call("priced", "hello").usage == {"inputTokens": 0, "cost": {"EUR": 0.25}, "model": "small-1"}
+    assert usage_of(call("priced", "hello")) == {"inputTokens": 0, "cost": {"EUR": 0.25}, "model": "small-1"}
 
 
 def test_an_answer_that_does_not_fit_the_agents_schema_was_paid_for(
@@ -169,7 +169,7 @@ def test_an_answer_that_does_not_fit_the_agents_schema_was_paid_for(
     AgentFactory.create(workspace=workspace, agent_id="strict", tool_type="LLM", output_schema=schema)
     outcome = call("strict", "hello")
     assert failure_of(outcome).code == "output_schema_mismatch"
-    assert outcome.usage == {"inputTokens": 5, "outputTokens": 2, "model": "small-1"}
+    assert usage_of(outcome) == {"inputTokens": 5, "outputTokens": 2, "model": "small-1"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from agentflow.agents.models import Script
 from agentflow.governance.models import Workspace
-from tests.agents.test_llm_tool import completion
+from tests.llm import completion
 from tests.outside import Client, make_client
 from tests.scenarios.agents import template
 from tests.servers import Exchange, HttpServer

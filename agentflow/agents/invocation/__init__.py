@@ -125,8 +125,8 @@ def called_back(workspace_id: UUID, agent_id: str | None, outcome: Completed | F
     """What an agent brought later, held to the same rules as what it answers at once."""
     spec = registry.resolve(workspace_id, agent_id) if agent_id else None
     redactor = secrets.redactor(workspace_id, spec.configuration) if spec else Redactor()
-    outcome = _cleaned(outcome, spec, redactor)
-    return outcome if spec is None or spec.tool_type in _UNMEASURED else _paid(outcome, spec)
+    cleaned = _cleaned(outcome, spec, redactor)
+    return cleaned if spec is None or spec.tool_type in _UNMEASURED else _paid(cleaned, spec)
 
 
 def _paid(outcome: Outcome, spec: AgentSpec) -> Outcome:
