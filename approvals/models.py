@@ -21,7 +21,30 @@ ANY_APPROVER = "user"  # the level of a question that any approver of the worksp
 class ApprovalKind(models.TextChoices):
     APPROVAL = "approval"  # before a block: may it run?
     INPUT = "input"  # instead of an agent: the answer is the block's output
+    REVIEW = "review"  # after a block: may its output flow on, as it is or changed?
+    EDIT = "edit"  # before a block: change what the blocks before it gave
     FIX = "fix"  # a block cannot go on: run it again, complete it by hand, skip it, fail it
+    TOOL = "tool"  # an LLM agent wants to use a tool: may it, with these arguments?
+    BUDGET = "budget"  # the money is spent: extend it, go on with a cheaper agent, stop
+
+
+class DecisionKind(models.TextChoices):
+    """What a person decided; `approved` of an answer is whether it is among the first three."""
+
+    APPROVE = "approve"
+    EDIT = "edit"  # approved, with changes
+    ANSWER = "answer"  # what was asked for was filled in
+    REJECT = "reject"
+    REWORK = "rework"  # back to the blocks before
+
+
+class OnTimeout(models.TextChoices):
+    """What becomes of a question that nobody answered, at the last level it can reach."""
+
+    FAIL = "fail"
+    APPROVE = "approve"
+    REJECT = "reject"
+    WAIT = "wait"
 
 
 class Approval(models.Model):
@@ -56,7 +79,32 @@ class Approval(models.Model):
     )
     response = models.JSONField(null=True)
     comments = models.TextField(blank=True, default="")
+    # What was decided in the end: by the last person needed, or by the rule for when nobody answers.
+    decision = models.CharField(max_length=7, choices=DecisionKind.choices, blank=True, default="")
     reason = models.TextField(blank=True, default="")  # why it was withdrawn
+    # The levels it goes through, see `services.levels`; `level` and `quorum` are those of the present one.
+    levels = models.JSONField(default=list)
+    level_index = models.PositiveSmallIntegerField(default=0)
+    level_since = models.DateTimeField(db_default=Now())
+    quorum = models.CharField(max_length=5, default="any")  # any | all | a number of people
+    due_soon_at = models.DateTimeField(null=True)
+    on_timeout = models.CharField(max_length=7, choices=OnTimeout.choices, default=OnTimeout.FAIL)
+    # Whether only the people and groups of `assignees` are asked, and not the level's group.
+    assigned = models.BooleanField(default=False)
+    assignment_note = models.TextField(
+        blank=True, default=""
+    )  # why those whom the template names are not asked
+    barred = models.JSONField(
+        default=dict
+    )  # who may not decide: {"<user id>": "own_request" | "own_template"}
+    claimed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    claimed_at = models.DateTimeField(null=True)
+    # The question that this one takes the place of, and what is shown otherwise than there:
+    # [{"pointer": "/facts/amount", "before": 640, "after": 700}]
+    supersedes = models.UUIDField(null=True)
+    changes = OrderedJSONField(default=list)
     # The approval that was answered, where this was not asked because the same had been decided in the
     # epoch before.  A bare id: it may belong to the execution that was forked.
     carried_from = models.UUIDField(null=True)
@@ -108,6 +156,88 @@ class Approval(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} for {self.block_name} ({self.status})"
+
+
+class ApprovalVote(models.Model):
+    """What one person decided about one question, and the evidence for it.
+
+    `evidence` is what was shown, by what right it was decided, and how long it took: `{"contentHash",
+    "request", "inputSchema", "versionNumber", "attempt", "permission": {"name", "level", "via",
+    "onBehalfOf"?}, "seconds", "requestId"}`.
+    """
+
+    approval = models.ForeignKey(Approval, on_delete=models.CASCADE, related_name="votes")
+    level = models.TextField()
+    level_index = models.PositiveSmallIntegerField()
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    # The person whose place was taken: as a deputy.
+    on_behalf_of = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    decision = models.CharField(max_length=7, choices=DecisionKind.choices)
+    response = models.JSONField(null=True)
+    edits = models.JSONField(null=True)  # RFC 6902, from what was shown to what was approved
+    comments = models.TextField(blank=True, default="")
+    evidence = models.JSONField(default=dict)
+    channel = models.CharField(max_length=20)
+    # False: somebody changed what was shown afterwards, so it was another thing that this person agreed to.
+    counts = models.BooleanField(default=True)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("at", "id")
+        constraints = [
+            # Distinct people, over all levels.
+            models.UniqueConstraint(
+                fields=["approval", "user"], condition=Q(counts=True), name="one_vote_per_person"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.decision}"
+
+
+class ApprovalAssignee(models.Model):
+    """Somebody asked at one level of a question: named by the template, an operator or a delegation."""
+
+    approval = models.ForeignKey(Approval, on_delete=models.CASCADE, related_name="assignees")
+    level_index = models.PositiveSmallIntegerField(default=0)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+")
+    group = models.ForeignKey("auth.Group", on_delete=models.CASCADE, null=True, related_name="+")
+    # Who gave it away to `user`, and is asked no more.
+    delegated_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
+    )
+    reason = models.TextField(blank=True, default="")
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("id",)
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(user__isnull=False, group__isnull=True)
+                | Q(user__isnull=True, group__isnull=False),
+                name="assigned_to_a_person_or_a_group",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.user or self.group)
+
+
+class ApprovalComment(models.Model):
+    """Said about a question, without deciding it."""
+
+    approval = models.ForeignKey(Approval, on_delete=models.CASCADE, related_name="remarks")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    text = models.TextField()
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("at", "id")
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.text[:40]}"
 
 
 class ApprovalLevel(models.Model):

@@ -20,7 +20,7 @@ from agentflow.workflow.expressions import ExpressionError
 from executions.ports import HumanInteraction
 from templates_app.models import TemplateVersion
 
-from .models import ANY_APPROVER, Approval, ApprovalKind, ApprovalLevel
+from .models import ANY_APPROVER, Approval, ApprovalKind, ApprovalLevel, ApprovalVote
 from .states import ApprovalStatus
 
 ORDERINGS = {
@@ -104,6 +104,11 @@ def find(user: access.Principal, approval_id: UUID) -> Approval:
     if approval is None:
         raise NotFound("There is no such approval.", approval_id=str(approval_id))
     return approval
+
+
+def votes_of(approval: Approval) -> QuerySet[ApprovalVote]:
+    """What each person said to it, the first first."""
+    return approval.votes.select_related("user", "on_behalf_of")
 
 
 def shown(rows: QuerySet[Approval]) -> QuerySet[Approval]:

@@ -16,8 +16,10 @@ from agentflow.types import JSONObject, JSONValue
 class HumanAsk:
     """A question for people that holds one block.
 
-    `kind` is approval, input or fix.  `request` is what is shown: `{"title", "description", "facts":
-    {...}, "options": [...]}`; `input_schema` is the JSON Schema the answer must fit.
+    `kind` is one of `approvals.models.ApprovalKind`.  `request` is what is shown: `{"title", "description",
+    "facts": {...}, "options": [...]}`, and under `editable` a value that whoever approves may change: the
+    answer's `response` then holds it as `edited`.  `input_schema` is the JSON Schema that the answer must
+    fit, or the edited value where there is one.
     """
 
     workspace_id: UUID

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from agentflow.api.serializers import StrictSerializer
 
-from ..models import Approval, ApprovalKind
+from ..models import Approval, ApprovalKind, DecisionKind
 from ..states import ApprovalStatus
 
 COMMENTS_CHARS = 10_000
@@ -29,7 +29,13 @@ class Answer(StrictSerializer):
     """Body of respond."""
 
     approved = serializers.BooleanField()
-    response = AnyField(required=False, allow_null=True, default=None)
+    response = AnyField(
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="As `inputSchema` says. To approve with changes, where `request.editable` shows a value: "
+        "`{edited: <the whole value>}` or `{edits: <JSON Patch, RFC 6902>}`.",
+    )
     comments = serializers.CharField(
         required=False, allow_blank=True, default="", max_length=COMMENTS_CHARS, trim_whitespace=False
     )
@@ -70,6 +76,7 @@ class ApprovalRecord(PendingApproval):
     approver = serializers.SerializerMethodField()
     responded_at = serializers.DateTimeField(allow_null=True)
     closed_at = serializers.DateTimeField(allow_null=True)
+    decision = serializers.ChoiceField(choices=DecisionKind.choices, allow_blank=True)
     response = AnyField(allow_null=True)
     comments = serializers.CharField()
     reason = serializers.CharField()
@@ -99,7 +106,26 @@ class FollowsSerializer(StrictSerializer):
     on_reject = serializers.ChoiceField(choices=["fail", "skip", "continue"])
 
 
+class VoteSerializer(StrictSerializer):
+    """What one person decided; `edits` is a JSON Patch from what was shown to what was approved."""
+
+    user = serializers.CharField(source="user.username")
+    on_behalf_of = serializers.CharField(source="on_behalf_of.username", allow_null=True, default=None)
+    level = serializers.CharField()
+    decision = serializers.ChoiceField(choices=DecisionKind.choices)
+    response = AnyField(allow_null=True)
+    edits = serializers.ListField(child=ObjectField(), allow_null=True)
+    comments = serializers.CharField()
+    channel = serializers.CharField()
+    counts = serializers.BooleanField(
+        help_text="False: what was shown was changed afterwards, so this was said to something else."
+    )
+    at = serializers.DateTimeField()
+    evidence = ObjectField()
+
+
 class ApprovalDetail(ApprovalRecord):
+    votes = VoteSerializer(many=True)
     may_decide = serializers.BooleanField()
     follows = FollowsSerializer()
 

@@ -74,7 +74,8 @@ class ApprovalView(APIView):
         )
         follows = serializers.FollowsSerializer(selectors.what_follows(approval)).data
         shown = serializers.ApprovalRecord(approval).data
-        return Response({**shown, "mayDecide": may_decide, "follows": follows})
+        votes = serializers.VoteSerializer(selectors.votes_of(approval), many=True).data
+        return Response({**shown, "votes": votes, "mayDecide": may_decide, "follows": follows})
 
 
 class RespondView(APIView):

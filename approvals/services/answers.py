@@ -11,8 +11,12 @@ from agentflow.workflow import json_schema
 from agentflow.workflow.definition import pointer
 
 from ..models import ApprovalKind
+from .edits import EDITED
 
 RESPONSE = "response"
+_EDITING = frozenset(
+    {ApprovalKind.REVIEW, ApprovalKind.EDIT, ApprovalKind.TOOL}
+)  # the schema is for the edit
 
 
 class BadResponse(InvalidInput):
@@ -26,18 +30,25 @@ def check(*, kind: str, approved: bool, response: JSONValue, input_schema: JSONO
     """Pass if the answer can be taken.
 
     A refusal needs no response; what is given is checked all the same, because it may become the
-    block's output.  `input` and `fix` need one to approve.
+    block's output.  `input` and `fix` need one to approve.  Where a value was changed, that is what the
+    schema is for.
 
     Raises:
         BadResponse: with every issue, pointers under `/response`.
         json_schema.UnusableSchema: the schema itself cannot be used.
     """
-    _check_bounds(response)
     if response is None:
         if not approved:
             return
         if kind in {ApprovalKind.INPUT, ApprovalKind.FIX}:
             raise BadResponse(issues=[_issue("required", pointer(RESPONSE), "A response is required.")])
+    if isinstance(response, dict) and EDITED in response:
+        issues = json_schema.issues(response[EDITED], input_schema, at=pointer(RESPONSE, EDITED))
+        if issues:
+            raise BadResponse(issues=issues)
+        return
+    if kind in _EDITING:
+        return
     # An approval may leave the response out; its schema then decides whether nothing is enough.
     issues = json_schema.issues({} if response is None else response, input_schema, at=pointer(RESPONSE))
     if kind == ApprovalKind.FIX and not issues:
@@ -46,7 +57,7 @@ def check(*, kind: str, approved: bool, response: JSONValue, input_schema: JSONO
         raise BadResponse(issues=issues)
 
 
-def _check_bounds(response: JSONValue) -> None:
+def check_bounds(response: JSONValue) -> None:
     size = len(json.dumps(response, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
     if size > LIMITS.output_bytes:
         limit = f"{LIMITS.output_bytes // KB} KB"

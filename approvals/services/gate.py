@@ -175,6 +175,7 @@ def _carried(ask: HumanAsk, answered: Approval) -> Approval:
     approval.status = answered.status
     approval.responder = answered.responder
     approval.response = answered.response
+    approval.decision = answered.decision
     approval.comments = answered.comments
     approval.responded_at = answered.responded_at
     approval.carried_from = answered.carried_from or answered.pk

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 from agentflow.governance.models import User
@@ -10,7 +12,7 @@ from executions import dispatch
 from executions.engine.facts import facts_of
 from executions.engine.judging import Change
 from executions.engine.opening import Answered
-from executions.engine.run import locked
+from executions.engine.run import Run, locked
 from executions.models import BlockExecution, Execution, PointKind
 from executions.states import BlockStatus as B
 
@@ -19,6 +21,56 @@ _EXPIRED = {
     "kind": "critical",
     "code": "approval_timeout",
     "message": "Nobody answered in time.",
+}
+_REFUSED = {"kind": "critical", "code": "rejected", "message": "A person refused this step."}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What people made of a question; `by` is None where a rule decided.
+
+    `response` is as the kind's schema has it, with the changed value as `edited` where it was approved with
+    changes.
+    """
+
+    kind: str
+    approved: bool
+    response: JSONValue
+    by: User | None
+    approval_id: UUID | None
+
+
+# Gives what becomes of the block.  The run is locked; the change is made by the caller.
+Handler = Callable[[Run, BlockExecution, Verdict], Change]
+
+
+def _by_template(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
+    """What the template asked, and recovery's questions."""
+    waited = Answered.of(block)
+    return run.answered(waited, kind=verdict.kind, approved=verdict.approved, response=verdict.response)
+
+
+def _go_on(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
+    """A yes sends the block to work again, a no fails it."""
+    change = Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.READY, reason="approved")
+    if verdict.approved:
+        return change
+    return Change(
+        pk=block.pk,
+        idx=block.idx,
+        iteration=block.iteration,
+        status=B.FAILED,
+        reason="rejected",
+        error=_REFUSED,
+    )
+
+
+HANDLERS: dict[str, Handler] = {
+    "approval": _by_template,
+    "input": _by_template,
+    "fix": _by_template,
+    "tool": _go_on,
+    "budget": _go_on,
 }
 
 
@@ -44,17 +96,9 @@ def answered(
         return
     with locked(facts) as run:
         if expired:
-            change = Change(
-                pk=block.pk,
-                idx=block.idx,
-                iteration=block.iteration,
-                status=B.FAILED,
-                reason="approval_timeout",
-                error=_EXPIRED,
-            )
+            change = _expired(block)
         else:
-            waited = Answered.of(block)
-            change = run.answered(waited, kind=kind, approved=approved, response=response)
+            change = HANDLERS[kind](run, block, Verdict(kind, approved, response, by, approval_id))
         run.settle([change], leaving=B.WAITING_HUMAN)
         if not expired and not run.compensates:
             decided = facts.plan[block.idx].block
@@ -62,3 +106,14 @@ def answered(
         if run.works:
             run.look_again(2)
             dispatch.on_commit_hint(execution.pk)
+
+
+def _expired(block: BlockExecution) -> Change:
+    return Change(
+        pk=block.pk,
+        idx=block.idx,
+        iteration=block.iteration,
+        status=B.FAILED,
+        reason="approval_timeout",
+        error=_EXPIRED,
+    )

@@ -133,4 +133,5 @@ def _read_people(found: dict[UUID, Story]) -> None:
         story.approvals.append(approval)
     entries = AuditEntry.objects.filter(target_type="approval", target_id__in=list(asked))
     for entry in entries.order_by("id"):
-        asked[entry.target_id].decisions.append(entry)
+        if entry.action == "approval.respond":
+            asked[entry.target_id].decisions.append(entry)

@@ -1,0 +1,94 @@
+"""What each person said to a question, kept with the evidence for it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+
+from django.utils import timezone
+
+from agentflow.api import context
+from agentflow.errors import InvalidInput
+from agentflow.governance.models import User
+from agentflow.types import JSONObject, JSONValue
+
+from ..models import Approval, ApprovalKind, ApprovalVote, DecisionKind
+from . import edits as editing
+
+D = DecisionKind
+_FILLED_IN = frozenset({ApprovalKind.INPUT, ApprovalKind.FIX, ApprovalKind.BUDGET})
+_APPROVING = frozenset({D.APPROVE, D.EDIT, D.ANSWER})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one person says to a question."""
+
+    approved: bool
+    response: JSONValue = None
+    comments: str = ""
+    edits: list[JSONObject] | None = None
+
+    def decision(self, kind: str) -> DecisionKind:
+        if not self.approved:
+            return D.REJECT
+        if self.edits:
+            return D.EDIT
+        return D.ANSWER if kind in _FILLED_IN else D.APPROVE
+
+
+def keep(approval: Approval, by: User, answer: Answer, *, right: JSONObject, channel: str) -> None:
+    ApprovalVote.objects.create(
+        approval=approval,
+        level=approval.level,
+        level_index=approval.level_index,
+        user=by,
+        decision=answer.decision(approval.kind),
+        response=answer.response,
+        edits=answer.edits,
+        comments=answer.comments,
+        evidence=_evidence(approval, right),
+        channel=channel,
+    )
+
+
+def _evidence(approval: Approval, right: JSONObject) -> JSONObject:
+    """What was shown, by what right it was decided, and how long it took."""
+    return {
+        "contentHash": approval.content_hash,
+        "request": approval.request,
+        "inputSchema": approval.input_schema,
+        "versionNumber": approval.execution.template_version.number,
+        "attempt": approval.attempt,
+        "permission": right,
+        "seconds": round(max((timezone.now() - approval.level_since).total_seconds(), 0.0), 3),
+        "requestId": context.current().request_id,
+    }
+
+
+def known(approval: Approval, by: User) -> ApprovalVote | None:
+    return approval.votes.filter(user=by, counts=True).first()
+
+
+def same(vote: ApprovalVote, approved: bool, response: JSONValue, comments: str) -> bool:
+    """Whether this is the answer that was taken, sent again."""
+    if editing.has_edits(response) and vote.edits:
+        with suppress(InvalidInput):
+            response, _ = editing.applied(response, vote.evidence["request"])
+    return (
+        (vote.decision in _APPROVING) == approved
+        and _canonical(vote.response) == _canonical(response)
+        and vote.comments == comments
+    )
+
+
+def _canonical(value: JSONValue) -> str:
+    """As text, because Python takes True for 1; numbers as PostgreSQL gives them back: 1e22 as an integer."""
+    read = json.loads(json.dumps(value), parse_float=_number)
+    return json.dumps(read, sort_keys=True)
+
+
+def _number(text: str) -> float | int:
+    value = float(text)
+    return int(value) if value.is_integer() else value
