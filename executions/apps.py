@@ -6,6 +6,10 @@ class ExecutionsConfig(AppConfig):
     verbose_name = "Executions"
 
     def ready(self) -> None:
+        from agentflow.agents import ports as agents_ports
+
+        from . import agent_uses
         from .services import seeking
 
+        agents_ports.agent_uses.bind(agent_uses.Uses())
         seeking.listen()

@@ -21,9 +21,9 @@ from ..governance.roles import Permission
 from ..types import JSONValue
 from . import circuit as circuits
 from . import configuration as configurations
+from .agent_page import AgentPage
 from .models import Agent, Health, Script
-from .services import health, registration
-from .services.circuits import reset_circuit
+from .services import registration
 from .services.registration import AgentFields
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class CircuitFilter(admin.SimpleListFilter):
 
 
 @admin.register(Agent)
-class AgentAdmin(Managed):
+class AgentAdmin(AgentPage, Managed):
     change_permission = Permission.MANAGE_AGENTS
     form = AgentForm
     list_display = (
@@ -323,32 +323,19 @@ class AgentAdmin(Managed):
 
     @action(description="Switch on", permissions=["manage"])  # type: ignore[untyped-decorator]
     def switch_on(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
-        self._switch(request, queryset, enabled=True)
+        self.do(request, queryset, "on")
 
     @action(description="Switch off", permissions=["manage"])  # type: ignore[untyped-decorator]
     def switch_off(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
-        self._switch(request, queryset, enabled=False)
+        self.do(request, queryset, "off")
 
     @action(description="Reset circuit", permissions=["manage"])  # type: ignore[untyped-decorator]
     def reset_circuit(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
-        def act(agent: Agent, by: User) -> None:
-            reset_circuit(by=by, pk=agent.pk, workspace_id=agent.workspace_id)
-
-        self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done="Reset the circuit of")
+        self.do(request, queryset, "reset")
 
     @action(description="Check health", permissions=["manage"])  # type: ignore[untyped-decorator]
     def look_at_health(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
-        def act(agent: Agent, by: User) -> None:
-            health.check(by=by, pk=agent.pk, workspace_id=agent.workspace_id)
-
-        self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done="Checked")
-
-    def _switch(self, request: HttpRequest, queryset: QuerySet[Agent], *, enabled: bool) -> None:
-        def act(agent: Agent, by: User) -> None:
-            registration.switch_agent(by=by, pk=agent.pk, workspace_id=agent.workspace_id, enabled=enabled)
-
-        done = "Switched on" if enabled else "Switched off"
-        self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done=done)
+        self.do(request, queryset, "check")
 
 
 class ScriptForm(_ScriptModelForm):

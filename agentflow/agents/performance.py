@@ -58,6 +58,16 @@ class Bucket:
                 return float(2 ** ((number + 0.5) / 4))
         return None
 
+    def add(self, other: Bucket) -> None:
+        self.successes += other.successes
+        self.failures += other.failures
+        self.ms += other.ms
+        self.cost += other.cost
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.histogram = [x + y for x, y in zip(self.histogram, other.histogram, strict=True)]
+        self.kinds.update(other.kinds)
+
 
 Key = tuple[UUID, str, datetime]  # agent, capability, beginning of its five minutes
 
@@ -235,41 +245,69 @@ WINDOWS = {
 }
 
 
-def report(agent: Agent, window: str = "24h", capability: str = "") -> JSONObject:
-    """What the page and `GET /agents/{id}/performance` show: totals, those from outside, and a series."""
-    length, seconds = WINDOWS[window]
-    since = beginning(timezone.now() - length, seconds) + timedelta(seconds=seconds)
-    totals = {False: Bucket(), True: Bucket()}
-    series = []
-    rows = agent.buckets.filter(seconds=seconds, capability=capability, at__gte=since).order_by(
-        "at", "outside"
-    )
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How an agent's calls went, in buckets of `seconds` from `since` on; without calls there is none."""
+
+    name: str
+    capability: str
+    since: datetime
+    last: datetime  # the beginning of the newest
+    seconds: int
+    own: dict[datetime, Bucket]
+    outside: Bucket
+
+    @property
+    def total(self) -> Bucket:
+        found = Bucket()
+        for bucket in self.own.values():
+            found.add(bucket)
+        return found
+
+
+def window(agent: Agent, name: str = "24h", capability: str = "", *, at_most: int | None = None) -> Window:
+    """Read a window of `WINDOWS`, in at most so many buckets of equal length, if a number is given."""
+    length, seconds = WINDOWS[name]
+    step = seconds if at_most is None else seconds * math.ceil(length.total_seconds() / seconds / at_most)
+    last = beginning(timezone.now(), step)
+    since = last - (math.ceil(length.total_seconds() / step) - 1) * timedelta(seconds=step)
+    own: dict[datetime, Bucket] = {}
+    outside = Bucket()
+    rows = agent.buckets.filter(seconds=seconds, capability=capability, at__gte=since).order_by("at")
     for row in rows:
         bucket = Bucket(
             *(row.successes, row.failures, row.ms, row.cost, row.input_tokens, row.output_tokens),
             list(row.histogram),
             Counter(row.kinds),
         )
-        total = totals[row.outside]
-        _add(total, [*(getattr(bucket, name) for name in _COLUMNS), bucket.histogram])
-        total.kinds.update(bucket.kinds)
-        if not row.outside:
-            series.append({"at": row.at, **_told(bucket)})
-    capabilities = agent.buckets.filter(seconds=COARSE_S).exclude(capability="").values_list("capability")
+        (outside if row.outside else own.setdefault(beginning(row.at, step), Bucket())).add(bucket)
+    return Window(name, capability, since, last, step, own, outside)
+
+
+def capabilities(agent: Agent) -> list[str]:
+    """Those that it was chosen for and that are measured."""
+    rows = agent.buckets.filter(seconds=COARSE_S).exclude(capability="").values_list("capability")
+    return sorted({name for (name,) in rows.distinct()})
+
+
+def report(agent: Agent, name: str = "24h", capability: str = "") -> JSONObject:
+    """What `GET /agents/{id}/performance` shows: totals, those from outside, and a series."""
+    found = window(agent, name, capability)
     return {
-        "window": window,
-        "bucketSeconds": seconds,
-        "since": since,
+        "window": name,
+        "bucketSeconds": found.seconds,
+        "since": found.since,
         "capability": capability,
-        "capabilities": sorted({name for (name,) in capabilities.distinct()}),
-        "total": {**_told(totals[False]), "failureCodes": dict(totals[False].kinds.most_common(CODES))},
-        "outside": {**_told(totals[True]), "failureCodes": dict(totals[True].kinds.most_common(CODES))},
+        "capabilities": capabilities(agent),
+        "total": _summed(found.total),
+        "outside": _summed(found.outside),
         "outsideWeight": _weight(agent.measures),
-        "series": series,
+        "series": [{"at": at, **_told(bucket)} for at, bucket in found.own.items()],
     }
 
 
-_COLUMNS = ("successes", "failures", "ms", "cost", "input_tokens", "output_tokens")
+def _summed(bucket: Bucket) -> JSONObject:
+    return {**_told(bucket), "failureCodes": dict(bucket.kinds.most_common(CODES))}
 
 
 def _told(bucket: Bucket) -> JSONObject:

@@ -24,7 +24,7 @@ class CircuitsAway(Unavailable):
 
 
 @transaction.atomic
-def reset_circuit(*, by: Principal, pk: UUID, workspace_id: UUID) -> CircuitState:
+def reset_circuit(*, by: Principal, pk: UUID, workspace_id: UUID, reason: str = "") -> CircuitState:
     """Let an agent be called again; safe to repeat.
 
     Raises:
@@ -42,7 +42,12 @@ def reset_circuit(*, by: Principal, pk: UUID, workspace_id: UUID) -> CircuitStat
         workspace_id=workspace_id,
         target_type="agent",
         target_id=str(pk),
-        detail={"agentId": agent.agent_id, "was": before.state, "why": before.why},
+        detail={
+            "agentId": agent.agent_id,
+            "was": before.state,
+            "why": before.why,
+            **({"reason": reason} if reason else {}),
+        },
     )
     if not circuit.reset(workspace_id, agent.agent_id):
         raise CircuitsAway

@@ -133,7 +133,7 @@ def change_agent(*, by: Principal, pk: UUID, workspace_id: UUID, changes: Mappin
 
 
 @transaction.atomic
-def switch_agent(*, by: Principal, pk: UUID, workspace_id: UUID, enabled: bool) -> None:
+def switch_agent(*, by: Principal, pk: UUID, workspace_id: UUID, enabled: bool, reason: str = "") -> None:
     """Let an agent be called, or not; safe to repeat."""
     access.require(by, Permission.MANAGE_AGENTS, workspace_id)
     agent = Agent.objects.select_for_update().filter(pk=pk, workspace_id=workspace_id).first()
@@ -143,7 +143,7 @@ def switch_agent(*, by: Principal, pk: UUID, workspace_id: UUID, enabled: bool) 
         agent.enabled = enabled
         agent.gone_at = None if enabled else agent.gone_at
         agent.save(update_fields=["enabled", "gone_at", "updated_at"])
-        _told(agent, by=by, action="agent.switch")
+        _told(agent, by=by, action="agent.switch", reason=reason)
 
 
 @transaction.atomic
@@ -297,7 +297,7 @@ def _save(agent: Agent) -> None:
         raise AgentExists(agent_id=agent.agent_id) from error
 
 
-def _told(agent: Agent, *, by: Principal, action: str) -> None:
+def _told(agent: Agent, *, by: Principal, action: str, reason: str = "") -> None:
     """Audit without the configuration: it may hold secrets."""
     audit.record(
         action=action,
@@ -310,6 +310,7 @@ def _told(agent: Agent, *, by: Principal, action: str) -> None:
             "toolType": agent.tool_type,
             "enabled": agent.enabled,
             "version": agent.version,
+            **({"reason": reason} if reason else {}),
         },
     )
     transaction.on_commit(registry.forget)

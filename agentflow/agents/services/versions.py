@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from ...governance.models import User
-from ...types import JSONObject
+from ...types import JSONObject, JSONValue
 from .. import configuration as configurations
 from ..models import Agent, AgentVersion
 
@@ -45,3 +48,43 @@ def keep(agent: Agent, *, by: User | None) -> None:
             "created_by": by,
         },
     )
+
+
+ABSENT: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that two versions say differently; `ABSENT` where one does not say it."""
+
+    path: str  # configuration.headers.Accept
+    before: JSONValue
+    after: JSONValue
+
+
+def differences(before: AgentVersion, after: AgentVersion) -> list[Difference]:
+    """What changed from one version to another, in the order of the paths; hidden values are equal."""
+    old, new = (dict(_leaves("", content_of(version))) for version in (before, after))
+    return [
+        Difference(path, old.get(path, ABSENT), new.get(path, ABSENT))
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path, ABSENT) != new.get(path, ABSENT)
+    ]
+
+
+def content_of(version: AgentVersion) -> JSONObject:
+    return {
+        "toolType": str(version.tool_type),
+        "configuration": version.configuration,
+        "effect": version.effect,
+        "inputSchema": version.input_schema,
+        "outputSchema": version.output_schema,
+    }
+
+
+def _leaves(path: str, value: JSONValue) -> Iterator[tuple[str, JSONValue]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _leaves(f"{path}.{name}" if path else name, item)
+    else:
+        yield path, value

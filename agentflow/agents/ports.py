@@ -1,0 +1,66 @@
+"""What the pages of agents need from the apps above them: who calls an agent, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from ..bus import Port
+from .models import Agent
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A block that calls an agent, or waits until it may."""
+
+    url: str  # of its execution's page
+    template: str
+    block_id: str
+    held: bool
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An ended call.  `outcome` is ok, error or what became of it else; `code` its failure's."""
+
+    url: str
+    template: str
+    block_id: str
+    number: int
+    outcome: str
+    code: str
+    message: str
+    ms: float
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateUse:
+    """The newest version of a template that names an agent, or asks for what it can do."""
+
+    url: str
+    name: str
+    number: int
+    named: bool
+    capabilities: tuple[str, ...] = ()
+
+
+class AgentUses(Protocol):
+    """Bound by executions.  Each answers in a bounded number of queries, over a bounded number of rows."""
+
+    def load(self, agent: Agent) -> tuple[int, int]:
+        """How many calls are at work, and how many blocks wait."""
+
+    def callers(self, agent: Agent, limit: int) -> Sequence[Caller]:
+        """Those at work, then those that wait, the next first."""
+
+    def attempts(self, agent: Agent, limit: int) -> Sequence[Attempt]:
+        """The newest first."""
+
+    def templates(self, agent: Agent, capabilities: Collection[str], limit: int) -> Sequence[TemplateUse]: ...
+
+
+agent_uses: Port[AgentUses] = Port("agents.uses")
