@@ -155,7 +155,7 @@ class AgentForm(_AgentModelForm):
             return cleaned
         fields = self.fields_of(cleaned, configurations.restored(cleaned["configuration"], self.stored))
         try:
-            registration.check(workspace_id, fields)
+            registration.check(workspace_id, fields, before=self.stored)
         except registration.BadAgent as error:
             for issue in error.issues:
                 name = issue["pointer"].split("/")[1]

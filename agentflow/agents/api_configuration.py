@@ -15,6 +15,12 @@ from ..workflow.failures import FailureKind
 Issue: TypeAlias = tuple[str, str, str, str]  # pointer, code, message, remedy
 
 HEADER_NAME = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+KNOWN = frozenset(
+    {
+        *("method", "url", "headers", "query", "body", "bodyType", "auth", "parameters", "pagination"),
+        *("response", "successStatuses", "failures", "idempotencyHeader", "callback"),
+    }
+)
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 SELECT_NAMES = frozenset({"response", "status"})
 PAGES_MOST = 1000

@@ -9,11 +9,10 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 
 from ..types import JSONObject, JSONValue
-from ..workflow import callbacks, secret_references
+from ..workflow import callbacks, json_schema, secret_references
+from ..workflow.definition import closest
 from ..workflow.definition import pointer as pointer_of
 from . import api_configuration
 from .models import ToolType
@@ -26,14 +25,44 @@ _CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 _RESERVED_VARIABLES = ("AGENTFLOW_", "LD_", "PYTHON", "PATH", "HOME", "TMP", "LANG", "LC_", "NODE_", "BASH")
 _ADDRESS_KEYS = ("url", "baseUrl", "server")
+# What a configuration may say, of the tool types where nothing else is looked at.
+_KNOWN: dict[str, frozenset[str]] = {
+    ToolType.API: api_configuration.KNOWN | {"simulate"},
+    ToolType.SCRIPT: frozenset({"script", "version", "environment", "simulate"}),
+    ToolType.USE_CASE: frozenset({"templateId", "version", "input", "simulate"}),
+    ToolType.MCP: frozenset(
+        {"server", "url", "headers", "tool", "arguments", "annotations", "hints", "simulate"}
+    ),
+    ToolType.AGENT_SERVICE: frozenset({"url", "agent", "headers", "simulate"}),
+}
 
 
-def issues(tool_type: str, configuration: JSONObject) -> list[JSONObject]:
-    """Everything wrong with an agent's configuration, as issues with JSON pointers."""
+def issues(
+    tool_type: str, configuration: JSONObject, *, stored: JSONObject | None = None
+) -> list[JSONObject]:
+    """Everything wrong with an agent's configuration, as issues with JSON pointers.
+
+    Names that nobody knows may stay where they were `stored` like this before there was a rule.
+    """
     return [
         {"pointer": f"/configuration{pointer}", "code": code, "message": message, "remedy": remedy}
-        for pointer, code, message, remedy in _issues(tool_type, configuration)
+        for pointer, code, message, remedy in (
+            *_unknown(tool_type, configuration, stored or {}),
+            *_issues(tool_type, configuration),
+        )
     ]
+
+
+def _unknown(
+    tool_type: str, configuration: JSONObject, stored: JSONObject
+) -> Iterator[tuple[str, str, str, str]]:
+    known = _KNOWN.get(tool_type)
+    for name, value in configuration.items() if known is not None else ():
+        if name in (known or ()) or (name in stored and stored[name] == value):
+            continue
+        near = closest(name, sorted(known or ()))
+        message = f"The configuration of a {tool_type} agent has no field {name[:100]!r}."
+        yield pointer_of(name), "unknown_field", message, f"Write {near!r}." if near else "Remove it."
 
 
 def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
@@ -183,15 +212,13 @@ def _mcp(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
 
 
 def schema_issues(pointer: str, schema: JSONValue) -> list[JSONObject]:
+    """What is wrong with a schema that calls are to be held against."""
     if schema is None:
         return []
-    try:
-        Draft202012Validator.check_schema(schema)
-    except (SchemaError, RecursionError) as error:
-        said = error.message if isinstance(error, SchemaError) else "nested too deep"
-        message = f"This is no JSON Schema: {said}"[:300]
-        return [{"pointer": pointer, "code": "bad_schema", "message": message, "remedy": ""}]
-    return []
+    return [
+        {"pointer": pointer + pointer_of(*at), "code": "bad_schema", "message": message, "remedy": remedy}
+        for at, message, remedy in json_schema.problems(schema)
+    ][:20]
 
 
 def hidden(configuration: JSONObject) -> JSONObject:

@@ -27,9 +27,8 @@ from django.conf import settings
 
 from ..types import JSONObject, JSONValue
 from ..workflow import json_schema
-from ..workflow.failures import FailureKind
-from . import http_failures, http_transport
-from .egress import EgressError, EgressPolicy
+from . import http_failures, http_transport, mcp_failures
+from .egress import EgressPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,42 +63,6 @@ class Server:
         return self.name or str(httpx2.URL(self.url).copy_with(query=None, userinfo=b""))
 
 
-class UnknownServer(EgressError):
-    """No stdio server of that name is configured."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            FailureKind.CONFIGURATION,
-            "unknown_mcp_server",
-            f"No MCP server {name[:100]!r} is configured (AGENTFLOW_MCP_STDIO).",
-        )
-
-
-class ToolFailed(EgressError):
-    """The tool itself says that it failed."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(FailureKind.AGENT, "tool_error", message[:1000] or "The tool failed.")
-
-
-class BadArguments(EgressError):
-    """The arguments do not fit the tool's own schema; nothing was called."""
-
-    def __init__(self, issues: list[JSONObject]) -> None:
-        message = f"arguments{issues[0]['pointer']}: {issues[0]['message']}"
-        super().__init__(
-            FailureKind.CONFIGURATION, "mcp_invalid_call", message[:500], evidence={"issues": issues[:5]}
-        )
-
-
-class ServerFailed(EgressError):
-    """The server could not be started or did not shake hands; no tool was called."""
-
-    def __init__(self, label: str, said: str) -> None:
-        message = f"The MCP server {label} cannot be reached: {said}"
-        super().__init__(FailureKind.TRANSIENT, "mcp_server_failed", message[:500])
-
-
 def call_tool(
     server: Server,
     tool: str,
@@ -119,7 +82,7 @@ def call_tool(
         EgressError: as the kind of what went wrong.
     """
     if server.name and server.name not in settings.AGENTFLOW_MCP_STDIO:
-        raise UnknownServer(server.name)
+        raise mcp_failures.UnknownServer(server.name)
     sent = threading.Event()
     said = _Said()
     call = _pool().call(
@@ -170,7 +133,7 @@ def list_tools(server: Server, *, timeout_s: float, at_most: int) -> list[JSONOb
         EgressError: as the kind of what went wrong.
     """
     if server.name and server.name not in settings.AGENTFLOW_MCP_STDIO:
-        raise UnknownServer(server.name)
+        raise mcp_failures.UnknownServer(server.name)
     listing = _pool().list_tools(server, timeout_s=timeout_s, at_most=at_most)
     try:
         return listing.result(timeout_s + 2 * CLOSE_S)
@@ -187,7 +150,7 @@ def _value(result: CallToolResult) -> JSONValue:
     contents = [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in result.content]
     texts = [block["text"] for block in contents if block.get("type") == "text"]
     if result.is_error:
-        raise ToolFailed("\n".join(texts))
+        raise mcp_failures.ToolFailed("\n".join(texts))
     if result.structured_content is not None:
         return result.structured_content
     if len(texts) == len(contents):
@@ -254,22 +217,25 @@ class _Pool:
             client = await asyncio.shield(session.client)
             session.used_at = time.monotonic()
             try:
-                await self._check(session, client, tool, arguments)
+                await self._check(server, session, client, tool, arguments)
                 sent.set()
                 meta = cast("RequestParamsMeta", {META_KEY: key})
                 return await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
             except Exception as error:
-                failure = _translated(error, server)
+                failure = mcp_failures.translated(error, server.label, sent=sent.is_set())
                 if failure.failure.code == "connection_lost":
                     self._drop(server, session)
                 raise failure from error
             finally:
                 session.used_at = time.monotonic()
 
-    async def _check(self, session: _Session, client: mcp.Client, tool: str, arguments: JSONObject) -> None:
+    async def _check(
+        self, server: Server, session: _Session, client: mcp.Client, tool: str, arguments: JSONObject
+    ) -> None:
         """Hold arguments against the tool's own schema; one list serves all calls of a session."""
         if session.schemas is None:
-            session.schemas = {each["name"]: each["inputSchema"] for each in await _tools(client, LISTED)}
+            listed = await _listed(server, client, LISTED)
+            session.schemas = {each["name"]: each["inputSchema"] for each in listed}
         schema = session.schemas.get(tool)
         if schema is None:
             return  # a tool that is not listed, or is new: the server will say
@@ -278,7 +244,7 @@ class _Pool:
         except json_schema.UnusableSchema:
             return
         if issues:
-            raise BadArguments(issues)
+            raise mcp_failures.BadArguments(issues)
 
     def list_tools(
         self, server: Server, *, timeout_s: float, at_most: int
@@ -290,9 +256,9 @@ class _Pool:
             session = await self._session(server)
             client = await asyncio.shield(session.client)
             try:
-                return await _tools(client, at_most)
+                return await _listed(server, client, at_most)
             except Exception as error:
-                failure = _translated(error, server)
+                failure = mcp_failures.translated(error, server.label, sent=False)
                 if failure.failure.code == "connection_lost":
                     self._drop(server, session)
                 raise failure from error
@@ -367,9 +333,10 @@ async def _own(server: Server, opened: asyncio.Future[mcp.Client], leave: asynci
             await leave.wait()
     except Exception as error:  # noqa: BLE001 - handed to whoever waits for the session
         if opened.done():
-            log.info("MCP session with %s ended: %s", server.label, _innermost(error))
+            log.info("MCP session with %s ended: %s", server.label, mcp_failures.innermost(error))
             return
-        opened.set_exception(_not_opened(error, server))
+        command = settings.AGENTFLOW_MCP_STDIO[server.name]["command"][0] if server.name else ""
+        opened.set_exception(mcp_failures.not_opened(error, label=server.label, command=command))
     finally:
         if not opened.done():
             opened.cancel()
@@ -403,6 +370,21 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
             yield client
 
 
+async def _listed(server: Server, client: mcp.Client, at_most: int) -> list[JSONObject]:
+    """
+    Raises:
+        ListRefused: the server answers, and not with a list.
+    """
+    from mcp import MCPError
+
+    try:
+        return await _tools(client, at_most)
+    except MCPError as error:
+        if mcp_failures.gone(error):
+            raise
+        raise mcp_failures.ListRefused(server.label, error.message) from error
+
+
 async def _tools(client: mcp.Client, at_most: int) -> list[JSONObject]:
     found: list[JSONObject] = []
     cursor: str | None = None
@@ -428,64 +410,3 @@ async def _answers(client: mcp.Client) -> bool:
         log.debug("MCP server does not answer: %s", error)
         return False
     return True
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The one that matters in anyio's groups: ours if there is one, else the first."""
-    while isinstance(error, BaseExceptionGroup):
-        ours = error.subgroup(EgressError)
-        error = (ours or error).exceptions[0]
-    cause = error.__cause__
-    return cause if isinstance(cause, EgressError) else error
-
-
-def _not_opened(error: BaseException, server: Server) -> EgressError:
-    """Why there is no session."""
-    error = _innermost(error)
-    if isinstance(error, EgressError):
-        return error
-    if isinstance(error, FileNotFoundError | PermissionError):
-        command = settings.AGENTFLOW_MCP_STDIO[server.name]["command"][0]
-        return EgressError(
-            FailureKind.CONFIGURATION, "mcp_server_failed", f"The command {command!r} cannot be started."
-        )
-    status = _status_of(error)
-    return status or ServerFailed(server.label, f"{type(error).__name__}: {error}"[:300])
-
-
-def _status_of(error: BaseException) -> EgressError | None:
-    if not isinstance(error, httpx2.HTTPStatusError):
-        return None
-    try:
-        http_failures.check_status(error.response.status_code, error.response.headers, method="POST")
-    except EgressError as status:
-        return status
-    return None
-
-
-def _translated(error: Exception, server: Server) -> EgressError:
-    """What went wrong with a call that was sent."""
-    from mcp import MCPError
-    from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND
-
-    inner = _innermost(error)
-    if isinstance(inner, EgressError):
-        return inner
-    if isinstance(inner, MCPError):
-        if inner.code in {INVALID_PARAMS, METHOD_NOT_FOUND}:
-            return EgressError(FailureKind.CONFIGURATION, "mcp_invalid_call", inner.message[:500])
-        if inner.code != CONNECTION_CLOSED and "session terminated" not in inner.message.lower():
-            return EgressError(
-                FailureKind.AGENT,
-                "mcp_error",
-                inner.message[:500],
-                outcome_unknown=True,
-                evidence={"code": inner.code},
-            )
-    if isinstance(inner, httpx2.HTTPStatusError):
-        return _status_of(inner) or http_failures.ConnectionLost(str(inner)[:300], sent=True)
-    if isinstance(inner, ValueError):  # pydantic's too: the answer does not fit the protocol
-        return EgressError(
-            FailureKind.AGENT, "mcp_bad_response", f"{server.label}: {inner}"[:500], outcome_unknown=True
-        )
-    return http_failures.ConnectionLost(f"{server.label}: {inner}"[:300], sent=True)

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 
-from . import callbacks, secret_references
+from . import callbacks, json_schema, secret_references
 from .conditions import DEFAULT
 from .definition import (
     AtLeast,
@@ -560,16 +557,10 @@ def _retry_issues(policy: RetryPolicy, path: Path) -> Iterator[Issue]:
 
 
 def _schema_issues(schema: JSONObject, path: Path) -> Iterator[Issue]:
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        at = (*path, *error.absolute_path)
-        yield _error(
-            "invalid_schema", at, f"This is no JSON Schema: {error.message[:300]}.", "Correct the schema."
-        )
-        return
-    except (RecursionError, ValueError, TypeError, OverflowError):  # a regular expression gone too far
-        yield _error("invalid_schema", path, "This is no usable JSON Schema.", "Correct the schema.")
+    problems = list(json_schema.problems(schema))
+    for at, message, remedy in problems:
+        yield _error("invalid_schema", (*path, *at), message, remedy or "Correct the schema.")
+    if problems:
         return
     yield from _reference_issues(schema, path)
 

@@ -1,14 +1,25 @@
-"""A real MCP server with the tools that the tests need: `python mcp_server.py [--http PORT]`."""
+"""A real MCP server with the tools that the tests need: `python mcp_server.py [--http PORT | --unlisted]`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+from typing import Any
 
+from mcp import MCPError
 from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import METHOD_NOT_FOUND
 
-server = MCPServer("tests")
+
+class Unlisted(MCPServer):
+    """As one whose tools the caller may not see."""
+
+    async def _handle_list_tools(self, *given: Any) -> Any:
+        raise MCPError(METHOD_NOT_FOUND, "Method not found")
+
+
+server = (Unlisted if sys.argv[1:2] == ["--unlisted"] else MCPServer)("tests")
 
 
 @server.tool()

@@ -322,6 +322,7 @@ def test_the_idempotency_key_travels_under_the_name_the_other_side_knows(
         ({"failures": {"999": "agent"}}, "/failures/999", "bad_name"),
         ({"failures": {"404": "fatal"}}, "/failures/404", "bad_value"),
         ({"idempotencyHeader": "X A"}, "/idempotencyHeader", "bad_value"),
+        ({"verify": False}, "/verify", "unknown_field"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_registered_is_pointed_at(
@@ -332,3 +333,23 @@ def test_what_cannot_be_registered_is_pointed_at(
     refused = client_of(member(workspace, Role.OPERATOR)).post("/api/v1/agents", sent, format="json")
     found = [(issue["pointer"], issue["code"]) for issue in refused.json()["issues"]]
     assert found == [(f"/configuration{pointer}", code)]
+
+
+def test_a_misspelt_field_names_the_right_one_and_what_was_stored_goes_on(
+    workspace: Workspace, server: HttpServer, call: Invoke
+) -> None:
+    client = client_of(member(workspace, Role.OPERATOR))
+    misspelt = {"url": "https://a.example/", "succesStatuses": [404]}
+    sent = {"agentId": "a", "name": "A", "toolType": "API", "configuration": misspelt}
+    refused = client.post("/api/v1/agents", sent, format="json")
+    issue = refused.json()["issues"][0]
+    assert (refused.status_code, issue["code"]) == (400, "unknown_field")
+    assert issue["remedy"] == "Write 'successStatuses'."
+    old = {"url": server.url("/"), "retries": 3}
+    stored = AgentFactory.create(workspace=workspace, agent_id="old", configuration=old)
+    server.on("/", lambda exchange: exchange.json(1))
+    assert output_of(call("old")) == 1
+    address = f"/api/v1/agents/{stored.pk}"
+    assert client.patch(address, {"name": "Old"}, format="json").status_code == 200
+    changed = client.patch(address, {"configuration": {**old, "retries": 4}}, format="json")
+    assert changed.json()["issues"][0]["pointer"] == "/configuration/retries"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from agentflow.agents.invocation import invoke
 from agentflow.agents.models import Agent
 from agentflow.governance.models import Workspace
 from agentflow.integrations.egress import EgressError, EgressPolicy
+from agentflow.integrations.http_failures import TimedOut
 from tests.servers import Exchange, HttpServer
 
 from .conftest import Invoke, failure_of, output_of
@@ -399,3 +401,13 @@ def test_an_agent_of_an_agent_service_is_executed(
     ):
         server.on("/agents/a%20b/execute", partial(reply, answer))
         assert failure_of(call("found", {})).code == code
+
+
+def test_all_requests_of_one_look_share_its_time(server: HttpServer, look: Callable[..., Listing]) -> None:
+    server.on("/agents", lambda e: e.json([{"id": "a"}, {"id": "b"}]))
+    server.on("/agents/a/capabilities", server.hold)
+    with pytest.raises(TimedOut):
+        look("agent_service", "/", ends_at=time.monotonic() + 0.3)
+    server.on("/agents/a/capabilities", lambda e: e.json([]))
+    with pytest.raises(TimedOut):
+        look("agent_service", "/", ends_at=time.monotonic())

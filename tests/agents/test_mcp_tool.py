@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from pytest_django import Settings
 
+from agentflow.agents import discovery
 from agentflow.agents.calls import Call, Outcome
+from agentflow.agents.discovery.found import Place
 from agentflow.agents.invocation import invoke
 from agentflow.governance.models import Workspace
 from agentflow.integrations import mcp
+from agentflow.integrations.egress import EgressPolicy, EgressRefused
 from agentflow.types import JSONValue
 from tests.servers import HttpServer, canary
 from tests.waiting import until
@@ -31,6 +34,7 @@ def _servers(settings: Settings) -> None:
         "tests": {"command": SERVER, "env": {"GREETING": "hi"}},
         "absent": {"command": ["/nonexistent/server"]},
         "broken": {"command": [sys.executable, "-c", "raise SystemExit('no configuration')"]},
+        "unlisted": {"command": [*SERVER, "--unlisted"]},
         "mute": {"command": [sys.executable, "-c", "import time; time.sleep(600)"]},
     }
 
@@ -138,6 +142,17 @@ def test_arguments_are_held_against_the_tools_schema_before_the_call(
     assert failure.message.startswith("arguments/a: ")
 
 
+def test_a_server_that_refuses_to_list_its_tools_is_called_by_its_name(tool: Callable[..., Outcome]) -> None:
+    failure = failure_of(tool("add", {"a": 1, "b": 1}, server="unlisted"))
+    assert (failure.kind, failure.code, failure.outcome_unknown) == (
+        "configuration",
+        "mcp_list_refused",
+        False,
+    )
+    assert "unlisted" in failure.message
+    assert "tools/list" in failure.message
+
+
 def test_progress_is_shown_as_lines(tool: Callable[..., Outcome]) -> None:
     lines: list[str] = []
     assert output_of(tool("count", {"to": 2}, log=lambda level, line: lines.append(line))) == {"result": 2}
@@ -214,6 +229,17 @@ def test_streamable_http_goes_through_the_egress_rules(
     registry.forget()
     assert output_of(tool("add", {"a": 1, "b": 2}, configuration=configuration)) == {"result": 3}
     assert output_of(tool("add", {"a": 2, "b": 2}, configuration=configuration)) == {"result": 4}
+
+
+def test_tools_are_found_over_http_too(http_port: int) -> None:
+    policy = EgressPolicy((f"127.0.0.1:{http_port}",))
+    listing = discovery.look("mcp", Place(url=f"http://127.0.0.1:{http_port}/mcp", policy=policy))
+    found = {each.key: each for each in listing.found}
+    assert {"add", "policy", "count"} <= found.keys()
+    assert found["add"].configuration["url"] == f"http://127.0.0.1:{http_port}/mcp"
+    assert (found["add"].input_schema or {})["required"] == ["a", "b"]
+    with pytest.raises(EgressRefused):
+        discovery.look("mcp", Place(url=f"http://127.0.0.1:{http_port}/mcp"))
 
 
 def test_an_http_server_inside_is_not_reached(tool: Callable[..., Outcome]) -> None:

@@ -90,7 +90,7 @@ def test_a_repeated_post_makes_one_agent(operator: APIClient) -> None:
         ({"capabilities": [{"tags": ["x"]}]}, "/capabilities/0/name"),
         ({"capabilities": ["a", {"name": "a"}]}, "/capabilities/1"),
         ({"capabilities": [{"name": "a", "more": 1}]}, "/capabilities/0/more"),
-        ({"capabilities": [{"name": "a", "inputSchema": {"type": "x"}}]}, "/capabilities/0/inputSchema"),
+        ({"capabilities": [{"name": "a", "inputSchema": {"type": "x"}}]}, "/capabilities/0/inputSchema/type"),
         ({"capabilities": [{"name": "a", "inputSchema": 1}]}, "/capabilities/0/inputSchema"),
         ({"capabilities": [{"name": "a", "tags": [""]}]}, "/capabilities/0/tags/0"),
         ({"cost": {"perCall": -1}}, "/cost/perCall"),
@@ -123,8 +123,8 @@ def test_a_repeated_post_makes_one_agent(operator: APIClient) -> None:
         ({"toolType": "MCP", "configuration": {"server": "none", "tool": "t"}}, "/configuration/server"),
         ({"toolType": "MCP", "configuration": {"url": "https://x"}}, "/configuration/tool"),
         ({"toolType": "LLM", "configuration": {"apiKey": "k"}}, "/configuration/apiKey"),
-        ({"inputSchema": {"type": "thing"}}, "/inputSchema"),
-        ({"outputSchema": {"required": 1}}, "/outputSchema"),
+        ({"inputSchema": {"type": "thing"}}, "/inputSchema/type"),
+        ({"outputSchema": {"required": 1}}, "/outputSchema/required"),
         ({"createdBy": 1}, "/createdBy"),
         ({"id": str(uuid4())}, "/id"),
     ],
@@ -143,7 +143,7 @@ def test_all_problems_are_told_at_once(operator: APIClient) -> None:
     assert pointers(operator.post(AGENTS, sent, format="json")) == {
         "/agentId",
         "/configuration/url",
-        "/inputSchema",
+        "/inputSchema/type",
     }
 
 

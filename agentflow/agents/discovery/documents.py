@@ -27,7 +27,7 @@ def fetch(place: Place, url: str, *, yaml_too: bool = False, timeout_s: float = 
         "GET",
         url,
         headers={"accept": accept, **place.sent_to(url)},
-        timeout_s=timeout_s,
+        timeout_s=place.seconds(timeout_s),
         max_bytes=DOCUMENT_BYTES,
     )
     http_failures.check_status(response.status, response.headers, method="GET", body=response.body)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from ...conf import KB
 from ...integrations.egress import EgressError, EgressPolicy
+from ...integrations.http_failures import TimedOut
 from ...types import JSONObject, JSONValue
 from ...workflow.failures import FailureKind
 from ..configuration import schema_issues
 
 AGENTS_MAX = 500  # of one source
 SCHEMA_BYTES = 64 * KB
-SECONDS = 20.0  # for one look, or one request of it
+SECONDS = 20.0  # for one request
+LOOK_S = 60.0  # for all requests of one look together
 
 
 class BadDocument(EgressError):
@@ -34,6 +37,18 @@ class Place:
     sent: dict[str, str] = field(default_factory=dict)  # the same with their secrets, for the source itself
     configuration: JSONObject = field(default_factory=dict)
     policy: EgressPolicy = field(default_factory=EgressPolicy)
+    ends_at: float = field(default_factory=lambda: time.monotonic() + LOOK_S)
+
+    def seconds(self, at_most: float = SECONDS) -> float:
+        """For the next request.
+
+        Raises:
+            TimedOut: there are none left.
+        """
+        left = self.ends_at - time.monotonic()
+        if left <= 0:
+            raise TimedOut(LOOK_S, sent=False)
+        return min(left, at_most)
 
     def headers_for(self, url: str) -> dict[str, str]:
         """The headers, where `url` is on the very server that they were given for; else none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...integrations import mcp
 from ...types import JSONObject
 from ..models import ToolType
-from .found import AGENTS_MAX, SECONDS, BadDocument, Found, Listing, Place, Skipped, schema, text
+from .found import AGENTS_MAX, BadDocument, Found, Listing, Place, Skipped, schema, text
 
 
 def look(place: Place) -> Listing:
@@ -21,7 +21,7 @@ def look(place: Place) -> Listing:
     )
     found: dict[str, Found] = {}
     skipped: list[Skipped] = []
-    tools = mcp.list_tools(server, timeout_s=SECONDS, at_most=AGENTS_MAX + 1)
+    tools = mcp.list_tools(server, timeout_s=place.seconds(), at_most=AGENTS_MAX + 1)
     if len(tools) > AGENTS_MAX:
         raise BadDocument(f"The server lists more than {AGENTS_MAX} tools.", "too_many_agents")
     for tool in tools:

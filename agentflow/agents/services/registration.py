@@ -117,7 +117,7 @@ def change_agent(*, by: Principal, pk: UUID, workspace_id: UUID, changes: Mappin
     )
     values["configuration"] = configurations.restored(values["configuration"], agent.configuration)
     fields = AgentFields(**values)
-    check(workspace_id, fields)
+    check(workspace_id, fields, before=agent.configuration)
     if fields.health_check != agent.health_check:
         agent.health_due_at = timezone.now()
     for name, value in stored(fields).items():
@@ -237,14 +237,14 @@ def delete_script(*, by: Principal, pk: UUID, workspace_id: UUID) -> None:
     transaction.on_commit(registry.forget)
 
 
-def check(workspace_id: UUID, fields: AgentFields) -> None:
-    """Hold what a manager wrote against every rule.
+def check(workspace_id: UUID, fields: AgentFields, *, before: JSONObject | None = None) -> None:
+    """Hold what a manager wrote against every rule; `before` is the configuration that there was.
 
     Raises:
         BadAgent: with every issue.
     """
     issues = [
-        *configurations.issues(fields.tool_type, fields.configuration),
+        *configurations.issues(fields.tool_type, fields.configuration, stored=before),
         *configurations.still_hidden(fields.configuration),
         *configurations.schema_issues("/inputSchema", fields.input_schema),
         *configurations.schema_issues("/outputSchema", fields.output_schema),

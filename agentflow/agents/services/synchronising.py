@@ -262,7 +262,8 @@ def _renew(agent: Agent, found: Found, report: Report, *, dry: bool) -> None:
         "input_schema": found.input_schema,
         "output_schema": found.output_schema,
     }
-    registration.check(agent.workspace_id, AgentFields(agent_id=agent.agent_id, **values))
+    fields = AgentFields(agent_id=agent.agent_id, **values)
+    registration.check(agent.workspace_id, fields, before=agent.configuration)
     (report.changed if changed else report.back).append(agent.agent_id)
     if dry:
         return
