@@ -7,8 +7,8 @@ import uuid
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import F, Q
+from django.db.models.functions import Extract, Now
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 from templates_app.fields import OrderedJSONField
@@ -109,6 +109,14 @@ class Approval(models.Model):
     # epoch before.  A bare id: it may belong to the execution that was forked.
     carried_from = models.UUIDField(null=True)
     version = models.PositiveIntegerField(default=1)
+    holds = models.PositiveIntegerField(default=0, db_default=0)  # steps that wait for the answer
+    pulled_s = models.PositiveIntegerField(default=0, db_default=0)  # `services.weighing` says how much
+    # Where it stands in the inbox, in seconds since 1970: its deadline, pulled forward by what it holds.
+    rank = models.GeneratedField(
+        expression=Extract("respond_by", "epoch") - F("pulled_s"),
+        output_field=models.FloatField(),
+        db_persist=True,
+    )
 
     objects = WorkspaceScopedQuerySet.as_manager()
 
@@ -149,6 +157,11 @@ class Approval(models.Model):
                 fields=["workspace", "requested_at", "id"],
                 condition=Q(status=ApprovalStatus.PENDING),
                 name="approval_open_by_age",
+            ),
+            models.Index(  # the inbox
+                fields=["workspace", "rank", "id"],
+                condition=Q(status=ApprovalStatus.PENDING),
+                name="approval_open_by_rank",
             ),
             # GET approvals: the history
             models.Index(fields=["workspace", "-requested_at", "-id"], name="approval_history"),
@@ -269,3 +282,34 @@ class ApprovalLevel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class SavedView(models.Model):
+    """A filter of the inbox that a person gave a name."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="inbox_views")
+    name = models.CharField(max_length=60)
+    query = models.JSONField(default=dict)  # {"kind": "fix", "late": "1"}: as in the page's address
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("name",)
+        constraints = [models.UniqueConstraint(fields=["user", "name"], name="one_inbox_view_per_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Seen(models.Model):
+    """That a person has opened a question."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    approval = models.ForeignKey(Approval, on_delete=models.CASCADE, related_name="seen_by")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["approval", "user"], name="seen_once"),  # serves the inbox's rows
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} has seen {self.approval_id}"

@@ -20,6 +20,7 @@ from executions.states import BlockStatus
 
 from ..models import Approval, ApprovalKind
 from ..states import APPROVAL, ApprovalStatus
+from . import weighing
 
 S = ApprovalStatus
 TITLE_CHARS = 200  # of a title in an event: events are hints
@@ -57,7 +58,10 @@ class Gate:
         """Ask all of these, each with its timer and its event."""
         if not asks:
             return
-        approvals = Approval.objects.bulk_create([_approval(ask) for ask in asks])
+        weights = weighing.weigh([(ask.execution_id, ask.block_id) for ask in asks])
+        approvals = Approval.objects.bulk_create(
+            [_approval(ask, weights[ask.execution_id, ask.block_id]) for ask in asks]
+        )
         Timer.objects.bulk_create(
             Timer(
                 kind=TimerKind.APPROVAL_TIMEOUT,
@@ -144,7 +148,7 @@ def tell(type: str, approval: Approval, **facts: JSONValue) -> None:
     _poke([approval])
 
 
-def _approval(ask: HumanAsk) -> Approval:
+def _approval(ask: HumanAsk, weight: weighing.Weight = weighing.ALONE) -> Approval:
     return Approval(
         workspace_id=ask.workspace_id,
         execution_id=ask.execution_id,
@@ -158,6 +162,8 @@ def _approval(ask: HumanAsk) -> Approval:
         input_schema=ask.input_schema,
         content_hash=_hash_of(ask),
         respond_by=_from_now(ask),
+        holds=weight.holds,
+        pulled_s=weight.pulled_s,
     )
 
 

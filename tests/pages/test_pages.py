@@ -59,8 +59,11 @@ def test_members_see_them() -> None:
     approval = ask(workspace := WorkspaceFactory.create())
     viewer = browser_of(member(workspace, Role.VIEWER))
     assert {viewer.get(path).status_code for path in addresses(approval)} == {200}
-    assert viewer.get("/inbox/count").json() == {"count": 0}
-    assert browser_of(member(workspace, Role.APPROVER)).get("/inbox/count").json() == {"count": 1}
+    assert viewer.get("/inbox/count").json() == {"count": 0, "unread": 0}
+    assert browser_of(member(workspace, Role.APPROVER)).get("/inbox/count").json() == {
+        "count": 1,
+        "unread": 1,
+    }
 
 
 def test_what_agents_and_authors_write_is_shown_as_text() -> None:

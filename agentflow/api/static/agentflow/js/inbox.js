@@ -3,7 +3,7 @@
 (() => {
   const { $, $$ } = AF, waitingTab = $("main").dataset.tab === "waiting", wide = matchMedia("(min-width:720px)");
   const rows = $("#rows"), pane = $("#pane"), say = text => ($("#say").textContent = text);
-  let ask = null, editor = null, draft = {}, sending = false, tried = false, arriving = null;
+  let query = $("main").dataset.query, ask = null, editor = null, draft = {}, sending = false, tried = false, arriving = null;
 
   /* List */
   const items = () => $$(".item", rows), current = () => $('.item[aria-current="true"]', rows);
@@ -14,33 +14,79 @@
     if (place && at >= 0) place.textContent = `${at + 1} of ${all.length}`;
   }
   function counts(root = rows) {
-    const { count, urgent } = $("#facts-of-rows", root).dataset;
+    const { count, words, urgent, unread } = $("#facts-of-rows", root).dataset;
     if (!waitingTab) return;
-    $("#count").textContent = count;
+    $("#count").textContent = words;
     $("#urgent").hidden = urgent === "0"; $("#urgent").textContent = `${urgent} act now`;
-    document.title = `${+count ? `Inbox (${count})` : "Inbox"} - agentflow`;
-    AF.inboxCount(+count);
+    $("#unread").hidden = unread === "0"; $("#unread").textContent = `${unread} not opened`;
+    document.title = `${+count ? `Inbox (${words})` : "Inbox"} - agentflow`;
+    AF.inboxCount(+count, +unread);
   }
+  const rowsPath = extra => `/inbox/rows?${[query, extra].filter(Boolean).join("&")}`;
+  /* What is shown already, whatever came in between: up to its last row, or all there is. */
+  const shownPath = () => rowsPath($("#more", rows) || items().length >= 500 ? `through=${encodeURIComponent($("#facts-of-rows", rows).dataset.end)}` : "size=500");
+  const rankOf = text => parseFloat(text || "0");
   function show(html) { rows.innerHTML = html; $("#fresh").hidden = true; arriving = null; AF.times(rows); mark(shownId()); counts(); }
+  /* Another text of the same row, in its place. */
+  function renew(el, now) {
+    if (el.dataset.version === now.dataset.version && el.classList.contains("new") === now.classList.contains("new") && !el.classList.contains("gone")) return;
+    const chosen = el.getAttribute("aria-current");
+    el.innerHTML = now.innerHTML; el.className = now.className; el.dataset.version = now.dataset.version; el.dataset.place = now.dataset.place;
+    if (chosen) el.setAttribute("aria-current", chosen);
+    AF.times(el);
+  }
   /* Looks again. Rows that left are struck where they are; new ones wait behind a button, so nothing jumps. */
   const refresh = AF.coalesce(async () => {
-    const html = await AF.fragment("/inbox/rows");
+    const asked = query, html = await AF.fragment(shownPath());
+    if (asked !== query) return;
     const box = document.createElement("div"); box.innerHTML = html;
-    const ids = new Set($$(".item", box).map(el => el.dataset.id)), known = new Set(items().map(el => el.dataset.id));
-    const fresh = [...ids].filter(id => !known.has(id)), left = items().filter(el => !ids.has(el.dataset.id) && !el.classList.contains("gone"));
+    const now = new Map($$(".item", box).map(el => [el.dataset.id, el])), known = new Map(items().map(el => [el.dataset.id, el]));
+    const end = $("#more", box) ? rankOf($("#facts-of-rows", box).dataset.end) : Infinity;
+    const fresh = [...now.keys()].filter(id => !known.has(id));
+    const left = [...known.values()].filter(el => !now.has(el.dataset.id) && rankOf(el.dataset.place) <= end && !el.classList.contains("gone"));
     counts(box);
-    left.forEach(el => { el.classList.add("gone"); el.classList.remove("new"); $(".left", el).textContent = "Decided"; });
+    left.forEach(el => { el.classList.add("gone"); el.classList.remove("new"); $(".left", el).textContent = "Moved on"; });
+    const id = shownId(), was = known.get(id)?.dataset.version;
+    for (const [one, el] of known) if (now.has(one)) renew(el, now.get(one));
     if (!known.size) { show(html); if (fresh.length && !shownId() && wide.matches) open(fresh[0], false); }
     else if (fresh.length) { arriving = html; const button = $("#fresh"); button.hidden = false; button.textContent = `${fresh.length} new`; }
-    if (fresh.length) say(`${fresh.length} new ${fresh.length === 1 ? "question" : "questions"}`);
-    const id = shownId();
-    if (left.some(el => el.dataset.id === id) && !sending && $(".detail", pane).dataset.status === "pending") await open(id, false, true);
+    if (fresh.length) { say(`${fresh.length} new ${fresh.length === 1 ? "question" : "questions"}`); notify(fresh.map(one => now.get(one))); }
+    if (!id || sending || $(".detail", pane).dataset.status !== "pending") return;
+    if (left.some(el => el.dataset.id === id)) await open(id, false, true);
+    else if (now.has(id) && was && now.get(id).dataset.version !== was) await renewParts(id);
   }, 200);
   $("#fresh").onclick = () => { if (arriving) { show(arriving); $("#scroll").scrollTop = 0; (items()[0] || $("#scroll")).focus(); } };
+  rows.addEventListener("click", async event => {
+    const more = event.target.closest("#more");
+    if (!more) return;
+    event.preventDefault();
+    const before = items().length, top = $("#scroll").scrollTop;
+    show(await AF.fragment(rowsPath(`size=${more.dataset.size}`)));
+    $("#scroll").scrollTop = top; items()[before]?.focus({ preventScroll: true });
+  });
+
+  /* Narrowing the list leaves the question beside it as it is. */
+  const narrow = $("#narrow");
+  async function narrowed() {
+    query = new URLSearchParams([...new FormData(narrow)].filter(([, value]) => value)).toString();
+    history.replaceState(history.state, "", `${location.pathname}${query ? `?${query}` : ""}`);
+    show(await AF.fragment(rowsPath("")));
+    say(`${items().length} shown`);
+  }
+  if (narrow) {
+    let typing; const button = $("#filters");
+    button.onclick = () => { const yes = $("#choices").hidden; $("#choices").hidden = !yes; button.setAttribute("aria-expanded", yes); };
+    narrow.addEventListener("submit", event => { if (event.submitter?.form !== narrow) return; event.preventDefault(); narrowed(); });
+    narrow.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(narrowed, 250); });
+    $("#save-view").addEventListener("submit", event => {
+      $$("input[data-wish]", event.target).forEach(el => el.remove());
+      for (const [name, value] of new URLSearchParams(query)) { const el = document.createElement("input"); el.type = "hidden"; el.name = name; el.value = value; el.dataset.wish = ""; event.target.append(el); }
+    });
+  }
 
   /* Detail */
   async function open(id, push = true, quiet = false) {
-    if (push) { history.pushState({ id }, "", `/inbox/${id}/`); }
+    if (push) { history.pushState({ id }, "", `/inbox/${id}/${query ? `?${query}` : ""}`); }
     if (!quiet) mark(id);
     const busy = setTimeout(() => pane.setAttribute("aria-busy", "true"), 200);
     try {
@@ -49,10 +95,32 @@
       pane.innerHTML = `<section class="detail"><div class="empty"><h2>This could not be opened</h2><p class="muted">${AF.text(AF.why(problem))}</p><button class="b" type="button" id="again">Try again</button></div></section>`;
       $("#again").onclick = () => open(id, false);
     }
-    clearTimeout(busy); pane.removeAttribute("aria-busy");
+    clearTimeout(busy); pane.removeAttribute("aria-busy"); opened(id);
     pane.classList.toggle("solo", !$(".rail", pane));
     if (push) { document.body.classList.add("open"); scrollTo(0, 0); if (!wide.matches) $("#question")?.focus(); }
     ready();
+  }
+  /* Opened is read: the mark goes, here and in the number beside the word Inbox. */
+  function opened(id) {
+    const row = $(`.item[data-id="${id}"]`, rows);
+    if (!row?.classList.contains("new")) return;
+    row.classList.remove("new"); $(".sr", row)?.remove();
+    AF.post(`/inbox/${id}/seen`).catch(() => {});
+    const facts = $("#facts-of-rows", rows).dataset; facts.unread = Math.max(facts.unread - 1, 0); counts();
+  }
+  /* What others do to a question that is open here: only the parts that nobody types in. */
+  async function renewParts(id) {
+    const box = document.createElement("div"); box.innerHTML = await AF.fragment(`/inbox/${id}/`);
+    if (shownId() !== id) return;
+    const now = $("#ask", box) ? JSON.parse($("#ask", box).textContent) : null;
+    if (now?.contentHash !== ask?.contentHash) return changed(id);
+    for (const part of $$("[data-part]", pane)) { const other = $(`[data-part="${part.dataset.part}"]`, box); if (other) { part.innerHTML = other.innerHTML; AF.times(part); } }
+  }
+  async function changed(id) {
+    const typed = { value: value(), comment: $("#comment")?.value || "" };
+    await open(id, false, true);
+    if (ask) { if (editor) editor.promise ? editor.promise.then(() => fill(typed.value)) : fill(typed.value); $("#comment").value = typed.comment; }
+    trouble("This question changed while you were reading. Your text was kept; read it again, then decide.");
   }
   function back() { document.body.classList.remove("open"); (current() || $("#scroll")).focus(); }
   addEventListener("popstate", () => { const id = location.pathname.split("/")[2]; /^[0-9a-f-]{36}$/.test(id) ? (document.body.classList.add("open"), open(id, false)) : back(); });
@@ -160,10 +228,7 @@
       outcome?.insertAdjacentHTML("beforeend", "<br>Your answer came later and was not saved.");
       $("#question")?.focus();
     } else if (problem.code === "content_changed") {
-      const typed = { value: value(), comment: $("#comment").value };
-      await open(id, false, true);
-      if (ask) { if (editor) editor.promise ? editor.promise.then(() => fill(typed.value)) : fill(typed.value); $("#comment").value = typed.comment; }
-      trouble("This question changed while you were reading. Your text was kept; read it again, then decide.");
+      await changed(id);
     } else {
       const fields = (problem.issues || []).filter(issue => issue.pointer?.startsWith("/response/"));
       if (editor && fields.length) {
@@ -198,13 +263,29 @@
   addEventListener("keydown", event => {
     if (AF.typing(event) || $("dialog[open]") || (!keysOn.checked && event.key !== "?")) return;
     const all = items(), at = all.indexOf(current()), act = {
-      j: () => all[at + 1], k: () => all[Math.max(at - 1, 0)], a: () => $("#approve")?.focus() ?? $("[data-fix]")?.focus(), r: () => $("#reject") && refuse(true), c: () => $("#comment")?.focus(), "?": help, "/": () => (current() || all[0])?.focus(),
+      j: () => all[at + 1], k: () => all[Math.max(at - 1, 0)], a: () => $("#approve")?.focus() ?? $("[data-fix]")?.focus(), r: () => $("#reject") && refuse(true), c: () => $("#comment")?.focus(), "?": help, "/": () => ($("#search") || current() || all[0])?.focus(), o: () => { const row = document.activeElement?.closest?.(".item") || current() || all[0]; if (row) open(row.dataset.id); },
     }[event.key.toLowerCase()];
     if (!act) return;
     event.preventDefault();
     const to = act();
     if (to?.dataset?.id && "jk".includes(event.key.toLowerCase())) { to.scrollIntoView({ block: "nearest" }); to.focus({ preventScroll: true }); wide.matches ? open(to.dataset.id, false) : mark(to.dataset.id); }
   });
+
+  /* The browser's own notices: asked for by the button alone, shown while the page is not looked at. */
+  const bell = $("#bell"), may = "Notification" in window;
+  const ring = () => { if (!bell) return; const on = may && Notification.permission === "granted" && localStorage.getItem("notices") === "on"; bell.hidden = !may || Notification.permission === "denied"; bell.setAttribute("aria-pressed", on); bell.lastElementChild.textContent = on ? "Notices on" : "Notify me"; return on; };
+  bell?.addEventListener("click", async () => {
+    const on = ring();
+    if (!on && Notification.permission !== "granted") await Notification.requestPermission();
+    localStorage.setItem("notices", on || Notification.permission !== "granted" ? "off" : "on");
+    ring();
+  });
+  function notify(fresh) {
+    if (!ring() || !document.hidden) return;
+    const one = fresh[0], notice = new Notification(fresh.length > 1 ? `${fresh.length} new questions` : $("b", one).firstChild.textContent, { tag: "agentflow-inbox", body: $("small", one).textContent });
+    notice.onclick = () => { window.focus(); open(one.dataset.id); notice.close(); };
+  }
+  ring();
 
   /* Live */
   const strip = $("#off");
@@ -214,4 +295,5 @@
     off: ({ seen, wait }) => { strip.hidden = false; $("div", strip).innerHTML = `<b>Live updates are off.</b> You see ${AF.clock(seen)}. Trying again in ${wait} s. You can still decide.`; },
   });
   counts(); ready();
+  if (waitingTab && shownId() && (wide.matches || document.body.classList.contains("open"))) opened(shownId());
 })();

@@ -126,7 +126,7 @@ AF.$("#theme")?.addEventListener("click", () => {
 });
 addEventListener("click", event => AF.$$("details.menu[open]").forEach(menu => menu.contains(event.target) || (menu.open = false)));
 addEventListener("keydown", event => event.key === "Escape" && AF.$$("details.menu[open]").forEach(menu => { menu.open = false; AF.$("summary", menu).focus(); }));
-AF.inboxCount = count => AF.$$("[data-inbox-count]").forEach(el => { el.hidden = !count; el.textContent = count > 99 ? "99+" : count; el.setAttribute("aria-label", `${count} waiting`); });
-if (AF.$("[data-inbox-count]") && !AF.$("main.inbox")) AF.get("/inbox/count").then(answer => AF.inboxCount(answer.count), () => {});
+AF.inboxCount = (count, unread = 0) => AF.$$("[data-inbox-count]").forEach(el => { el.hidden = !count; el.textContent = count > 99 ? "99+" : count; el.classList.toggle("unread", unread > 0); el.setAttribute("aria-label", `${count} waiting, ${unread} not opened`); });
+if (AF.$("[data-inbox-count]") && !AF.$("main.inbox")) AF.get("/inbox/count").then(answer => AF.inboxCount(answer.count, answer.unread), () => {});
 /* Typing keys are never shortcuts. */
 AF.typing = event => event.metaKey || event.ctrlKey || event.altKey || /INPUT|TEXTAREA|SELECT/.test(event.target.tagName) || event.target.isContentEditable;
