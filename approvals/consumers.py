@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from uuid import UUID
 
-from channels.db import database_sync_to_async
-from django.contrib.auth.base_user import AbstractBaseUser
-
+from agentflow.api.sharing import Together
 from agentflow.errors import NotPermitted
 from agentflow.events import store
-from agentflow.events.feed import EventFeed
+from agentflow.events.feed import EventFeed, Look
 from agentflow.governance import access
 from agentflow.governance.roles import Permission
 
 
 class ApprovalsConsumer(EventFeed):
-    """The rights are read together with the events: no event of a workspace outlasts the right to it."""
+    """The rights are read together with the events: no event of a workspace outlasts the right to it.
+
+    All sockets of a process that look in the same moment share the look.
+    """
 
     _was_welcome = False
 
     async def may_continue(self) -> bool:
-        welcome = bool(await database_sync_to_async(self._groups_now)())
+        welcome = bool(await _rights.ask(self.user.pk))
         if not welcome and not self._was_welcome:
             raise NotPermitted("You may not decide approvals anywhere.")
         self._was_welcome = True
         return welcome
 
-    def groups_now(self, user: AbstractBaseUser) -> Collection[str]:
-        return [store.approvals_group(workspace_id) for workspace_id in _workspace_ids(user)]
+    async def groups_wanted(self) -> frozenset[str]:
+        return _groups(await _rights.ask(self.user.pk))
 
-    def look_after(self, user: AbstractBaseUser, cursor: store.Cursor) -> store.Page:
-        return store.page(after=cursor, workspace_ids=_workspace_ids(user))
+    async def look(self, cursor: store.Cursor) -> Look:
+        return await _looks.ask((self.user.pk, cursor))
 
 
-def _workspace_ids(user: AbstractBaseUser) -> list[UUID]:
-    return list(access.workspaces(user, Permission.DECIDE).values_list("pk", flat=True))
+def _look_at_rights(user_pks: Sequence[int]) -> dict[int, frozenset[UUID]]:
+    held = access.workspaces_of(user_pks, Permission.DECIDE)
+    return {pk: held.get(pk, frozenset()) for pk in user_pks}
+
+
+def _look_at_events(asked: Sequence[tuple[int, store.Cursor]]) -> dict[tuple[int, store.Cursor], Look]:
+    """Each person's rights, then one page per place and set of workspaces."""
+    held = _look_at_rights(sorted({pk for pk, _ in asked}))
+    pages: dict[tuple[frozenset[UUID], store.Cursor], store.Page] = {}
+    for pk, cursor in asked:
+        if (held[pk], cursor) not in pages:
+            pages[held[pk], cursor] = (
+                store.page(after=cursor, workspace_ids=held[pk])
+                if held[pk]
+                else store.Page([], unsettled=False)
+            )
+    return {(pk, cursor): Look(pages[held[pk], cursor], _groups(held[pk])) for pk, cursor in asked}
+
+
+def _groups(workspace_ids: frozenset[UUID]) -> frozenset[str]:
+    return frozenset(map(store.approvals_group, workspace_ids))
+
+
+_rights = Together(_look_at_rights)
+_looks = Together(_look_at_events)

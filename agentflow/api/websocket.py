@@ -8,7 +8,8 @@ import json
 import logging
 import time
 import uuid
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
 from urllib.parse import parse_qs
 
 from asgiref.sync import async_to_sync
@@ -22,9 +23,10 @@ from channels.security.websocket import AllowedHostsOriginValidator, WebsocketDe
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.signals import user_logged_out
-from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session
 from django.http import HttpRequest
 from django.urls import re_path
+from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
 from ..conf import LIMITS
@@ -32,6 +34,7 @@ from ..errors import AgentflowError, InvalidInput, NotFound, NotPermitted
 from ..types import JSONObject
 from . import context, parsers, tickets
 from .authentication import stamp
+from .sharing import Together
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +215,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
         return time.monotonic() - self._checked_at <= FRESH_S or await self._still_welcome()
 
     async def _still_welcome(self) -> bool:
-        if not await database_sync_to_async(self._account_holds)():
+        if not self._account_holds(await _accounts.ask((self.user.pk, self._session_key))):
             await self.leave(NOT_SIGNED_IN, "You are no longer signed in.")
         elif not await self.may_continue():
             await self.leave(NOT_PERMITTED, "You may no longer see this.")
@@ -221,13 +224,12 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
             return True
         return False
 
-    def _account_holds(self) -> bool:
-        user = _active(self.user.pk)
+    def _account_holds(self, account: _Account) -> bool:
+        user, session = account
         if user is None or not constant_time_compare(stamp(user), self._stamp):
             return False
         if not self._session_key:
             return True
-        session = SessionStore(self._session_key).load()
         return (
             session.get(SESSION_KEY) == str(user.pk)
             and BACKEND_SESSION_KEY in session
@@ -237,6 +239,21 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
 
 def _active(pk: Any) -> AbstractBaseUser | None:
     return get_user_model()._default_manager.filter(pk=pk, is_active=True).first()
+
+
+_Account: TypeAlias = tuple[AbstractBaseUser | None, dict[str, Any]]  # the session's data: empty without one
+
+
+def _look_at_accounts(asked: Sequence[tuple[Any, str]]) -> dict[tuple[Any, str], _Account]:
+    """The person, if active, and the session behind each pair of user and session key; two queries."""
+    people = get_user_model()._default_manager.filter(is_active=True).in_bulk({pk for pk, _ in asked})
+    keys = {key for _, key in asked if key}
+    live = Session.objects.filter(session_key__in=keys, expire_date__gt=timezone.now()) if keys else ()
+    sessions = {session.session_key: session.get_decoded() for session in live}
+    return {(pk, key): (people.get(pk), sessions.get(key, {})) for pk, key in asked}
+
+
+_accounts = Together(_look_at_accounts)
 
 
 class Nowhere(AsyncWebsocketConsumer):  # type: ignore[misc]

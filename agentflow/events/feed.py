@@ -47,8 +47,8 @@ class EventFeed(AuthenticatedConsumer):
     A task of its own reads, so that a client that reads slowly holds up nothing but itself.  It
     looks when poked, and every `net_s` seconds because a poke may get lost.
 
-    A subclass gives `groups_now` and `look_after`; both run in a thread, with the person as the
-    database knows them at that moment.
+    A subclass gives `groups_now` and `look_after`, which run in a thread, with the person as the
+    database knows them at that moment; or `groups_wanted` and `look`, where many readers share a look.
     """
 
     net_s: ClassVar[float] = 10.0
@@ -62,6 +62,16 @@ class EventFeed(AuthenticatedConsumer):
     def look_after(self, user: AbstractBaseUser, cursor: Cursor) -> Page:
         """The next events after `cursor` that `user` may see now."""
         raise NotImplementedError
+
+    async def groups_wanted(self) -> frozenset[str]:
+        """The groups whose pokes this feed wants now."""
+        found: frozenset[str] = await database_sync_to_async(self._groups_now)()
+        return found
+
+    async def look(self, cursor: Cursor) -> Look:
+        """One look after `cursor`.  A feed with many readers lets them share it."""
+        look: Look = await database_sync_to_async(self._look)(cursor)
+        return look
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,7 +91,7 @@ class EventFeed(AuthenticatedConsumer):
             await self.leave(BAD_MESSAGE, error.message)
             return
         # First the groups, then the cursor: what commits in between pokes us.
-        await self._join(await database_sync_to_async(self._groups_now)())
+        await self._join(await self.groups_wanted())
         now = await database_sync_to_async(store.current)()
         # A cursor from the future is one of another database, from before a restore.
         known = given is not None and given <= now
@@ -134,7 +144,7 @@ class EventFeed(AuthenticatedConsumer):
         while not self._closed:
             if self._resume is not None:
                 await self._send_earlier(self._resume)
-            look: Look = await database_sync_to_async(self._look)(self._sent)
+            look = await self.look(self._sent)
             if not look.groups and not await self._still_welcome():
                 break  # closed, with a code
             for event in look.page.events:
@@ -142,15 +152,15 @@ class EventFeed(AuthenticatedConsumer):
                 self._sent = Cursor.of(event)
             if look.groups != self._joined:
                 await self._join(look.groups)  # and look once more: nobody poked us for these until now
-            elif not look.page.events:
-                return look.page.unsettled
+            elif len(look.page.events) < store.PAGE_EVENTS:
+                return look.page.unsettled  # what was committed since pokes us
         return False
 
     async def _send_earlier(self, cursor: Cursor) -> None:
         """Send what lies in (cursor, begun]."""
         position = cursor
         while not self._closed:
-            events = (await database_sync_to_async(self._look)(position)).page.events
+            events = (await self.look(position)).page.events
             wanted = [event for event in events if Cursor.of(event) <= self._begun]
             for event in wanted:
                 await self.push(as_message(event))

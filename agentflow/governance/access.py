@@ -6,6 +6,7 @@ any number of rows.  Superusers may do everything; inactive and anonymous users 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Self, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from django.db import models
 from django.db.models import Q, QuerySet
 
 from ..errors import InvalidInput, NotFound, NotPermitted
-from .models import Workspace, WorkspaceGroupObjectPermission, WorkspaceUserObjectPermission
+from .models import User, Workspace, WorkspaceGroupObjectPermission, WorkspaceUserObjectPermission
 from .roles import Permission
 
 Principal: TypeAlias = AbstractBaseUser | AnonymousUser
@@ -43,6 +44,27 @@ def workspaces(user: Principal, permission: Permission = Permission.VIEW) -> Que
     )
 
 
+def workspaces_of(user_pks: Collection[int], permission: Permission) -> dict[int, frozenset[UUID]]:
+    """`workspaces` of many people at once, in four queries at most; who is inactive has none."""
+    active = User.objects.filter(pk__in=user_pks, is_active=True).values_list("pk", "is_superuser")
+    superusers = {pk for pk, is_superuser in active if is_superuser}
+    found: dict[int, set[UUID]] = {pk: set() for pk, _ in active}
+    if superusers:
+        everywhere = set(Workspace.objects.values_list("pk", flat=True))
+        found |= dict.fromkeys(superusers, everywhere)
+    held = _named(permission)
+    ordinary = [pk for pk in found if pk not in superusers]
+    by_role = WorkspaceGroupObjectPermission.objects.filter(**held, group__user__in=ordinary)
+    in_person = WorkspaceUserObjectPermission.objects.filter(**held, user__in=ordinary)
+    for pk, workspace_id in [
+        *by_role.values_list("group__user", "content_object_id"),
+        *in_person.values_list("user", "content_object_id"),
+    ]:
+        if pk in found:
+            found[pk].add(workspace_id)
+    return {pk: frozenset(workspace_ids) for pk, workspace_ids in found.items()}
+
+
 def held_somewhere(user: Principal) -> frozenset[Permission]:
     """What `user` may do in one workspace at least, in one query."""
     if not user.is_active or not user.is_authenticated:
@@ -57,15 +79,19 @@ def _held(
     user: Principal, *permissions: Permission
 ) -> tuple[QuerySet[WorkspaceGroupObjectPermission], QuerySet[WorkspaceUserObjectPermission]]:
     """The rows that give `user` one of these permissions on workspaces: by a role, and in person."""
-    held: dict[str, Any] = {
-        "permission__codename__in": [each.value for each in permissions or Permission],
-        "permission__content_type__app_label": "governance",
-        "permission__content_type__model": "workspace",
-    }
+    held = _named(*permissions)
     return (
         WorkspaceGroupObjectPermission.objects.filter(**held, group__user=user.pk),
         WorkspaceUserObjectPermission.objects.filter(**held, user=user.pk),
     )
+
+
+def _named(*permissions: Permission) -> dict[str, Any]:
+    return {
+        "permission__codename__in": [each.value for each in permissions or Permission],
+        "permission__content_type__app_label": "governance",
+        "permission__content_type__model": "workspace",
+    }
 
 
 def can(user: Principal, permission: Permission, workspace_id: UUID) -> bool:

@@ -119,3 +119,20 @@ def test_the_workspace_may_be_left_out_by_a_member_of_one() -> None:
     with pytest.raises(InvalidInput) as refusal:
         access.chosen(user, Permission.OPERATE, None)
     assert refusal.value.pointer == "/workspaceId"
+
+
+def test_the_workspaces_of_many_are_what_each_is_told_alone() -> None:
+    first, second = WorkspaceFactory.create(), WorkspaceFactory.create()
+    people = [
+        member(first, Role.APPROVER),
+        member(first, Role.VIEWER),
+        member(second, Role.ADMIN),
+        UserFactory.create(),
+        UserFactory.create(is_superuser=True),
+        UserFactory.create(is_superuser=True, is_active=False),
+    ]
+    grant(user=people[0], role=Role.APPROVER, workspace=second, by=None)
+    many = access.workspaces_of([person.pk for person in people], Permission.DECIDE)
+    for person in people:
+        alone = access.workspaces(person, Permission.DECIDE).values_list("pk", flat=True)
+        assert many.get(person.pk, frozenset()) == frozenset(alone)
