@@ -269,6 +269,7 @@ UNFOLD: dict[str, Any] = {
 }
 
 # Hints, not state: a lost message costs seconds, never work (docs/decisions).
+BROKER_URL = redis_url(REDIS_DATABASES["broker"])
 CELERY_BROKER_URL = celery_url(REDIS_DATABASES["broker"])
 CELERY_RESULT_BACKEND = celery_url(REDIS_DATABASES["results"])
 CELERY_BROKER_TRANSPORT_OPTIONS = {

@@ -27,7 +27,7 @@ from executions.ports import approval_timeout
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
-from . import measuring, reconcile, signals
+from . import losses, measuring, reconcile, signals
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +62,7 @@ def _run(stop: threading.Event) -> None:
     own = processes.register(ProcessKind.CLOCK, name="clock")
     while not stop.is_set():
         try:
+            losses.make_good()
             busy = tick()
             if time.monotonic() >= stamp_at:
                 tallies.add(Tally.LATE_EVENTS, signals.deliver_late())

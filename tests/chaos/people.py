@@ -164,6 +164,19 @@ class Scripts:
         if self._until(run, lambda status: status in TERMINAL):
             self._try(run, "restart", {"resetState": number % 2 == 0})
 
+    def undo(self, run: str, number: int) -> None:
+        """Stop it somewhere on its way, or at its end, and have it undone."""
+        self.stop.wait(number % 4)
+        self._try(run, "cancel", {"compensate": True})
+
+    def go_back(self, run: str, number: int) -> None:
+        if not self._until(run, lambda status: status in TERMINAL):
+            return
+        points = self.person.get(f"/executions/{run}/recovery-points")["recoveryPoints"]
+        if points:
+            point = points[number % len(points)]["recoveryPointId"]
+            self._try(run, f"recovery-points/{point}/restore")
+
     def repair(self, run: str, number: int) -> None:
         """What hangs is settled by hand."""
         because = {"reason": "chaos"}
