@@ -9,6 +9,7 @@ from typing import Any
 from agentflow.agents.builtin import BuiltinFailure
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.failures import Failure, FailureKind
+from tests.waiting import PATIENCE_S
 
 calls: list[Any] = []
 on_call: dict[str, Callable[[], Any]] = {}  # what `record` does first, by its configured name
@@ -26,7 +27,7 @@ def record(input: JSONValue, configuration: JSONObject) -> JSONValue:
 def hold(input: JSONValue, configuration: JSONObject) -> JSONValue:
     """Answers when the test opens the gate."""
     arrived.release()
-    if not gate.wait(30):
+    if not gate.wait(PATIENCE_S):
         raise TimeoutError("the test never opened the gate")
     return {"held": True}
 

@@ -20,7 +20,7 @@ from agentflow.governance.models import User, Workspace
 from agentflow.governance.roles import Role
 from tests.factories.governance import PASSWORD, WorkspaceFactory, member
 from tests.service import Service
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 TERMINAL = {"completed", "failed", "cancelled"}
 
@@ -55,7 +55,7 @@ class Client:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as reply:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
                 return Reply(reply.status, json.loads(reply.read() or b"null"))
         except urllib.error.HTTPError as refused:
             with refused:
@@ -75,7 +75,7 @@ class Client:
     def socket(self, path: str, cursor: str = "") -> ClientConnection:
         ticket = self.post("/auth/ws-ticket", {})["ticket"]
         address = f"{self.service.ws_url}{path}?ticket={ticket}" + (f"&cursor={cursor}" if cursor else "")
-        return connect(address, open_timeout=10)
+        return connect(address, open_timeout=PATIENCE_S)
 
     # -- templates and executions ---------------------------------------------
 
@@ -112,12 +112,14 @@ class Client:
     def outcomes(self, execution_id: str, block_id: str) -> list[str]:
         return [attempt["outcome"] for attempt in self.block(execution_id, block_id)["attempts"]]
 
-    def ended(self, execution_id: str, timeout_s: float = 20.0) -> dict[str, Any]:
+    def ended(self, execution_id: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """The execution once it has ended."""
         until(lambda: self.status(execution_id) in TERMINAL, timeout_s, why=f"the end of {execution_id}")
         return self.execution(execution_id)
 
-    def until_block(self, execution_id: str, block_id: str, status: str, timeout_s: float = 20.0) -> None:
+    def until_block(
+        self, execution_id: str, block_id: str, status: str, timeout_s: float = PATIENCE_S
+    ) -> None:
         path = f"/executions/{execution_id}/blocks/{quote(block_id, safe='')}"
         until(
             lambda: self.get(path)["status"] == status, timeout_s, why=f"{block_id} of the run to be {status}"
@@ -125,7 +127,7 @@ class Client:
 
     # -- people ---------------------------------------------------------------
 
-    def asked(self, execution_id: str, timeout_s: float = 15.0) -> dict[str, Any]:
+    def asked(self, execution_id: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """The one open question of a run."""
         path = f"/approvals/pending?executionId={execution_id}"
         (question,) = until(lambda: self.get(path)["approvals"], timeout_s, why="a question")
@@ -136,7 +138,7 @@ class Client:
         return self.call("POST", f"/approvals/{question['approvalId']}/respond", body)
 
 
-def heard(socket: ClientConnection, wanted: str, timeout_s: float = 20.0) -> dict[str, Any]:
+def heard(socket: ClientConnection, wanted: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     """The next message of type `wanted`."""
     while True:
         message: dict[str, Any] = json.loads(socket.recv(timeout=timeout_s))

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from config.engines import launched
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parent.parent
-START_TIMEOUT_S = 20.0
 POOL = {"AGENTFLOW_DATABASE_POOL": "20"}  # as the web server runs in the product
 T = TypeVar("T")
 
@@ -132,7 +131,7 @@ class Service:
         child = self.children[name]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        child.process.wait(10)
+        child.process.wait(PATIENCE_S)
 
     def freeze(self, name: str) -> None:
         """SIGSTOP: it holds what it has and hears nothing, until `thaw`."""
@@ -152,7 +151,7 @@ class Service:
             except subprocess.TimeoutExpired:
                 self.kill(name)
 
-    def until(self, condition: Callable[[], T], timeout_s: float = 15.0, *, why: str = "") -> T:
+    def until(self, condition: Callable[[], T], timeout_s: float = PATIENCE_S, *, why: str = "") -> T:
         """As `tests.waiting.until`."""
         return until(condition, timeout_s, why=why)
 
@@ -187,7 +186,7 @@ class Service:
     def _await(self, name: str, ready: Callable[..., bool], *arguments: str) -> None:
         child = self.children[name]
         try:
-            until(lambda: ready(*arguments) or not child.alive(), START_TIMEOUT_S, why=f"{name} to get ready")
+            until(lambda: ready(*arguments) or not child.alive(), PATIENCE_S, why=f"{name} to get ready")
         except AssertionError as late:
             raise AssertionError(f"{late}\n{child.tail()}") from None
         if not child.alive():

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from asgiref.testing import ApplicationCommunicator
 
-WAIT_S = 5.0
+from tests.waiting import PATIENCE_S
 
 
 class Socket(ApplicationCommunicator):
@@ -31,7 +31,7 @@ class Socket(ApplicationCommunicator):
     async def connect(self) -> bool:
         """Whether the server accepted."""
         await self.send_input({"type": "websocket.connect"})
-        answer = await self.receive_output(WAIT_S)
+        answer = await self.receive_output(PATIENCE_S)
         return bool(answer["type"] == "websocket.accept")
 
     async def send_text(self, text: str) -> None:
@@ -41,14 +41,14 @@ class Socket(ApplicationCommunicator):
         await self.send_input({"type": "websocket.receive", "bytes": data})
 
     async def receive_json(self) -> Any:
-        message = await self.receive_output(WAIT_S)
+        message = await self.receive_output(PATIENCE_S)
         assert message["type"] == "websocket.send", message
         return json.loads(message["text"])
 
     async def close_code(self) -> int:
         """The code the server closes with; what it sends before is passed over."""
         while True:
-            message = await self.receive_output(WAIT_S)
+            message = await self.receive_output(PATIENCE_S)
             if message["type"] == "websocket.close":
                 return int(message["code"])
 

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE_S = 60.0  # with a slow machine; what never comes takes a test that fails this long
 
 
-def until(condition: Callable[[], T], timeout_s: float = 15.0, *, every_s: float = 0.05, why: str = "") -> T:
+def until(
+    condition: Callable[[], T], timeout_s: float = PATIENCE_S, *, every_s: float = 0.05, why: str = ""
+) -> T:
     """The first truthy value of `condition()`; fails, with the last value, when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -17,6 +17,23 @@ def calls(done: Callable[[], Any]) -> int:
         nonlocal count
         count += event in {"call", "c_call"}
 
+    _watched(done, note)
+    return count
+
+
+def functions(done: Callable[[], Any]) -> set[tuple[str, str]]:
+    """Which functions `done` calls in this thread, each with its module."""
+    found: set[tuple[str, str]] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            found.add((str(frame.f_globals.get("__name__", "")), frame.f_code.co_name))
+
+    _watched(done, note)
+    return found
+
+
+def _watched(done: Callable[[], Any], note: Callable[[FrameType, str, Any], None]) -> None:
     before = sys.getprofile()
     gc.disable()  # what is collected meanwhile is not its work
     sys.setprofile(note)
@@ -25,4 +42,3 @@ def calls(done: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(before)
         gc.enable()
-    return count

@@ -32,7 +32,7 @@ from tests.agents.conftest import Invoke, failure_of
 from tests.factories.agents import AgentFactory
 from tests.factories.governance import UserFactory, client_of, member
 from tests.servers import HttpServer
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 RULES = CircuitRules(
     window_seconds=10,
@@ -104,7 +104,7 @@ def agent(workspace: Workspace, server: HttpServer) -> Callable[..., str]:
 
 
 def state_of(workspace: Workspace, agent_id: str) -> str:
-    assert circuit.flush()
+    assert circuit.flush(PATIENCE_S)
     circuit.circuits._known.clear()
     return circuit.states(workspace.pk, [agent_id])[agent_id].state
 
@@ -178,8 +178,8 @@ def test_another_process_sees_it_open_and_one_that_resets_it(
     found: multiprocessing.Queue[str] = context.Queue()
     child = context.Process(target=in_child, args=(found,))
     child.start()
-    assert found.get(timeout=10) == "unreachable"
-    child.join(10)
+    assert found.get(timeout=PATIENCE_S) == "unreachable"
+    child.join(PATIENCE_S)
     until(lambda: circuit.enter(workspace.pk, named, rules) is None, why="the other's reset to arrive")
 
 
@@ -208,7 +208,7 @@ def test_its_state_is_shown_and_reset_by_who_manages_agents_and_leaves_an_entry(
 ) -> None:
     named = agent(cooldownSeconds=60)
     fail(workspace, named, 2)
-    assert circuit.flush()
+    assert circuit.flush(PATIENCE_S)
     path = f"/api/v1/agents/{Agent.objects.get(agent_id=named).pk}"
     operator, viewer = (client_of(member(workspace, role)) for role in (Role.OPERATOR, Role.VIEWER))
     shown = operator.get(path).json()["circuit"]
@@ -228,7 +228,7 @@ def test_the_admin_shows_filters_and_resets_circuits(
 ) -> None:
     well, ill = agent(cooldownSeconds=60), agent(cooldownSeconds=60)
     fail(workspace, ill, 2)
-    assert circuit.flush()
+    assert circuit.flush(PATIENCE_S)
     client.force_login(UserFactory.create(is_staff=True, is_superuser=True))
     path = reverse("admin:agents_agent_changelist")
     page = client.get(path, {"circuit": "open"}).content.decode()

@@ -22,6 +22,7 @@ from agentflow.governance.models import Workspace
 from agentflow.integrations.egress import EgressError, EgressPolicy
 from agentflow.integrations.http_failures import TimedOut
 from tests.servers import Exchange, HttpServer
+from tests.waiting import PATIENCE_S
 
 from .conftest import Invoke, failure_of, output_of
 
@@ -330,7 +331,7 @@ def test_a_cancel_reaches_the_agent(known: Peer, make_call: Callable[..., Call])
     token = CancelToken()
 
     def cancel() -> None:
-        known.polled.wait(10)
+        known.polled.wait(PATIENCE_S)
         token.cancel("stop")
 
     threading.Thread(target=cancel, daemon=True).start()

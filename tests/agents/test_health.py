@@ -17,7 +17,7 @@ from agentflow.governance.roles import Role
 from tests.factories.agents import AgentFactory, ScriptFactory
 from tests.factories.governance import WorkspaceFactory, client_of, member
 from tests.servers import HttpServer
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def turned(agent: Agent) -> str:
@@ -102,7 +102,7 @@ def test_the_clock_looks_at_what_is_due_few_at_a_time(workspace: Workspace, serv
         nonlocal at_once, most
         with lock:
             at_once, most = at_once + 1, max(most, at_once + 1)
-        gate.wait(10)
+        gate.wait(PATIENCE_S)
         with lock:
             at_once -= 1
         exchange.reply(b"ok")
@@ -119,13 +119,13 @@ def test_the_clock_looks_at_what_is_due_few_at_a_time(workspace: Workspace, serv
     )
     upkeep = Upkeep(at_once=2)
     assert upkeep.start_due() == 2  # the source, and one agent
-    until(lambda: Agent.objects.filter(agent_id="svc.a").exists(), 10, why="the source to be looked at")
-    until(lambda: upkeep.start_due() == 1, 10, why="a free thread")
-    until(lambda: most == 2, 10, why="two at once")
+    until(lambda: Agent.objects.filter(agent_id="svc.a").exists(), why="the source to be looked at")
+    until(lambda: upkeep.start_due() == 1, why="a free thread")
+    until(lambda: most == 2, why="two at once")
     assert upkeep.start_due() == 0
     gate.set()
-    until(lambda: upkeep.start_due() >= 0 and AgentCheck.objects.count() >= 3, 10, why="all checks")
-    until(lambda: Agent.objects.filter(health="healthy").count() == len(agents), 10, why="their health")
+    until(lambda: upkeep.start_due() >= 0 and AgentCheck.objects.count() >= 3, why="all checks")
+    until(lambda: Agent.objects.filter(health="healthy").count() == len(agents), why="their health")
     assert most == 2
-    until(lambda: upkeep._free.acquire(blocking=False), 10, why="a thread to be done")
-    until(lambda: upkeep._free.acquire(blocking=False), 10, why="the other thread to be done")
+    until(lambda: upkeep._free.acquire(blocking=False), why="a thread to be done")
+    until(lambda: upkeep._free.acquire(blocking=False), why="the other thread to be done")

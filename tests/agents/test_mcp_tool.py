@@ -202,7 +202,7 @@ def http_port() -> Iterator[int]:
         [*SERVER, "--http", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(lambda: _listens(port), 30, why="the MCP server to listen")
+        until(lambda: _listens(port), why="the MCP server to listen")
         yield port
     finally:
         process.kill()

@@ -19,7 +19,7 @@ from agentflow.integrations.sandbox import Mode, SandboxMissing
 from agentflow.types import JSONValue
 from tests.factories.agents import AgentFactory, ScriptFactory
 from tests.servers import canary
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from .conftest import Invoke, failure_of, output_of
 
@@ -165,7 +165,7 @@ def test_a_cancel_ends_a_script(mode: Mode, script: Callable[..., Call]) -> None
     object.__setattr__(call, "log", lambda level, line: running.set())
 
     def stop() -> None:
-        running.wait(20)
+        running.wait(PATIENCE_S)
         call.cancel.cancel("user")
 
     threading.Thread(target=stop, daemon=True).start()

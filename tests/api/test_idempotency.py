@@ -15,6 +15,7 @@ from agentflow.api.models import IdempotencyRecord
 from agentflow.governance.models import User, Workspace
 from tests.api.urls import Make
 from tests.factories.governance import UserFactory, client_of
+from tests.waiting import PATIENCE_S
 
 # Real commits: what is tried here is what outlives a transaction.
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("tests.api.urls")]
@@ -105,12 +106,12 @@ def test_a_second_request_meanwhile_is_told_to_wait_and_then_gets_the_answer(use
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert Make.entered.wait(10)
+    assert Make.entered.wait(PATIENCE_S)
     early = make(user, "k", "one", "hold")
     assert (early.status_code, early.json()["code"]) == (409, "idempotency_in_progress")
     assert early["Retry-After"] == "1"
     Make.go_on.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     late = make(user, "k", "one", "hold")
     assert late.status_code == answers[0].status_code == 201
     assert late.content == answers[0].content
@@ -121,7 +122,7 @@ def test_of_many_at_once_one_takes_effect(user: User) -> None:
     barrier, statuses = threading.Barrier(6), []
 
     def send() -> None:
-        barrier.wait(10)
+        barrier.wait(PATIENCE_S)
         statuses.append(make(user, "k", "one").status_code)
         connection.close()
 
@@ -129,7 +130,7 @@ def test_of_many_at_once_one_takes_effect(user: User) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     assert len(statuses) == 6
     assert set(statuses) <= {201, 409}
     assert Workspace.objects.count() == 1
@@ -142,14 +143,14 @@ def test_a_connection_lost_before_the_commit_leaves_neither_effect_nor_answer(us
 
     thread = threading.Thread(target=doomed)
     thread.start()
-    assert Make.entered.wait(10)
+    assert Make.entered.wait(PATIENCE_S)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE state = 'idle in transaction' AND datname = current_database()"
         )
     Make.go_on.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert Workspace.objects.count() == IdempotencyRecord.objects.count() == 0
     assert make(user, "k", "one", "hold").status_code == 201
 

@@ -23,6 +23,7 @@ from agentflow.governance.services.workspaces import revoke
 from agentflow.types import JSONObject
 from tests.factories.governance import WorkspaceFactory, member
 from tests.sockets import Socket
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -258,7 +259,7 @@ async def test_the_neighbour_of_a_broken_socket_is_unharmed(user: User) -> None:
     async with entered(user) as broken, entered(user) as neighbour:
         await broken.send_text('{"type": "break"}')
         assert await broken.close_code() == websocket.BROKEN
-        await asyncio.wait_for(neighbour.send_text('{"type": "echo"}'), 5)
+        await asyncio.wait_for(neighbour.send_text('{"type": "echo"}'), PATIENCE_S)
         assert await neighbour.receive_json() == {"type": "echo"}
 
 

@@ -18,6 +18,7 @@ from agentflow.api import paging, problems
 from agentflow.api.idempotency import idempotent
 from agentflow.api.serializers import StrictSerializer
 from agentflow.governance.models import Workspace
+from tests.waiting import PATIENCE_S
 
 
 class Part(StrictSerializer):
@@ -98,7 +99,7 @@ class Make(APIView):
         match body.get("then"):
             case "hold":
                 self.entered.set()
-                assert self.go_on.wait(10)
+                assert self.go_on.wait(PATIENCE_S)
             case "refuse":
                 raise errors.InvalidInput("Refused.", pointer="/slug")
             case "conflict":

@@ -17,6 +17,7 @@ from tests.approvals.conftest import Office, make_office
 from tests.factories.approvals import asking_definition
 from tests.factories.governance import PASSWORD
 from tests.service import Service
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -44,19 +45,19 @@ class Person:
             headers=headers,
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
             return json.load(reply)
 
     def socket(self, path: str, cursor: str = "") -> ClientConnection:
         ticket = self.call("POST", "/auth/ws-ticket", {})["ticket"]
         address = f"{self.service.ws_url}{path}?ticket={ticket}" + (f"&cursor={cursor}" if cursor else "")
-        return connect(address, open_timeout=10)
+        return connect(address, open_timeout=PATIENCE_S)
 
 
 def heard(socket: ClientConnection, wanted: str) -> dict[str, Any]:
     """The next message of type `wanted`."""
     while True:
-        message: dict[str, Any] = json.loads(socket.recv(timeout=20))
+        message: dict[str, Any] = json.loads(socket.recv(timeout=PATIENCE_S))
         if message["type"] == wanted:
             return message
 
@@ -77,7 +78,7 @@ def ended(service: Service, person: Person, execution_id: str) -> dict[str, Any]
         found: dict[str, Any] = person.call("GET", f"/executions/{execution_id}")
         return found if found["status"] in {"completed", "failed", "cancelled"} else None
 
-    found = service.until(look, 30, why="the run to end")
+    found = service.until(look, why="the run to end")
     assert found is not None
     return found
 
@@ -144,7 +145,7 @@ def test_a_socket_does_not_outlive_the_rights(service: Service, office: Office) 
         heard(inbox, "hello")
         revoke(user=office.approver, role=Role.APPROVER, workspace=office.workspace)
         with pytest.raises(ConnectionClosed) as closed:
-            inbox.recv(timeout=35)
+            inbox.recv(timeout=PATIENCE_S)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4403
 

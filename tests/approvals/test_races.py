@@ -23,6 +23,7 @@ from tests.approvals.conftest import Office, make_office
 from tests.factories.approvals import ApprovalFactory, let_time_pass
 from tests.factories.executions import statuses
 from tests.factories.governance import member
+from tests.waiting import PATIENCE_S
 
 ROUNDS = 10
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,7 +41,7 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
 
     def run(index: int, action: Callable[[], Any]) -> None:
         try:
-            line.wait(10)
+            line.wait(PATIENCE_S)
             results[index] = action()
         except Conflict as error:
             results[index] = error
@@ -51,7 +52,7 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert not any(thread.is_alive() for thread in threads)
     return results
 

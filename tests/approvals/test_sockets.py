@@ -31,7 +31,7 @@ from tests.factories.approvals import ApprovalFactory
 from tests.factories.executions import ExecutionFactory
 from tests.factories.governance import WorkspaceFactory
 from tests.sockets import Socket
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CHANNELS: dict[str, Any] = dict(settings.CHANNEL_LAYERS["default"])["CONFIG"]  # type: ignore[assignment]
@@ -189,7 +189,7 @@ async def test_a_transaction_that_commits_late_comes_through_soon_and_in_order(o
             with transaction.atomic():
                 log(execution, 1)
                 written.set()
-                commit.wait(20)
+                commit.wait(PATIENCE_S)
         finally:
             connection.close()
 

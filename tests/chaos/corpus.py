@@ -283,10 +283,7 @@ class Corpus:
 
     def _marked(self) -> Case:
         """Once it has ended it goes back to a recovery point."""
-        chain = [
-            self.call(f"m{n}", *([f"m{n - 1}"] if n else []), **({"checkpoint": True} if n == 1 else {}))
-            for n in range(4)
-        ]
+        chain = [self.call(f"m{n}", *([f"m{n - 1}"] if n else []), checkpoint=n == 1) for n in range(4)]
         return Case("gone back to a recovery point", chain, 6, "go_back")
 
     def _wide(self, width: int, weight: int) -> Case:

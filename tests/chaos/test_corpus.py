@@ -13,6 +13,7 @@ from agentflow.workflow.definition import Block, ToolType, parse
 from agentflow.workflow.validation import check
 from approvals.models import ApprovalKind
 from executions.states import BLOCK, BlockStatus, ExecutionStatus
+from tests.waiting import PATIENCE_S
 
 from .corpus import EXERCISED, LEFT_OUT, Case, Corpus
 from .faults import KINDS, schedule
@@ -112,5 +113,5 @@ async def test_delayed_bytes_keep_their_order() -> None:
     near.pair(far)
     for number in range(20):
         near.data_received(b"%d" % number)
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), PATIENCE_S)
     assert written == [b"%d" % number for number in range(20)]

@@ -17,7 +17,7 @@ import redis
 
 from config import engines as module
 from config.engines import AlreadyRunning, EngineError, Engines, RunAs, command_of
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(module.__file__).resolve().parent.parent
 AS_ROOT = os.geteuid() == 0
@@ -101,7 +101,7 @@ def test_an_orphan_still_running_is_stopped_before_the_start(home: Path) -> None
     (home / "valkey" / "valkey.pid").write_text(f"{orphan.pid}\n")
     until(lambda: left.ready("valkey"))
     with Engines(home) as engines:
-        assert orphan.wait(5) is not None
+        assert orphan.wait(PATIENCE_S) is not None
         assert engines.ready("valkey")
 
 

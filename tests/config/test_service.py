@@ -10,12 +10,13 @@ from django.contrib.staticfiles import finders
 from django.db import connection
 
 from tests.service import POOL, Service
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
 
 def get(url: str) -> int:
-    with urlopen(url, timeout=20) as reply:
+    with urlopen(url, timeout=PATIENCE_S) as reply:
         return int(reply.status)
 
 

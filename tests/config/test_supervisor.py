@@ -19,7 +19,7 @@ import pytest
 from config.engines import command_of
 from config.supervisor import ROOT
 from tests.service import free_port
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 UP = "Ctrl-C stops it all"
 Start = Callable[..., "Run"]
@@ -67,7 +67,7 @@ class Run:
 
     def ends(self, timeout_s: float = 30.0) -> int:
         code = self.process.wait(timeout_s)
-        self._reader.join(5)
+        self._reader.join(PATIENCE_S)
         return code
 
     def pids(self) -> dict[str, int]:

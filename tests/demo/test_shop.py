@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from demo.shop import BODY_BYTES, Ledger, Server, Shop
+from tests.waiting import PATIENCE_S
 
 REFUND = {"orderId": "A-1042", "amount": 320.0, "currency": "EUR"}
 
@@ -32,7 +33,7 @@ def shop(ledger: Path) -> Iterator[Server]:
 def ask(
     shop: Server, method: str, path: str, body: Any = None, *, key: str = "", raw: bytes | None = None
 ) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", shop.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", shop.server_port, timeout=PATIENCE_S)
     content = raw if raw is not None else None if body is None else json.dumps(body).encode()
     connection.request(method, path, content, {"Idempotency-Key": key} if key else {})
     reply = connection.getresponse()

@@ -15,7 +15,7 @@ from agentflow.errors import InvalidInput
 from agentflow.events import store
 from agentflow.events.models import Event
 from agentflow.events.store import Cursor
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 WRITERS = 16
 EACH = 10
@@ -71,20 +71,20 @@ def test_an_event_that_commits_late_is_waited_for() -> None:
                     payload={"n": 1},
                 )
                 written.set()
-                commit.wait(20)
+                commit.wait(PATIENCE_S)
         finally:
             connection.close()
 
     slow = threading.Thread(target=write_slowly)
     slow.start()
     try:
-        assert written.wait(10)
+        assert written.wait(PATIENCE_S)
         write(execution_id, payload={"n": 2})
         page = store.page(after=None, execution_id=execution_id)
         assert (page.events, page.unsettled) == ([], True)
     finally:
         commit.set()
-        slow.join(10)
+        slow.join(PATIENCE_S)
     found = store.page(after=None, execution_id=execution_id)
     assert [event.payload for event in found.events] == [{"n": 1}, {"n": 2}]
     assert not found.unsettled
@@ -117,7 +117,7 @@ def test_many_writers_with_random_delays_lose_nothing_and_order_holds() -> None:
 
     until(read_on, 60, every_s=0.001)
     for writer in writers:
-        writer.join(10)
+        writer.join(PATIENCE_S)
     assert store.read(after=seen[-1], execution_id=execution_id) == []
     assert len(set(seen)) == len(seen) == Event.objects.filter(execution_id=execution_id).count()
     assert seen == sorted(seen)

@@ -561,7 +561,7 @@ def test_a_result_and_the_202_that_cross_always_meet(begin: Begin, server: HttpS
     server.on("/job", hurry)
     for number in range(TIMES):
         execution = begin(job(server))
-        until(partial(said.__getitem__, slice(number, None)), 10, every_s=0.005, why="the callback")
+        until(partial(said.__getitem__, slice(number, None)), every_s=0.005, why="the callback")
         reconcile.look(execution.pk)
         execution.refresh_from_db()
         assert (execution.status, outcomes(execution)) == ("completed", ["ok"])

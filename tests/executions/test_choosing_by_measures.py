@@ -24,7 +24,7 @@ from tests import builtins
 from tests.factories.agents import AgentFactory
 from tests.factories.executions import statuses
 from tests.servers import HttpServer, http_server
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from .conftest import Start, block, drain, row, template
 
@@ -106,7 +106,7 @@ def remember(workspace_id: Any, name: str, *, successes: int = 0, failures: int 
 def open_circuit(execution: Execution, name: str) -> None:
     for _ in range(2):
         circuit.record(execution.workspace_id, name, False, 1.0, unreachable=True)
-    assert circuit.flush()
+    assert circuit.flush(PATIENCE_S)
 
 
 def test_one_that_failed_often_comes_behind_and_the_receipt_says_how_often(begin: Start) -> None:
@@ -176,7 +176,7 @@ def test_after_the_cool_down_the_better_one_gets_its_trial_and_only_one_call_doe
     assert called(beside) == ["two"]
     assert receipt(beside)["filteredOut"] == [{"agentId": "one", "reason": "circuit_open"}]
     circuit.record(*key, True, 5.0)
-    assert circuit.flush()
+    assert circuit.flush(PATIENCE_S)
     drain(execution)
     assert called(execution) == ["one"]
 
@@ -195,7 +195,7 @@ def test_after_one_of_two_is_killed_the_run_goes_on_with_the_other(
     assert [called(execution, name)[-1] for name in "bc"] == ["two", "two"]
     assert called(execution, "b") == ["one", "two"]
     assert {"agentId": "one", "reason": "failed_before"} in receipt(execution, "b")["filteredOut"]
-    assert circuit.flush()
+    assert circuit.flush(PATIENCE_S)
     after = begin(wanting())
     drain(after)
     assert (after.status, called(after)) == ("completed", ["two"])

@@ -14,6 +14,7 @@ from approvals.models import Approval
 from executions.models import BlockAttempt, Execution
 from tests.factories.agents import AgentFactory
 from tests.servers import HttpServer, http_server
+from tests.waiting import PATIENCE_S
 
 from .conftest import Start, answer, block, drain, make_due, row, template
 
@@ -45,7 +46,7 @@ def shut(start: Start, server: HttpServer) -> Callable[..., Execution]:
         registry.forget()
         for _ in range(2):
             circuit.record(workspace.pk, "remote", False, 1.0, unreachable=True)
-        assert circuit.flush()
+        assert circuit.flush(PATIENCE_S)
         drain(execution)
         return execution
 

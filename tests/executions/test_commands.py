@@ -22,7 +22,7 @@ from executions.models import Execution
 from executions.services import control, reconcile
 from tests import builtins
 from tests.factories.executions import statuses
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from .conftest import Start, answer, block, claim, drain, finish, lose_worker, row, template
 
@@ -106,12 +106,12 @@ def test_a_cancelled_run_whose_worker_is_gone_ends_with_its_lease(start: Start, 
 
 
 def test_a_call_in_flight_is_stopped_by_a_cancel(start: Start, author: User) -> None:
-    slow = block("a", configuration={"simulate": {"runtimeSeconds": 60}})
+    slow = block("a", configuration={"simulate": {"runtimeSeconds": 600}})
     execution = start(template(slow), simulation={"scale": 1})
     walker = _in_thread(walk, execution.pk)
     until(lambda: row(execution, "a").status == "running")
     control.cancel(execution_id=execution.pk, by=author)
-    walker.join(10)
+    walker.join(PATIENCE_S)
     assert not walker.is_alive()
     execution.refresh_from_db()
     assert execution.status == "cancelled"
@@ -123,11 +123,11 @@ def test_a_call_that_ignores_its_deadline_is_given_up(start: Start) -> None:
     execution = start(template(hold))
     walker = _in_thread(walk, execution.pk)
     try:
-        until(lambda: row(execution, "a").status == "waiting_human", 20)
+        until(lambda: row(execution, "a").status == "waiting_human")
         assert row(execution, "a").error["code"] == "timeout"  # type: ignore[index]
     finally:
         builtins.gate.set()
-        walker.join(10)
+        walker.join(PATIENCE_S)
     until(lambda: row(execution, "a").late_results.count() == 1)
     assert row(execution, "a").output is None
 
@@ -209,11 +209,11 @@ def test_a_pending_run_whose_first_hint_was_lost_is_hinted_again(start: Start, f
         hinted.append(body[0][0])
 
     execution = start(template(block("a", **first)))
-    dispatch.sender.flush(5)
+    assert dispatch.sender.flush(PATIENCE_S)
     before_task_publish.connect(sent)
     try:
         reconcile.look(execution.pk)
-        dispatch.sender.flush(5)
+        assert dispatch.sender.flush(PATIENCE_S)
     finally:
         before_task_publish.disconnect(sent)
     assert hinted == [str(execution.pk)]

@@ -27,6 +27,7 @@ from executions.states import BlockStatus
 from templates_app.models import TemplateVersion
 from tests import builtins
 from tests.history import check
+from tests.waiting import PATIENCE_S
 
 from .conftest import Start, answer, block, claim, drain, facts, finish, lose_worker, make_due, row, template
 
@@ -401,7 +402,7 @@ def test_cancels_and_walkers_at_once_leave_one_consistent_end(
         from django.db import connection
 
         try:
-            barrier.wait(10)
+            barrier.wait(PATIENCE_S)
             work()
         except (Conflict, IllegalTransition):
             pass
@@ -418,7 +419,7 @@ def test_cancels_and_walkers_at_once_leave_one_consistent_end(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     reconcile.look(execution.pk)
     drain(execution)
     found = statuses(execution)

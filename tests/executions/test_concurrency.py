@@ -22,6 +22,7 @@ from executions.models import BlockExecution, Execution, Place, Timer
 from executions.services import control, reconcile, repairing, restarting
 from executions.services.restarting import NoPlace, RestartRequest
 from tests.factories.executions import statuses
+from tests.waiting import PATIENCE_S
 
 from .conftest import Start, answer, block, claim, drain, finish, lose_worker, row, template
 
@@ -313,9 +314,9 @@ def test_never_more_than_the_limit_are_at_work_however_many_come_at_once(start: 
     for thread in (watching, *workers):
         thread.start()
     for thread in workers:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     stop.set()
-    watching.join(10)
+    watching.join(PATIENCE_S)
     assert not over
     assert set(Execution.objects.values_list("status", flat=True)) == {"completed"}
     assert not Place.objects.exists()

@@ -22,6 +22,7 @@ from executions.services import control, reconcile, restarting, signals, startin
 from executions.services.restarting import RestartRequest
 from executions.services.signals import EventIdTaken
 from tests.factories.executions import statuses
+from tests.waiting import PATIENCE_S
 
 from .conftest import Start, answer, block, drain, make_due, row, template
 
@@ -297,7 +298,7 @@ def at_once(acts: list[Callable[[], Any]]) -> None:
 
     def one(act: Callable[[], Any]) -> None:
         try:
-            barrier.wait(10)
+            barrier.wait(PATIENCE_S)
             act()
         except BaseException as error:  # noqa: BLE001  # told by the test's thread
             failed.append(error)
@@ -308,5 +309,5 @@ def at_once(acts: list[Callable[[], Any]]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert failed == []

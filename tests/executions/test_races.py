@@ -28,6 +28,7 @@ from tests.factories.executions import statuses
 from tests.graphs import Sample, samples
 from tests.history import check
 from tests.reference import fails, interpret
+from tests.waiting import PATIENCE_S
 
 from .conftest import Start, block, claim, drain, facts, finish, lose_worker, row, template
 from .test_against_reference import check_history
@@ -74,7 +75,7 @@ def at_once(*works: Callable[[], Any]) -> list[Any]:
 
     def one(work: Callable[[], Any]) -> Any:
         try:
-            barrier.wait(10)
+            barrier.wait(PATIENCE_S)
             return work()
         except IllegalTransition as refused:
             return refused

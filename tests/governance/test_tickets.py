@@ -6,6 +6,7 @@ import pytest
 
 from agentflow.api import tickets
 from tests.factories.governance import UserFactory, client_of
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.django_db
 
@@ -26,7 +27,7 @@ def test_of_many_at_once_one_gets_in() -> None:
     def enter() -> None:
         from django.db import connection
 
-        barrier.wait(10)
+        barrier.wait(PATIENCE_S)
         winners.append(tickets.redeem(ticket))
         connection.close()
 
@@ -34,7 +35,7 @@ def test_of_many_at_once_one_gets_in() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert len([winner for winner in winners if winner]) == 1
 
 

@@ -18,6 +18,7 @@ from agentflow.integrations import http_failures, http_watch
 from agentflow.integrations.egress import EgressError, EgressPolicy, EgressRefused
 from agentflow.integrations.http import HttpClient
 from tests.servers import Exchange, HttpServer, canary, http_server
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_a_cancel_from_another_thread_cuts_the_call(server: HttpServer, client: 
         server.stopping.wait(30)
 
     def cut() -> None:
-        arrived.wait(10)
+        arrived.wait(PATIENCE_S)
         cancels[0]()  # type: ignore[call-arg]
 
     server.on("/", hold)

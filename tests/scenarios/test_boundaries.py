@@ -19,6 +19,7 @@ from tests.outside import Client, Reply, make_client
 from tests.scenarios.agents import calling, echo, template
 from tests.servers import Exchange, HttpServer
 from tests.service import Service
+from tests.waiting import PATIENCE_S
 
 OPENAPI = Path(__file__).resolve().parents[2] / "docs" / "openapi.yaml"
 OBJECTS = re.compile(r"^/api/v1(/(?:executions|approvals|templates|agents|scripts)/\{.*)$")
@@ -133,7 +134,7 @@ def test_a_start_sent_twice_at_once_starts_one_run(client: Client) -> None:
     barrier = threading.Barrier(2)
 
     def start(_: int) -> Reply:
-        barrier.wait(10)
+        barrier.wait(PATIENCE_S)
         return client.call("POST", "/executions", {"templateId": template_id}, Idempotency_Key="order-7")
 
     with ThreadPoolExecutor(2) as both:

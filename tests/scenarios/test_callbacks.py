@@ -8,13 +8,14 @@ import urllib.request
 from tests.outside import Client
 from tests.scenarios.agents import calling, echo, template
 from tests.servers import Exchange, HttpServer
+from tests.waiting import PATIENCE_S
 
 
 def bring(url: str, body: object) -> None:
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=30) as reply:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
         assert json.loads(reply.read()) == {"success": True}
 
 

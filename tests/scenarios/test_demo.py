@@ -13,6 +13,7 @@ from django.core.management import call_command
 from pytest_django import Settings
 
 from tests.service import Service, free_port
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ class Demo:
             {"Content-Type": "application/json", **headers},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=20) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
             return json.load(reply)
 
     def start(self, template: str, input: Any) -> str:
@@ -44,7 +45,7 @@ class Demo:
     def asked(self, execution_id: str) -> dict[str, Any]:
         path = f"/approvals/pending?executionId={execution_id}"
         found = self.service.until(
-            lambda: self.call("approver", "GET", path)["approvals"], 60, why="the question"
+            lambda: self.call("approver", "GET", path)["approvals"], why="the question"
         )
         (approval,) = found
         assert approval["type"] != "fix", approval["request"]
@@ -59,12 +60,12 @@ class Demo:
             found: dict[str, Any] = self.call("viewer", "GET", f"/executions/{execution_id}")
             return found if found["status"] in {"completed", "failed", "cancelled"} else None
 
-        found = self.service.until(look, 60, why="the run to end")
+        found = self.service.until(look, why="the run to end")
         assert found is not None
         return found
 
     def ledger(self, collection: str) -> list[dict[str, Any]]:
-        with urllib.request.urlopen(f"{self.shop}/{collection}", timeout=10) as reply:
+        with urllib.request.urlopen(f"{self.shop}/{collection}", timeout=PATIENCE_S) as reply:
             entries: list[dict[str, Any]] = json.load(reply)[collection]
         return entries
 

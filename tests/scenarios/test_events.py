@@ -44,7 +44,7 @@ def test_an_event_is_there_within_moments(service: Service) -> None:
     assert (
         client.post("/events", json={"type": "paid", "correlation": "A-1", "payload": 12}).status_code == 201
     )
-    service.until(lambda: read("status") == "completed", 5)
+    service.until(lambda: read("status") == "completed")
     assert read("globalContext") == {"paid": 12}
 
 
@@ -54,5 +54,5 @@ def test_an_event_told_while_no_worker_and_no_clock_lives_is_not_lost(service: S
     service.kill("clock")
     assert client.post("/events", json={"type": "paid", "correlation": "A-2"}).status_code == 201
     service.start_clock()
-    service.until(lambda: read("status") == "completed", 20)
+    service.until(lambda: read("status") == "completed")
     service.start_worker()

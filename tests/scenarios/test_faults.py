@@ -21,7 +21,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(settings.TEST_ENGINES is None, reason="only on a Valkey of our own")
 
-RECOVERY_S = 20.0  # from wiped messages to the end of what waited for them
+RECOVERY_S = 60.0  # from wiped messages to the end of what waited for them
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from websockets.sync.client import ClientConnection
 from tests.outside import Client, heard
 from tests.scenarios.agents import Held, calling, echo, template
 from tests.servers import Exchange, HttpServer
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 FORM = {
     "type": "object",
@@ -190,7 +190,7 @@ def test_a_socket_that_broke_off_goes_on_from_its_cursor(client: Client) -> None
 def _until_completed(socket: ClientConnection) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     while True:
-        message = json.loads(socket.recv(timeout=20))
+        message = json.loads(socket.recv(timeout=PATIENCE_S))
         if "id" in message:
             messages.append(message)
         if message["type"] == "execution_changed" and message["status"] == "completed":

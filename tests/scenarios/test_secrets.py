@@ -72,12 +72,12 @@ def test_a_secret_is_nowhere_but_sealed(service: Service, server: HttpServer, mc
     execution_id = client.run(template(*({"blockId": name, "agentId": name} for name in names)))
     threading.Thread(target=listen, args=(client, execution_id, heard), daemon=True).start()
     called = {"completed", "failed", "waiting_human"}
-    until(lambda: set(client.statuses(execution_id).values()) <= called, 60, why="all to be called")
+    until(lambda: set(client.statuses(execution_id).values()) <= called, why="all to be called")
 
     blocks_now = client.blocks(execution_id)
     for name in ("api", "script", "mcp", "llm", "late"):
         assert "********" in json.dumps(blocks_now[name]["output"]), name
-    until(lambda: any("********" in line for line in heard), 20, why="the socket to tell of it")
+    until(lambda: any("********" in line for line in heard), why="the socket to tell of it")
     assert "********" in json.dumps(client.block(execution_id, "refused"))
     answers = [
         client.get(path)

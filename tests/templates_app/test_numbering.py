@@ -14,6 +14,7 @@ from templates_app.models import Template, TemplateVersion
 from templates_app.services import authoring
 from tests.factories.governance import client_of
 from tests.factories.templates import write_template
+from tests.waiting import PATIENCE_S
 
 from .conftest import URL, Team, body, make_team
 
@@ -32,7 +33,7 @@ def together(work: Callable[[int], int]) -> list[int]:
 
     def one(number: int) -> int:
         try:
-            gate.wait(10)
+            gate.wait(PATIENCE_S)
             return work(number)
         finally:
             connection.close()
