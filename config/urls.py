@@ -17,6 +17,7 @@ api = [
     path("", include("templates_app.api.urls")),
     path("", include("executions.api.urls")),
     path("", include("approvals.api.urls")),
+    path("", include("approvals.notify.api.urls")),
 ]
 
 pages = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -109,6 +109,18 @@ class HumanHistory(Protocol):
     ) -> Sequence[HumanInteraction]: ...
 
 
+class ClockDuty(Protocol):
+    """What an app above does by the clock, in every clock process."""
+
+    def start_due(self) -> None:
+        """Begin what is due, about once a second; what waits for somebody outside has a thread of its own."""
+
+    def tidy(self) -> None:
+        """Remove what nobody needs any more."""
+
+
 human_gate: Port[HumanGate] = Port("executions.human_gate")
 approval_timeout: Port[TimerHandler] = Port("executions.approval_timeout")
 human_history: Port[HumanHistory] = Port("executions.human_history")
+# Makes the duty of one clock process.
+notifications: Port[Callable[[], ClockDuty]] = Port("executions.notifications")

@@ -43,6 +43,10 @@ class Event(models.Model):
                 name="event_of_approvals",
                 condition=Q(type__startswith="approval_"),
             ),
+            # those who follow the approvals of all workspaces
+            models.Index(
+                fields=["xid", "id"], name="event_followed", condition=Q(type__startswith="approval_")
+            ),
         ]
 
     def __str__(self) -> str:

@@ -25,7 +25,18 @@ from ..types import JSONObject, JSONValue
 from .models import Event, Level
 from .pokes import pokes
 
-__all__ = ["Cursor", "NewEvent", "Page", "append", "append_many", "current", "page", "poke", "read"]
+__all__ = [
+    "Cursor",
+    "NewEvent",
+    "Page",
+    "append",
+    "append_many",
+    "approvals",
+    "current",
+    "page",
+    "poke",
+    "read",
+]
 
 _BIGINT_MAX = 2**63 - 1
 PAGE_EVENTS = 200
@@ -165,6 +176,15 @@ def page(
     if workspace_ids is not None:
         # The pattern is a literal: were it a parameter, a generic plan could not use the partial index.
         scope, subject = r"workspace_id = ANY(%s::uuid[]) AND type LIKE 'approval\_%%'", [list(workspace_ids)]
+    return _page(scope, subject, start, limit)
+
+
+def approvals(*, after: Cursor, limit: int = PAGE_EVENTS) -> Page:
+    """The next `approval_*` events of all workspaces: for what works for all of them, never for a person."""
+    return _page(r"type LIKE 'approval\_%%'", [], after, limit)
+
+
+def _page(scope: str, subject: list[Any], start: Cursor, limit: int) -> Page:
     rows = Event.objects.raw(
         f"""SELECT id, xid, workspace_id, execution_id, block_id, type, level, payload, at,
                    xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled

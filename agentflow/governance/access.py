@@ -94,6 +94,15 @@ def _named(*permissions: Permission) -> dict[str, Any]:
     }
 
 
+def holders(permission: Permission, workspace_ids: Collection[UUID]) -> QuerySet[User]:
+    """The active people to whom `permission` was given in one of these workspaces; superusers need none."""
+    held = {**_named(permission), "content_object__in": list(workspace_ids)}
+    groups = WorkspaceGroupObjectPermission.objects.filter(**held).values("group_id")
+    in_person = WorkspaceUserObjectPermission.objects.filter(**held).values("user_id")
+    by_role = User.groups.through.objects.filter(group_id__in=groups).values("user_id")
+    return User.objects.filter(Q(pk__in=by_role) | Q(pk__in=in_person), is_active=True).order_by("pk")
+
+
 def can(user: Principal, permission: Permission, workspace_id: UUID) -> bool:
     return workspaces(user, permission).filter(pk=workspace_id).exists()
 

@@ -42,6 +42,7 @@ INSTALLED_APPS = [
     "templates_app",
     "executions",
     "approvals",
+    "approvals.notify",
     "monitoring",
 ]
 
@@ -218,6 +219,12 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "BlockStatus": "executions.states.BlockStatus",
         "ApprovalStatus": "approvals.states.ApprovalStatus",
         "ApprovalKind": "approvals.models.ApprovalKind",
+        "NotificationChannel": "approvals.notify.states.Channel",
+        "NotificationTopic": "approvals.notify.states.Topic",
+        "PersonalChannel": ["email", "browser"],
+        "TargetChannel": ["webhook", "slack"],
+        "DeliveryState": "approvals.notify.states.DeliveryState",
+        "Digest": "approvals.notify.states.Digest",
         "AgentSourceKind": "agentflow.agents.models.SourceKind",
         "PolicyKind": "agentflow.agents.models.PolicyKind",
         "VersionStatus": ["draft", "published", "deprecated"],
@@ -299,6 +306,33 @@ CELERY_TASK_ROUTES = {
     "executions.tasks.join": {"queue": "control"},
     "executions.tasks.deliver": {"queue": "control"},
 }
+
+
+def mail_server(url: str) -> dict[str, Any]:
+    """`smtp://user:password@host:port`, `smtps://...` or `smtp://...?starttls=true`; empty: no mail."""
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"smtp", "smtps"} or not parts.hostname):
+        raise env.BadEnvironment("AGENTFLOW_EMAIL_URL must be an address such as smtp://mail.example.com:587")
+    secure = parts.scheme == "smtps"
+    return {
+        "host": parts.hostname or "",
+        "port": parts.port or (465 if secure else 25),
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "ssl": secure,
+        "starttls": dict(parse_qsl(parts.query)).get("starttls") == "true",
+    }
+
+
+_mail = mail_server(env.text("AGENTFLOW_EMAIL_URL", ""))
+AGENTFLOW_EMAIL = bool(_mail["host"])
+EMAIL_HOST, EMAIL_PORT = _mail["host"], _mail["port"]
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail["user"], _mail["password"]
+EMAIL_USE_SSL, EMAIL_USE_TLS = _mail["ssl"], _mail["starttls"]
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.text("AGENTFLOW_EMAIL_FROM", "agentflow <agentflow@localhost>")
+# How long messages that were sent, or given up, are kept.
+AGENTFLOW_DELIVERY_DAYS = env.integer("AGENTFLOW_DELIVERY_DAYS", 30)
 
 # Builtin agents: Python functions, named here and never by a template.  `effect` as in the template model.
 AGENTFLOW_BUILTIN_AGENTS: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ from agentflow.governance.services import sessions
 from executions import blobs, processes
 from executions.engine.run import raw_cursor
 from executions.models import ProcessKind, TimerKind
-from executions.ports import approval_timeout
+from executions.ports import approval_timeout, notifications
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
@@ -59,6 +59,7 @@ def _run(stop: threading.Event) -> None:
     stamp_at = time.monotonic()
     upkeep_at = time.monotonic()
     upkeep = Upkeep()
+    notifying = notifications()()
     own = processes.register(ProcessKind.CLOCK, name="clock")
     while not stop.is_set():
         try:
@@ -72,6 +73,7 @@ def _run(stop: threading.Event) -> None:
                 stamp_at = time.monotonic() + STAMP_S
             if time.monotonic() >= upkeep_at:
                 upkeep.start_due()
+                notifying.start_due()
                 upkeep_at = time.monotonic() + UPKEEP_S
             if time.monotonic() >= tidy_at:
                 idempotency.purge()
@@ -81,6 +83,7 @@ def _run(stop: threading.Event) -> None:
                 purge_tallies()
                 performance.purge()
                 blobs.tidy()
+                notifying.tidy()
                 tidy_at = time.monotonic() + TIDY_S
         except DatabaseError as error:
             log.warning("clock_waits_for_database", error=str(error))

@@ -1,0 +1,16 @@
+from django.apps import AppConfig
+
+
+class NotifyConfig(AppConfig):
+    """Tells people and programs of questions, by mail, webhook and chat."""
+
+    name = "approvals.notify"
+    label = "notifications"
+    verbose_name = "Notifications"
+
+    def ready(self) -> None:
+        from executions import ports
+
+        from .duty import Notifying
+
+        ports.notifications.bind(Notifying)

@@ -1,0 +1,126 @@
+"""What a message says, whatever the channel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.urls import reverse
+
+from agentflow.api.templatetags.agentflow_ui import person, words
+from agentflow.types import JSONValue
+
+from ..models import ANY_APPROVER, Approval
+from ..states import ApprovalStatus
+from .models import Delivery
+from .states import Topic
+
+TITLE_CHARS = 150
+FACTS = 8  # shown in a mail; the page has all
+FACT_CHARS = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
+
+HEADLINES = {
+    Topic.REQUESTED: "Your answer is needed",
+    Topic.REMINDER: "Still waiting for an answer",
+    Topic.ESCALATED: "Passed on to you",
+    Topic.DECIDED: "Decided",
+    Topic.EXPIRED: "Nobody answered in time",
+    Topic.WITHDRAWN: "No longer needed",
+    Topic.COMMENTED: "New comment",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One question as a message shows it."""
+
+    delivery: Delivery
+    approval: Approval
+    headline: str
+    title: str
+    description: str
+    template_name: str
+    block_name: str
+    level: str
+    simulated: bool
+    outcome: str
+    facts: list[tuple[str, str]]
+    url: str  # of the question in the inbox; empty where the service does not know its own address
+    comment: str = ""
+
+    @property
+    def subject(self) -> str:
+        return line(f"{self.headline}: {self.title}", TITLE_CHARS)
+
+
+def content_of(delivery: Delivery, approval: Approval) -> Content:
+    """`approval` with its execution, template and responder."""
+    request = approval.request
+    return Content(
+        delivery=delivery,
+        approval=approval,
+        headline=HEADLINES[Topic(delivery.topic)],
+        title=line(request.get("title") or f"Approve: {approval.block_name}?", TITLE_CHARS),
+        description=str(request.get("description") or "")[:2000],
+        template_name=line(approval.execution.template_version.template.name, TITLE_CHARS),
+        block_name=line(approval.block_name, TITLE_CHARS),
+        level="any approver" if approval.level == ANY_APPROVER else f"level {approval.level}",
+        simulated=approval.execution.simulated,
+        outcome=outcome(approval),
+        facts=_facts(request.get("facts")),
+        url=inbox_url(approval),
+        comment=str(delivery.facts.get("comment") or approval.comments)[:1000],
+    )
+
+
+def outcome(approval: Approval) -> str:
+    """What became of a question; empty while it is open."""
+    who = person(approval.responder)
+    return {
+        ApprovalStatus.APPROVED: f"{who} approved this." if who else "Approved.",
+        ApprovalStatus.REJECTED: f"{who} rejected this." if who else "Rejected.",
+        ApprovalStatus.EXPIRED: "Nobody answered in time.",
+        ApprovalStatus.CANCELLED: "It was withdrawn: the answer is no longer needed.",
+    }.get(ApprovalStatus(approval.status), "")
+
+
+def line(text: Any, most: int) -> str:
+    """One line of text: nothing in it may end a header or a row."""
+    found = _CONTROL.sub(" ", str(text)).strip()
+    return found if len(found) <= most else found[: most - 1] + "…"
+
+
+def inbox_url(approval: Approval) -> str:
+    return address(reverse("inbox-question", args=[approval.pk]))
+
+
+def address(path: str) -> str:
+    """A path of this service as others reach it; empty where that is not known."""
+    base: str = settings.AGENTFLOW_BASE_URL
+    return base + path if base else ""
+
+
+def host() -> str:
+    """The right side of message ids."""
+    return urlsplit(settings.AGENTFLOW_BASE_URL).hostname or "agentflow.invalid"
+
+
+def _facts(given: JSONValue) -> list[tuple[str, str]]:
+    if not isinstance(given, dict):
+        return []
+    shown = [(line(words(str(key)), 60), _short(value)) for key, value in given.items() if _plain(value)]
+    return shown[:FACTS]
+
+
+def _plain(value: JSONValue) -> bool:
+    return isinstance(value, str | int | float | bool) and value != ""
+
+
+def _short(value: JSONValue) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return line(value, FACT_CHARS)
