@@ -39,6 +39,7 @@ class Wish:
     kind: str = ""
     level: str = ""
     template: str = ""
+    who: str = ""  # mine: taken by oneself; others: by somebody else; free: by nobody
     late: str = ""  # "1": past their time
     new: str = ""  # "1": not opened yet
     q: str = ""
@@ -49,6 +50,8 @@ class Wish:
         texts = {one.name: str(given.get(one.name, "")).strip()[:SEARCH_CHARS] for one in fields(cls)}
         if texts["kind"] not in ApprovalKind.values:
             texts["kind"] = ""
+        if texts["who"] not in {"mine", "others", "free"}:
+            texts["who"] = ""
         texts |= {name: "" for name in ("workspace", "template") if not _is_uuid(texts[name])}
         texts |= {name: "1" if texts[name] else "" for name in ("late", "new")}
         return cls(**texts)
@@ -118,10 +121,18 @@ class Counts:
         return str(self.total) if self.total < COUNT_MAX else f"{COUNT_MAX}+"
 
 
-def piece(user: User, wish: Wish, *, size: int = PIECE_ROWS, through: Place | None = None) -> Piece:
+class Desk:
+    """What waits for one person, at one moment."""
+
+    def __init__(self, user: User) -> None:
+        self.user = user
+        self.rows = selectors.decidable_by(user).filter(status=ApprovalStatus.PENDING)
+
+
+def piece(desk: Desk, wish: Wish, *, size: int = PIECE_ROWS, through: Place | None = None) -> Piece:
     """The first `size` rows, or as many as stand up to `through`: what a page shows already."""
     size = min(max(size, 1), ROWS_MAX)
-    rows = _narrowed(_with_words(waiting(user), user), user, wish).order_by("rank", "id")
+    rows = _narrowed(_with_words(desk), desk.user, wish).order_by("rank", "id")
     if through is not None:
         size = ROWS_MAX
         upto = Q(rank__lt=through.rank) | Q(rank=through.rank, id__lte=through.id)
@@ -132,19 +143,15 @@ def piece(user: User, wish: Wish, *, size: int = PIECE_ROWS, through: Place | No
     return Piece(found[:size], more=len(found) > size)
 
 
-def counts(user: User) -> Counts:
+def counts(desk: Desk) -> Counts:
     soon = (_now() + SOON).timestamp()
-    first = _with_seen(waiting(user), user).order_by("rank", "id").only("pk")[:COUNT_MAX]
+    first = _with_seen(desk).order_by("rank", "id").only("pk")[:COUNT_MAX]
     found = first.aggregate(
         total=Count("pk"),
         urgent=Count("pk", filter=Q(rank__lte=soon)),
         unread=Count("pk", filter=Q(seen=False)),
     )
     return Counts(**found)
-
-
-def waiting(user: User) -> QuerySet[Approval]:
-    return selectors.decidable_by(user).filter(status=ApprovalStatus.PENDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +164,11 @@ class Facets:
     templates: list[tuple[str, str]]
 
 
-def facets(user: User) -> Facets:
+def facets(desk: Desk) -> Facets:
     """The workspaces, kinds, levels and templates of what waits; one query."""
     template = "execution__template_version__template"
     rows = list(
-        waiting(user)
-        .order_by()
+        desk.rows.order_by()
         .values_list("workspace", "workspace__name", "kind", "level", f"{template}_id", f"{template}__name")
         .distinct()[:FACETS_MAX]
     )
@@ -191,6 +197,12 @@ def _narrowed(rows: QuerySet[Approval], user: User, wish: Wish) -> QuerySet[Appr
         rows = rows.filter(level=wish.level)
     if wish.template:
         rows = rows.filter(execution__template_version__template=UUID(wish.template))
+    if wish.who == "free":
+        rows = rows.filter(claimed_by=None)
+    elif wish.who == "mine":
+        rows = rows.filter(claimed_by=user)
+    elif wish.who == "others":
+        rows = rows.exclude(claimed_by=None).exclude(claimed_by=user)
     if wish.late:
         rows = rows.filter(respond_by__lte=_now())
     if wish.q:
@@ -200,12 +212,12 @@ def _narrowed(rows: QuerySet[Approval], user: User, wish: Wish) -> QuerySet[Appr
     return rows.exclude(seen_by__user=user.pk) if wish.new else rows
 
 
-def _with_words(rows: QuerySet[Approval], user: User) -> QuerySet[Approval]:
+def _with_words(desk: Desk) -> QuerySet[Approval]:
     """With all that a row says, and without what it does not."""
     return (
-        _with_seen(rows, user)
+        _with_seen(desk)
         .annotate(title=Coalesce(KeyTextTransform("title", "request"), "block_name"))
-        .select_related("execution__template_version__template", "responder")
+        .select_related("execution__template_version__template", "claimed_by")
         .only(
             "id",
             "kind",
@@ -216,15 +228,17 @@ def _with_words(rows: QuerySet[Approval], user: User) -> QuerySet[Approval]:
             "requested_at",
             "rank",
             "holds",
+            "spent",
             "version",
             "execution__template_version__template__name",
-            "responder",
+            "claimed_by",
+            "quorum",
         )
     )
 
 
-def _with_seen(rows: QuerySet[Approval], user: User) -> QuerySet[Approval]:
-    return rows.annotate(seen=Exists(Seen.objects.filter(approval=OuterRef("pk"), user=user.pk)))
+def _with_seen(desk: Desk) -> QuerySet[Approval]:
+    return desk.rows.annotate(seen=Exists(Seen.objects.filter(approval=OuterRef("pk"), user=desk.user.pk)))
 
 
 def _now() -> datetime:

@@ -7,7 +7,7 @@ import uuid
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
 from django.db.models.functions import Extract, Now
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
@@ -110,6 +110,7 @@ class Approval(models.Model):
     carried_from = models.UUIDField(null=True)
     version = models.PositiveIntegerField(default=1)
     holds = models.PositiveIntegerField(default=0, db_default=0)  # steps that wait for the answer
+    spent = models.JSONField(default=dict, db_default=Value({}, models.JSONField()))  # {"USD": 0.42}: by then
     pulled_s = models.PositiveIntegerField(default=0, db_default=0)  # `services.weighing` says how much
     # Where it stands in the inbox, in seconds since 1970: its deadline, pulled forward by what it holds.
     rank = models.GeneratedField(

@@ -18,6 +18,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
+from agentflow.api.templatetags.agentflow_ui import person
 from agentflow.errors import AgentflowError, NotFound
 from agentflow.governance.models import User
 
@@ -28,7 +29,7 @@ from .models import ANY_APPROVER, Approval, ApprovalKind
 from .question import detail
 from .services import shelf
 from .states import ApprovalStatus
-from .words import KINDS, OUTCOMES, outcome, question_of, urgency
+from .words import KINDS, OUTCOMES, money, outcome, question_of, urgency
 
 
 def _user(request: HttpRequest) -> User:
@@ -49,6 +50,7 @@ class Row:
     icon: str
     urgency: str  # "" | warn | bad: css classes of the time left
     closed: bool
+    taken: bool  # by somebody else
     new: bool
 
     @property
@@ -62,11 +64,16 @@ class Group:
     rows: list[Row] = field(default_factory=list)
 
 
-def waiting_row(approval: Approval, now: datetime) -> Row:
+def waiting_row(approval: Approval, user: User, now: datetime) -> Row:
     icon, _, hint = KINDS[ApprovalKind(approval.kind)]
     hints = [hint]
+    if approval.claimed_by is not None:
+        mine = approval.claimed_by == user
+        hints = ["taken by you" if mine else f"taken by {person(approval.claimed_by)}"]
     if approval.holds > 1:
         hints.append(f"holds {approval.holds} steps")
+    if approval.spent:
+        hints.append(f"{money(approval.spent)} spent")
     if approval.level != ANY_APPROVER:
         hints.append(f"level {approval.level}")
     return Row(
@@ -77,6 +84,7 @@ def waiting_row(approval: Approval, now: datetime) -> Row:
         icon=icon,
         urgency=urgency(approval, now),
         closed=False,
+        taken=approval.claimed_by is not None and approval.claimed_by != user,
         new=not approval.seen,  # type: ignore[attr-defined]  # as above
     )
 
@@ -90,11 +98,12 @@ def decided_row(approval: Approval) -> Row:
         icon=OUTCOMES[ApprovalStatus(approval.status)][1],
         urgency="",
         closed=True,
+        taken=False,
         new=False,
     )
 
 
-def grouped(approvals: Iterable[Approval], now: datetime) -> list[Group]:
+def grouped(approvals: Iterable[Approval], user: User, now: datetime) -> list[Group]:
     """By rank, as the list is ordered: overdue, nearly so or holding much; the rest of today; later."""
     act_now, today, later = Group("Act now"), Group("Today"), Group("Later")
     for approval in approvals:
@@ -105,14 +114,15 @@ def grouped(approvals: Iterable[Approval], now: datetime) -> list[Group]:
             group = today
         else:
             group = later
-        group.rows.append(waiting_row(approval, now))
+        group.rows.append(waiting_row(approval, user, now))
     return [act_now, today, later]
 
 
 def _waiting(request: HttpRequest) -> dict[str, Any]:
     user, wish = _user(request), Wish.of(request.GET)
+    desk = lists.Desk(user)
     piece = lists.piece(
-        user,
+        desk,
         wish,
         size=_number(request.GET.get("size"), lists.PIECE_ROWS),
         through=Place.parse(request.GET.get("through", "")),
@@ -120,12 +130,13 @@ def _waiting(request: HttpRequest) -> dict[str, Any]:
     return {
         "nav": "inbox",
         "tab": "waiting",
-        "groups": grouped(piece.approvals, timezone.now()),
+        "groups": grouped(piece.approvals, user, timezone.now()),
         "piece": piece,
         "shown": len(piece.approvals),
         "next_size": min(len(piece.approvals) + lists.PIECE_ROWS, lists.ROWS_MAX),
         "rows_max": lists.ROWS_MAX,
-        "counts": lists.counts(user),
+        "counts": lists.counts(desk),
+        "desk": desk,
         "wish": wish,
         "query": str(wish),
     }
@@ -135,8 +146,11 @@ def _number(text: str | None, default: int) -> int:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 6 else default
 
 
-def _choices(user: User) -> dict[str, Any]:
-    return {"facets": lists.facets(user), "views": lists.views(user), "kind_words": KINDS}
+def _whole(request: HttpRequest) -> dict[str, Any]:
+    """The list with what there is to narrow it by."""
+    context = _waiting(request)
+    views = lists.views(_user(request))
+    return context | {"facets": lists.facets(context["desk"]), "views": views, "kind_words": KINDS}
 
 
 def _decided(user: User) -> dict[str, Any]:
@@ -146,7 +160,7 @@ def _decided(user: User) -> dict[str, Any]:
         "nav": "inbox",
         "tab": "decided",
         "groups": [Group("Latest", [decided_row(approval) for approval in approvals])],
-        "counts": lists.counts(user),
+        "counts": lists.counts(lists.Desk(user)),
     }
 
 
@@ -158,7 +172,7 @@ def _decided(user: User) -> dict[str, Any]:
 def inbox(request: HttpRequest) -> HttpResponse:
     """The list, and beside it the most urgent question where there is room for it."""
     user = _user(request)
-    context = _waiting(request) | _choices(user)
+    context = _whole(request)
     first = next(iter(context["piece"].approvals), None)
     if first is not None:
         context |= {"detail": detail(selectors.find(user, first.pk), user), "chosen": first.pk}
@@ -178,7 +192,7 @@ def question(request: HttpRequest, approval_id: UUID) -> HttpResponse:
     if request.headers.get("X-Fragment"):
         return render(request, "approvals/detail.html", {"detail": shown})
     waiting = approval.status == ApprovalStatus.PENDING
-    context = _waiting(request) | _choices(user) if waiting else _decided(user)
+    context = _whole(request) if waiting else _decided(user)
     context |= {"detail": shown, "chosen": approval.pk, "open": True}
     return render(request, "approvals/inbox.html", context)
 
@@ -194,7 +208,7 @@ def rows(request: HttpRequest) -> HttpResponse:
 @require_GET
 def count(request: HttpRequest) -> HttpResponse:
     """How many questions wait for the user: the number beside the word Inbox."""
-    counts = lists.counts(_user(request))
+    counts = lists.counts(lists.Desk(_user(request)))
     return JsonResponse({"count": counts.total, "unread": counts.unread})
 
 
@@ -221,7 +235,7 @@ def save_view(request: HttpRequest) -> HttpResponse:
     try:
         shelf.save_view(user=user, name=request.POST.get("name", ""), query=wish.as_query())
     except AgentflowError as error:
-        context = _waiting(request) | _choices(user) | {"wish": wish, "query": str(wish)}
+        context = _whole(request) | {"wish": wish, "query": str(wish)}
         return render(request, "approvals/inbox.html", context | {"view_trouble": error.message}, status=400)
     return redirect(f"/inbox/?{wish}")
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from agentflow.api.templatetags.agentflow_ui import words
+from agentflow.api.templatetags.agentflow_ui import person, words
 from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject, JSONValue
 from executions import facts
 
-from . import selectors
-from .models import ANY_APPROVER, Approval, ApprovalKind
+from . import picture, selectors
+from .models import ANY_APPROVER, Approval, ApprovalKind, DecisionKind
+from .services import weighing
 from .states import ApprovalStatus
-from .words import AFTER_REJECTION, FIXES, KINDS, OUTCOMES, outcome, question_of, urgency
+from .words import AFTER_REJECTION, FIXES, KINDS, OUTCOMES, money, outcome, question_of, urgency
+
+NAMES_MAX = 5  # of steps and people, before the rest is a number
+HISTORY_MAX = 30
 
 
 def detail(approval: Approval, user: User) -> dict[str, Any]:
@@ -28,9 +33,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     look, outcome_icon = OUTCOMES.get(ApprovalStatus(approval.status), ("", ""))
     open_now = approval.status == ApprovalStatus.PENDING
     may_decide = open_now and selectors.decidable_by(user).filter(pk=approval.pk).exists()
-    approve_word, reject_word = (
-        ("Send answer", "Refuse") if approval.kind == ApprovalKind.INPUT else ("Approve", "Reject")
-    )
+    approve_word, reject_word = answer_words(approval)
     return {
         "approval": approval,
         "icon": icon,
@@ -40,7 +43,10 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "template_name": approval.execution.template_version.template.name,
         "block_name": approval.block_name,
         "urgency": urgency(approval, now),
+        "holds": f"Holds {approval.holds} steps" if approval.holds > 1 else f"Holds {approval.block_name}",
+        "spent": money(approval.spent),
         "level_word": "Any approver" if approval.level == ANY_APPROVER else f"Level {approval.level}",
+        "changes": changed(approval),
         "facts": shown_facts(approval),
         "outcome": outcome(approval) if not open_now else "",
         "outcome_look": look,
@@ -51,6 +57,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "reject_word": reject_word,
         "fixes": [dict(zip(("action", "icon", "title", "note"), fix, strict=True)) for fix in FIXES],
         "follows": _paths(approval) if open_now else [],
+        "picture": picture.of(approval) if open_now else None,
         "history": _history(approval),
         "ask": {
             "id": str(approval.pk),
@@ -63,22 +70,60 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     }
 
 
-def shown_facts(approval: Approval) -> list[tuple[str, JSONValue]]:
-    """What the decision rests on, as label and value."""
+def answer_words(approval: Approval) -> tuple[str, str]:
+    return ("Send answer", "Refuse") if approval.kind == ApprovalKind.INPUT else ("Approve", "Reject")
+
+
+# -- what is asked ------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    label: str
+    before: JSONValue
+    after: JSONValue
+
+
+def changed(approval: Approval) -> list[Change]:
+    """What is shown otherwise than when it was last asked."""
+    return [
+        Change(_label(str(one.get("pointer", ""))), one.get("before"), one.get("after"))
+        for one in approval.changes
+        if isinstance(one, dict)
+    ]
+
+
+def _label(pointer: str) -> str:
+    """`/facts/order/amount` is `Order, amount` for people."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    names = parts[1:] if parts[:1] == ["facts"] else parts
+    return words(", ".join(names)) if names else "The question"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    label: str
+    value: JSONValue
+    changed: bool = False
+    before: JSONValue = None
+
+
+def shown_facts(approval: Approval) -> list[Fact]:
+    """What the decision rests on; what is otherwise than when it was last asked says so."""
     given: JSONValue = approval.request.get("facts")
     error: JSONValue = approval.request.get("error")
-    shown = (
-        [(words(str(key)), value) for key, value in given.items() if value not in (None, "", [], {})]
-        if isinstance(given, dict)
-        else []
-    )
+    before = {one.label: one.before for one in changed(approval)}
+    shown = [
+        Fact(words(str(key)), value, words(str(key)) in before, before.get(words(str(key))))
+        for key, value in (given.items() if isinstance(given, dict) else ())
+        if value not in (None, "", [], {})
+    ]
     if isinstance(error, dict):
         about = [
             ("Error", error.get("message")),
             ("Error kind", error.get("kind")),
             ("Error code", error.get("code")),
         ]
-        return [(label, value) for label, value in about if value] + shown
+        return [Fact(label, value) for label, value in about if value] + shown
     return shown
 
 
@@ -88,24 +133,25 @@ def _who_decides(approval: Approval, user: User) -> str:
     return f"it takes a member of the level {approval.level}"
 
 
+# -- what follows -------------------------------------------------------------------
+
+
 def _paths(approval: Approval) -> list[JSONObject]:
     follows = selectors.what_follows(approval)
+    known = facts.of_version(approval.execution.template_version_id)
+    behind = weighing.behind(known, approval.block_id)
     paths: list[JSONObject] = []
     if approval.kind != ApprovalKind.FIX:
         title = "If you answer" if approval.kind == ApprovalKind.INPUT else "If you approve"
-        steps = _steps(follows.approve) + _after(approval, follows.approve)
+        steps = _approved(follows, known)
         paths.append({"key": "approve", "icon": "check", "title": title, "steps": steps})
-        first = {
-            "icon": "x" if follows.on_reject == "fail" else "point",
-            "name": AFTER_REJECTION[follows.on_reject],
-        }
         title = "If you refuse" if approval.kind == ApprovalKind.INPUT else "If you reject"
         paths.append(
             {
                 "key": "reject",
                 "icon": "x",
                 "title": title,
-                "steps": [first, *_steps(follows.reject, end=False)],
+                "steps": _refused(follows, known, behind),
             }
         )
     expired = {"icon": "x", "name": "The step fails", "note": "as if there were no answer to wait for"}
@@ -115,38 +161,109 @@ def _paths(approval: Approval) -> list[JSONObject]:
     return paths
 
 
-def _after(approval: Approval, steps: Sequence[selectors.Step]) -> list[JSONObject]:
-    """What comes behind the step itself, where that is what runs next."""
-    if [step.block_id for step in steps] != [approval.block_id]:
-        return []
-    known = facts.of_version(approval.execution.template_version_id)
-    names = [one.name for one in known.values() if approval.block_id in one.dependencies]
-    return [{"icon": "point", "name": name} for name in names[:5]]
+def _refused(
+    follows: selectors.Follows, known: dict[str, facts.BlockFacts], behind: set[str]
+) -> list[JSONObject]:
+    """What a refusal leads to, what runs all the same, and what ends."""
+    steps: list[JSONObject] = [
+        {"icon": "x" if follows.on_reject == "fail" else "point", "name": AFTER_REJECTION[follows.on_reject]},
+        *_steps(follows.reject),
+    ]
+    reached = {step.block_id for step in follows.reject}
+    for step in follows.reject:
+        reached |= weighing.behind(known, step.block_id)
+    left_out = [known[block_id].name for block_id in known if block_id in behind - reached]
+    if left_out:
+        named = ", ".join(left_out[:NAMES_MAX])
+        more = len(left_out) - NAMES_MAX
+        note = f"{named} and {_count(more)} more" if more > 0 else named
+        name = f"Left out: {_count(len(left_out))}"
+        steps.append({"icon": "player-skip-forward", "name": name, "note": note})
+    if follows.on_reject == "fail" and not follows.reject:
+        steps.append({"icon": "ban", "name": "The workflow fails, once its other steps are done"})
+    return steps
 
 
-def _steps(steps: Iterable[selectors.Step], *, end: bool = True) -> list[JSONObject]:
-    shown: list[JSONObject] = [
+def _count(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
+
+
+def _approved(follows: selectors.Follows, known: dict[str, facts.BlockFacts]) -> list[JSONObject]:
+    named = [*follows.approve, *follows.then[:NAMES_MAX]]
+    reached = {step.block_id for step in (*follows.approve, *follows.then)}
+    for step in follows.then or follows.approve:
+        reached |= weighing.behind(known, step.block_id)
+    more = len(reached) - len(named)
+    steps = _steps(named)
+    if more > 0:
+        steps.append({"icon": "dots", "name": f"Then {_count(more)}"})
+    return steps or [{"icon": "circle-check", "name": "Nothing follows this step"}]
+
+
+def _steps(steps: Iterable[selectors.Step]) -> list[JSONObject]:
+    return [
         {
             "icon": "player-play",
             "name": step.name,
             "note": "if the workflow takes this way" if step.maybe else "",
+            "tag": "Cannot be undone" if step.once else "",
         }
         for step in steps
     ]
-    if not shown and end:
-        return [{"icon": "circle-check", "name": "Nothing follows this step"}]
-    return shown
 
 
-def _history(approval: Approval) -> list[tuple[datetime, str]]:
-    history = [
-        (
-            approval.requested_at,
-            f"Asked, {'any approver' if approval.level == ANY_APPROVER else approval.level}",
-        )
+# -- what has been ------------------------------------------------------------------
+
+
+class Happened(NamedTuple):
+    at: datetime
+    text: str
+    said: str = ""
+
+
+def _history(approval: Approval) -> list[Happened]:
+    """Asked, said, taken, decided: the oldest first, and the questions about the same step before it."""
+    happened = [Happened(approval.requested_at, _asked(approval))]
+    for vote in approval.votes.select_related("user", "on_behalf_of")[:HISTORY_MAX]:
+        who = person(vote.user)
+        if vote.on_behalf_of is not None:
+            who = f"{who} for {person(vote.on_behalf_of)}"
+        said = VOTED[DecisionKind(vote.decision)]
+        happened.append(Happened(vote.at, f"{who} {said}", vote.comments))
+    happened += [
+        Happened(remark.at, f"{person(remark.user)} wrote", remark.text)
+        for remark in approval.remarks.select_related("user").order_by("-at")[:HISTORY_MAX]
     ]
-    if approval.attempt > 1:
-        history[0] = (approval.requested_at, f"Asked after try {approval.attempt}")
-    if approval.closed_at:
-        history.append((approval.closed_at, outcome(approval)))
-    return history
+    if approval.claimed_by is not None and approval.claimed_at is not None:
+        happened.append(Happened(approval.claimed_at, f"{person(approval.claimed_by)} took it"))
+    answered = approval.status in {ApprovalStatus.APPROVED, ApprovalStatus.REJECTED}
+    if approval.closed_at and not (answered and len(happened) > 1 and approval.quorum == "any"):
+        happened.append(Happened(approval.closed_at, outcome(approval)))
+    return sorted([*_earlier(approval), *happened])
+
+
+VOTED = {
+    DecisionKind.APPROVE: "approved",
+    DecisionKind.EDIT: "approved with changes",
+    DecisionKind.ANSWER: "answered",
+    DecisionKind.REJECT: "rejected",
+    DecisionKind.REWORK: "sent it back",
+}
+
+
+def _asked(approval: Approval) -> str:
+    whom = "any approver" if approval.level == ANY_APPROVER else f"level {approval.level}"
+    return f"Asked after try {approval.attempt}, {whom}" if approval.attempt > 1 else f"Asked, {whom}"
+
+
+def _earlier(approval: Approval) -> list[Happened]:
+    """What became of the questions that this step asked before."""
+    rows = Approval.objects.filter(
+        execution=approval.execution_id, block_id=approval.block_id, requested_at__lt=approval.requested_at
+    )
+    closed = rows.exclude(closed_at=None).select_related("responder").defer("request", "input_schema")
+    return [
+        Happened(one.closed_at, f"Before: {outcome(one)}", one.comments)
+        for one in closed.order_by("-closed_at")[:NAMES_MAX]
+        if one.closed_at is not None
+    ]

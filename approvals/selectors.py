@@ -184,6 +184,7 @@ class Step:
     block_id: str
     name: str
     maybe: bool  # a branch, a guard or another predecessor has a say in it
+    once: bool = False  # its effect happens outside and cannot be taken back
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ class Follows:
     reject: tuple[Step, ...]
     on_reject: str
     respond_by: datetime
+    then: tuple[Step, ...] = ()  # behind the step itself, where that is what an approval lets run
 
 
 def what_follows(approval: Approval) -> Follows:
@@ -216,9 +218,10 @@ def what_follows(approval: Approval) -> Follows:
         "continue": {"success", "always"},
     }[on_reject]
     approve = tuple(step for step, run_on in nexts if run_on in {"success", "always"})
+    then: tuple[Step, ...] = ()
     if approval.kind != ApprovalKind.INPUT and (block.agent_id or block.tool_type):
         # It is asked before the block: what is approved is the block itself.
-        approve = (Step(block.block_id, block.name or block.block_id, maybe=False),)
+        approve, then = (_step(block, maybe=False),), approve
     if alone and on_reject == "continue":
         nexts = _after(definition, block, _chosen(block, approved=False))
     return Follows(
@@ -226,6 +229,7 @@ def what_follows(approval: Approval) -> Follows:
         reject=tuple(step for step, run_on in nexts if run_on in reaches),
         on_reject=on_reject,
         respond_by=approval.respond_by,
+        then=then,
     )
 
 
@@ -251,6 +255,10 @@ def _chosen(block: Block, *, approved: bool) -> frozenset[str] | None:
     return frozenset(name for taken in choice.taken for name in block.conditions.branches[taken].next_blocks)
 
 
+def _step(block: Block, maybe: bool) -> Step:
+    return Step(block.block_id, block.name or block.block_id, maybe, once=block.effect == "once")
+
+
 def _after(definition: Definition, block: Block, chosen: frozenset[str] | None) -> list[tuple[Step, str]]:
     """The blocks that directly follow, each with its `runOn`; of those that branches name, the chosen."""
     named = {
@@ -268,7 +276,7 @@ def _after(definition: Definition, block: Block, chosen: frozenset[str] | None) 
                 or other.when is not None
                 or any(dependency != block.block_id for dependency in other.dependencies)
             )
-            found.append((Step(other.block_id, other.name or other.block_id, maybe), other.run_on))
+            found.append((_step(other, maybe), other.run_on))
     return found
 
 

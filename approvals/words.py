@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from agentflow.api.templatetags.agentflow_ui import person
@@ -63,3 +64,8 @@ def outcome(approval: Approval) -> str:
         ApprovalStatus.EXPIRED: "Nobody answered in time",
         ApprovalStatus.CANCELLED: "Withdrawn: the answer is no longer needed",
     }[ApprovalStatus(approval.status)]
+
+
+def money(spent: Mapping[str, float]) -> str:
+    """`0.42 USD`, of each currency."""
+    return ", ".join(f"{amount:,.2f} {currency}" for currency, amount in sorted(spent.items()))

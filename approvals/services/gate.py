@@ -163,6 +163,7 @@ def _approval(ask: HumanAsk, weight: weighing.Weight = weighing.ALONE) -> Approv
         content_hash=_hash_of(ask),
         respond_by=_from_now(ask),
         holds=weight.holds,
+        spent=weight.spent,
         pulled_s=weight.pulled_s,
     )
 
