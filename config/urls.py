@@ -29,6 +29,7 @@ pages = [
     ),
     path("logout/", auth.LogoutView.as_view(next_page="login"), name="logout"),
     path("", include("approvals.pages_urls")),
+    path("", include("approvals.notify.pages_urls")),
     path("", include("executions.pages_urls")),
     path("", include("templates_app.pages_urls")),
 ]

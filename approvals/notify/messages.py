@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,13 +52,14 @@ class Content:
     facts: list[tuple[str, str]]
     url: str  # of the question in the inbox; empty where the service does not know its own address
     comment: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)  # what each answers with -> its address
 
     @property
     def subject(self) -> str:
         return line(f"{self.headline}: {self.title}", TITLE_CHARS)
 
 
-def content_of(delivery: Delivery, approval: Approval) -> Content:
+def content_of(delivery: Delivery, approval: Approval, links: Mapping[str, str] | None = None) -> Content:
     """`approval` with its execution, template and responder."""
     request = approval.request
     return Content(
@@ -73,6 +75,7 @@ def content_of(delivery: Delivery, approval: Approval) -> Content:
         outcome=outcome(approval),
         facts=_facts(request.get("facts")),
         url=inbox_url(approval),
+        links=links or {},
         comment=str(delivery.facts.get("comment") or approval.comments)[:1000],
     )
 

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 
-from .states import OPEN, Channel, DeliveryState, Digest, Topic
+from .states import OPEN, Channel, DeliveryState, Digest, LinkAction, Topic
 
 NAME_CHARS = 100
 
@@ -184,3 +184,28 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.topic} by {self.channel} ({self.state})"
+
+
+class SignedLink(models.Model):
+    """The right of one person to give one answer to one question, once, by an address in a mail.
+
+    The address is signed with the service's key and names this row; nothing in the row makes an address.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="links")
+    approval = models.ForeignKey("approvals.Approval", on_delete=models.CASCADE, related_name="+")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    action = models.CharField(max_length=7, choices=LinkAction.choices)
+    content_hash = models.CharField(max_length=64)  # of what the mail was about
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["delivery", "action"], name="one_link_per_action"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.user}"

@@ -36,6 +36,13 @@ class Channel(TextChoices):
     BROWSER = "browser"  # shown by an open inbox; nothing is sent
 
 
+class LinkAction(TextChoices):
+    """What an address in a mail does, and nothing else."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+
+
 class Topic(TextChoices):
     """What an event is about, as people choose it."""
 

@@ -15,7 +15,7 @@ from django.urls import reverse
 
 from ...models import Approval
 from ...states import ApprovalStatus
-from .. import messages
+from .. import links, messages
 from ..models import Delivery
 from ..recipients import may_still_see
 from ..states import ASKS, Channel
@@ -88,7 +88,11 @@ def message(deliveries: Sequence[Delivery], approvals: dict[UUID, Approval]) -> 
     """What is sent for these, the same each time it is tried."""
     leader = deliveries[0]
     assert leader.user is not None  # `_needed`
-    contents = [messages.content_of(each, approvals[each.approval_id]) for each in deliveries]
+    contents = [
+        messages.content_of(each, approval, links.for_mail(each, approval))
+        for each in deliveries
+        for approval in [approvals[each.approval_id]]
+    ]
     single = len(contents) == 1
     context = {
         "user": leader.user,
