@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 
 from agentflow.conf import LIMITS
+from agentflow.errors import NotFound
 from agentflow.workflow.definition import Definition, parse
 
 from .models import TemplateVersion
@@ -22,13 +23,15 @@ def definition_of(version_id: int) -> Definition:
     """The definition of a version; the least recently used ones are read again.
 
     Raises:
-        TemplateVersion.DoesNotExist: the version is not there.
+        NotFound: the version is not there; it may have been deleted since the caller read of it.
     """
     with _lock:
         if version_id in _kept:
             _kept.move_to_end(version_id)
             return _kept[version_id]
-    body = TemplateVersion.objects.values_list("definition", flat=True).get(pk=version_id)
+    body = TemplateVersion.objects.filter(pk=version_id).values_list("definition", flat=True).first()
+    if body is None:
+        raise NotFound()
     # Two threads may read the same one at once: that is cheaper than a lock held over a query.
     return _keep(version_id, parse(body))
 

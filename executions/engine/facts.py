@@ -13,6 +13,7 @@ from uuid import UUID
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import OuterRef
 
+from agentflow.errors import NotFound
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import parse
 from agentflow.workflow.large import NOTE, Large
@@ -36,8 +37,14 @@ class VersionFacts:
 
 @lru_cache(maxsize=128)
 def version_facts(version_id: int) -> VersionFacts:
-    """A version with its plan.  Versions are immutable, so this never goes stale."""
-    version = TemplateVersion.objects.select_related("template").get(pk=version_id)
+    """A version with its plan.  Versions are immutable, so this never goes stale.
+
+    Raises:
+        NotFound: it was deleted, which one that an execution refers to never is.
+    """
+    version = TemplateVersion.objects.select_related("template").filter(pk=version_id).first()
+    if version is None:
+        raise NotFound()
     return VersionFacts(
         version_id=version_id,
         template_id=version.template_id,

@@ -4,9 +4,9 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from agentflow.errors import NotFound
 from agentflow.workflow.definition import dump
 from templates_app import compiled
-from templates_app.models import TemplateVersion
 from tests.factories.templates import TemplateFactory, TemplateVersionFactory
 
 pytestmark = pytest.mark.django_db
@@ -22,7 +22,7 @@ def test_a_definition_is_read_once() -> None:
 
 
 def test_a_version_that_is_not_there_is_not_remembered() -> None:
-    with pytest.raises(TemplateVersion.DoesNotExist):
+    with pytest.raises(NotFound):
         compiled.definition_of(2**40)
 
 
