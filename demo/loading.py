@@ -17,8 +17,8 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 
-from agentflow.agents.models import Agent
-from agentflow.agents.services import registration
+from agentflow.agents.models import Agent, PolicyKind
+from agentflow.agents.services import policing, registration, sources
 from agentflow.governance import audit
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.services.workspaces import create_workspace, grant
@@ -84,17 +84,27 @@ def _create(port: int) -> Workspace:
         if name == demo.DEFINITIONS[0]:
             for fields in demo.other_agents(tell_template_id=str(version.template_id)):
                 registration.register_agent(by=admin, workspace_id=workspace.pk, fields=fields)
+    sources.add(by=admin, workspace_id=workspace.pk, fields=demo.source())
+    policing.set_policy(
+        by=admin,
+        workspace_id=workspace.pk,
+        agent_id=demo.PREFERRED,
+        kind=PolicyKind.PREFER,
+        reason=demo.PREFERRED_WHY,
+    )
+    _start(workspace, people["operator"], templates[demo.STARTED], demo.STARTED_WITH)
+    for parcels in demo.QUOTED_AT_START:
+        _start(workspace, people["operator"], templates[demo.QUOTES], parcels)
+    return workspace
+
+
+def _start(workspace: Workspace, by: User, template_id: UUID, given: JSONObject) -> None:
     admission.start(
-        by=people["operator"],
+        by=by,
         request=admission.StartRequest(
-            template_id=templates[demo.STARTED],
-            workspace_id=workspace.pk,
-            version=None,
-            input=demo.STARTED_WITH,
-            simulation=None,
+            template_id=template_id, workspace_id=workspace.pk, version=None, input=given, simulation=None
         ),
     )
-    return workspace
 
 
 def _person(person: demo.Person) -> User:

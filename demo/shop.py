@@ -1,4 +1,4 @@
-"""A small shop that the demo's agents call: orders and sales to read, refunds and messages to write.
+"""A small shop that the demo's agents call: orders and sales to read, refunds and messages to write, parcels.
 
 A real HTTP service with a ledger in SQLite.  A POST with an `Idempotency-Key` it has seen gives the
 first answer again and writes nothing; the same key with another body is refused.  Loopback only, and
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from .couriers import couriers
 
 BODY_BYTES = 256 * 1024
 LEDGERS = {"refunds": "REF", "messages": "MSG"}  # collection -> how its numbers begin
@@ -133,23 +135,34 @@ class Shop:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.couriers = couriers()
 
     def get(self, path: str) -> Any:
         match path.strip("/").split("/"):
             case [""]:
                 return {
                     "service": "agentflow demo shop",
-                    "paths": ["/orders/{id}", "/sales/{city}", *(f"/{name}" for name in LEDGERS)],
+                    "paths": [
+                        "/orders/{id}",
+                        "/sales/{city}",
+                        "/couriers/{name}/quotes/{weight}",
+                        *(f"/{name}" for name in LEDGERS),
+                    ],
                 }
             case ["orders", order_id] if order_id in ORDERS:
                 return ORDERS[order_id]
             case ["sales", city] if city in SALES:
                 return {"city": city, "revenue": SALES[city], "currency": "EUR"}
+            case ["couriers", name, "quotes", weight] if name in self.couriers:
+                return self._quote(name, weight)
             case [collection] if collection in LEDGERS:
                 return {collection: self.ledger.entries(collection)}
         raise Refused(404, f"There is nothing at {path[:100]}.")
 
     def post(self, path: str, body: Any, key: str | None) -> tuple[Any, bool]:
+        match path.strip("/").split("/"):
+            case ["couriers", name] if name in self.couriers:
+                return self._set_courier(name, body), False
         collection = path.strip("/")
         if collection not in LEDGERS:
             raise Refused(404, f"There is nothing at {path[:100]}.")
@@ -158,6 +171,21 @@ class Shop:
         if collection == "refunds":
             _check_refund(body)
         return self.ledger.add(collection, body, key)
+
+    def _quote(self, name: str, weight: str) -> Any:
+        if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", weight):
+            raise Refused(400, "The weight is a number of kilograms.")
+        found = self.couriers[name].quote(name, float(weight))
+        if found is None:
+            raise Refused(503, f"The courier {name} does not answer just now.")
+        return found
+
+    def _set_courier(self, name: str, body: Any) -> Any:
+        wanted = body.get("open") if isinstance(body, dict) else None
+        if not isinstance(wanted, bool):
+            raise Refused(400, 'Say {"open": true} or {"open": false}.')
+        self.couriers[name].open = wanted
+        return {"courier": name, "open": wanted}
 
 
 def _check_refund(body: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentflow.agents.services.registration import AgentFields
+from agentflow.agents.services.sources import SourceFields
 from agentflow.governance.roles import Role
 from agentflow.types import JSONObject
 
@@ -14,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 SLUG = "customer-care"
 NAME = "Customer care"
 MCP_SERVER = "refund-policies"
+CAPABILITY = "shipping.quote"
 STARTED = "refund-request"  # the one that is started, so that the inbox has a question
 STARTED_WITH: JSONObject = {
     "orderId": "A-1042",
@@ -21,7 +24,9 @@ STARTED_WITH: JSONObject = {
     "reason": "It arrived with a cracked water tank, and I need one before the weekend.",
 }
 # What others call comes first.
-DEFINITIONS = ("tell-the-customer", STARTED, "weekly-sales", "release", "document-review")
+QUOTES = "shipping-quotes"  # its steps name no agent; run at the start, so that agents have something to show
+QUOTED_AT_START: tuple[JSONObject, ...] = ({}, {})
+DEFINITIONS = ("tell-the-customer", STARTED, "weekly-sales", "release", "document-review", QUOTES)
 SCRIPTS = {
     "refund_risk": "Scores how unusual a refund is.",
     "sum_sales": "Adds up what the cities sold.",
@@ -88,12 +93,24 @@ def shop_agents(shop: str) -> list[AgentFields]:
             effect=effect,
         )
 
+    def courier(name: str, said: str, per_call: float) -> AgentFields:
+        return dataclasses.replace(
+            api(f"couriers.{name}", said, "GET", f"/couriers/{name}/quotes/{{weight}}", "pure"),
+            capabilities=[{"name": CAPABILITY, "description": "Says what sending a parcel costs."}],
+            cost={"perCall": per_call, "currency": "EUR"},
+            limits={"concurrency": 2},
+        )
+
     return [
         api("orders.read", "Orders: read one", "GET", "/orders/{orderId}", "pure"),
         api("sales.read", "Sales: read a city's", "GET", "/sales/{city}", "pure"),
         # Keyed: the shop knows a repeated call by its Idempotency-Key.
         api("refunds.pay", "Refunds: pay one", "POST", "/refunds", "keyed"),
         api("messages.send", "Messages: send one", "POST", "/messages", "keyed"),
+        # Three that can do the same.
+        courier("swift", "Courier Swift: quote a parcel", per_call=0.02),
+        courier("steady", "Courier Steady: quote a parcel", per_call=0.01),
+        courier("shaky", "Courier Shaky: quote a parcel", per_call=0.005),
     ]
 
 
@@ -131,6 +148,18 @@ def other_agents(*, tell_template_id: str) -> list[AgentFields]:
             },
         ),
     ]
+
+
+# What operators said about choosing, in the whole workspace.
+PREFERRED = "couriers.swift"
+PREFERRED_WHY = "Our contract: as long as Swift has a place free, it quotes."
+
+
+def source() -> SourceFields:
+    """Where the clock finds more agents: the tools of the demo's MCP server."""
+    return SourceFields(
+        kind="mcp", name="Refund policies", server=MCP_SERVER, configuration={"prefix": "policies."}
+    )
 
 
 def _script(agent_id: str, name: str, script: str) -> AgentFields:

@@ -43,7 +43,7 @@ _FORM_FIELDS = {
 
 # JSON that who may only look sees as text, and what nobody writes by hand.
 _SHOWN = ("capabilities", "cost", "limits", "health_check", "measures", "input_schema", "output_schema")
-_STATE = ("version", "health", "health_reason", "health_checked_at", "last_checks", "source", "gone_at")
+_STATE = ("last_checks",)
 
 
 class StrictJSONField(forms.JSONField):

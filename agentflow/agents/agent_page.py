@@ -32,7 +32,7 @@ from .ports import Attempt, agent_uses
 from .profile import Limits
 from .services import circuits, health, registration, versions
 
-ATTEMPTS, CALLERS, TEMPLATES, VERSIONS_PER_PAGE = 20, 20, 50, 10
+ATTEMPTS, CALLERS, TEMPLATES, VERSIONS_PER_PAGE = 10, 10, 50, 10
 CHANGES = 12  # of a version, so many are shown
 CHANGE_CHARS = 160
 REASON_CHARS = 500
@@ -84,7 +84,6 @@ class AgentPage(WorkspaceScopedAdmin):
     """The part of the agent's admin that is no form."""
 
     change_form_outer_before_template = "admin/agents/agent.html"
-    change_form_outer_after_template = "admin/agentflow/tables.html"
     action_form = ReasonForm
     done: ClassVar[dict[str, str]] = {
         "on": "Switched on",
@@ -161,9 +160,8 @@ class AgentPage(WorkspaceScopedAdmin):
                 "kinds": window.total.kinds.most_common(6),
                 "outside": window.outside,
                 "outside_success": charts.percent(window.outside),
-                "calls": [_callers(agent), _attempts(agent)],
-            },
-            "tables": [_templates(agent), _versions(request, agent)],
+                "tables": [_callers(agent), _attempts(agent), _templates(agent), _versions(request, agent)],
+            }
         }
 
 

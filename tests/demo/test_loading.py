@@ -57,6 +57,7 @@ def test_demo_json_says_all_a_program_needs(tmp_path: Path) -> None:
         "Weekly sales",
         "Release",
         "Document review",
+        "Shipping quotes",
     }
     run = Execution.objects.get(pk=facts["executionId"])
     assert str(run.template_version.template_id) == facts["templates"]["Refund request"]
@@ -128,6 +129,10 @@ def test_the_agents_follow_the_shop_to_another_port(tmp_path: Path) -> None:
         "sales.read": "http://127.0.0.1:8791/sales/{city}",
         "refunds.pay": "http://127.0.0.1:8791/refunds",
         "messages.send": "https://mail.example.com/send",
+        **{
+            f"couriers.{name}": f"http://127.0.0.1:8791/couriers/{name}/quotes/{{weight}}"
+            for name in ("swift", "steady", "shaky")
+        },
     }
     assert Workspace.objects.get().egress_allow == ["127.0.0.1:8791"]
 
@@ -169,4 +174,4 @@ def test_its_workflows_have_no_issue_at_all(name: str, llm: bool) -> None:
 
 def test_nothing_stands_against_starting_them(tmp_path: Path) -> None:
     load(tmp_path)
-    assert [start_issues(version) for version in TemplateVersion.objects.all()] == [[]] * 5
+    assert [start_issues(version) for version in TemplateVersion.objects.all()] == [[]] * 6

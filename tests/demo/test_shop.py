@@ -98,3 +98,18 @@ def test_bad_requests_are_refused_with_a_reason(shop: Server) -> None:
     assert ask(shop, "POST", "/orders", {})[0] == 404
     status, said = ask(shop, "GET", "/orders/none")
     assert (status, said) == (404, {"error": "There is nothing at /orders/none."})
+
+
+def test_couriers_quote_fail_and_close_as_they_are_told(shop: Server) -> None:
+    assert ask(shop, "GET", "/couriers/swift/quotes/2.5")[1]["price"] == 6.9
+    assert [ask(shop, "GET", "/couriers/shaky/quotes/1")[0] for _ in range(3)] == [200, 200, 503]
+    assert ask(shop, "POST", "/couriers/swift", {"open": False})[1] == {"courier": "swift", "open": False}
+    assert ask(shop, "GET", "/couriers/swift/quotes/2")[0] == 503
+    ask(shop, "POST", "/couriers/swift", {"open": True})
+    assert ask(shop, "GET", "/couriers/swift/quotes/2")[0] == 200
+    for method, path, body in (
+        ("GET", "/couriers/swift/quotes/heavy", None),
+        ("POST", "/couriers/swift", {"open": 1}),
+        ("POST", "/couriers/nobody", {"open": True}),
+    ):
+        assert ask(shop, method, path, body)[0] in (400, 404)

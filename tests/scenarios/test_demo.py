@@ -7,11 +7,15 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
 from pytest_django import Settings
 
+from agentflow.agents.models import Agent
+from agentflow.governance.models import Workspace
+from executions.models import RoutingReceipt
 from tests.service import Service, free_port
 from tests.waiting import PATIENCE_S
 
@@ -178,3 +182,59 @@ def test_loading_it_again_starts_nothing(demo: Demo) -> None:
     before = demo.call("viewer", "GET", "/executions")["total"]
     call_command("load_demo", verbosity=0)
     assert demo.call("viewer", "GET", "/executions")["total"] == before
+
+
+def test_parcels_go_to_several_couriers_and_the_clock_finds_the_tools_of_the_source(demo: Demo) -> None:
+    run = demo.ended(demo.start("Shipping quotes", {}))
+    assert run["status"] == "completed"
+    assert len(run["globalContext"]["quote"]) == 12
+    receipts = RoutingReceipt.objects.filter(block__block_id="quote")
+    assert set(receipts.values_list("agent_id", flat=True)) > {"couriers.swift"}
+    found = {"policies.refund_policy"}
+    service = demo.service
+    service.until(lambda: found <= set(Agent.objects.values_list("agent_id", flat=True)), why="the source")
+
+
+def test_when_one_of_the_agents_dies_its_work_goes_on_by_the_others(demo: Demo) -> None:
+    """kill -9 of the server of an agent that everybody prefers, while it is at work."""
+    spare = free_port()
+    environment = {"AGENTFLOW_DEMO_PORT": str(spare), "AGENTFLOW_HOME": str(demo.service.logs)}
+    demo.service.start_command("spare", "demo_service", says="ready", **environment)
+    workspace = Workspace.objects.get(pk=demo.facts["workspaceId"])
+    workspace.egress_allow = [*workspace.egress_allow, f"127.0.0.1:{spare}"]
+    workspace.save()
+    url = f"http://127.0.0.1:{spare}/couriers/steady/quotes/{{weight}}"
+    fields: dict[str, Any] = {
+        "agentId": "couriers.spare",
+        "name": "Spare",
+        "toolType": "API",
+        "effect": "pure",
+    }
+    fields |= {
+        "configuration": {"url": url},
+        "capabilities": ["shipping.quote"],
+        "limits": {"concurrency": 4},
+    }
+    demo.call("operator", "POST", "/agents", fields)
+    demo.call("operator", "POST", "/agents/policies", {"kind": "prefer", "agentId": "couriers.spare"})
+
+    execution_id = demo.start("Shipping quotes", {"parcels": [1.5] * 40})
+    receipts = RoutingReceipt.objects.filter(block__execution=UUID(execution_id))
+    demo.service.until(lambda: receipts.filter(agent_id="couriers.spare").exists(), why="it to be at work")
+    demo.service.kill("spare")
+    run = demo.ended(execution_id)
+    assert run["status"] == "completed"
+    assert all(quote["price"] for quote in run["globalContext"]["quote"])
+    went: dict[int, list[str]] = {}
+    for block, agent_id in receipts.order_by("block", "attempt").values_list("block_id", "agent_id"):
+        went.setdefault(block, []).append(agent_id)
+    moved = [agents for agents in went.values() if agents[0] == "couriers.spare" and len(agents) > 1]
+    assert moved
+    assert all(agents[1] != "couriers.spare" for agents in moved)
+    reasons = [
+        out["reason"]
+        for receipt in receipts.values_list("receipt", flat=True)
+        for out in receipt["filteredOut"]
+        if out["agentId"] == "couriers.spare"
+    ]
+    assert "failed_before" in reasons
