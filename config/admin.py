@@ -39,6 +39,7 @@ SIDEBAR = (
             ("templates_app.template", "schema"),
             ("agents.agent", "smart_toy"),
             ("agents.agentsource", "travel_explore"),
+            ("agents.agentpolicy", "rule"),
             ("agents.script", "code"),
         ),
     ),

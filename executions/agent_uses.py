@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any
+from uuid import UUID
 
 from django.db import connection
 from django.urls import reverse
 
 from agentflow.agents.models import Agent
-from agentflow.agents.ports import Attempt, Caller, TemplateUse
+from agentflow.agents.ports import Attempt, Caller, Purpose, TemplateUse
 from agentflow.types import JSONValue
 
 from .engine.facts import as_json
@@ -69,6 +70,20 @@ WHERE v.calls::jsonb @> jsonb_build_array(jsonb_build_array(%(agent)s::text)) OR
 ORDER BY t.name LIMIT %(limit)s
 """
 
+_PURPOSES = """
+SELECT t.id, t.name, w.id, w.name, (
+  SELECT coalesce(jsonb_agg(block->>'blockId'), '[]')
+  FROM json_array_elements(v.definition->'blocks') AS block
+  WHERE block->>'agentId' IS NULL AND json_typeof(block->'capabilities') = 'array')
+FROM (SELECT * FROM templates_app_template
+      WHERE workspace_id = ANY(%(workspaces)s::uuid[]) AND archived_at IS NULL
+      ORDER BY updated_at DESC LIMIT %(limit)s) t
+JOIN governance_workspace w ON w.id = t.workspace_id
+CROSS JOIN LATERAL (SELECT definition FROM templates_app_templateversion
+                    WHERE template_id = t.id ORDER BY number DESC LIMIT 1) v
+ORDER BY t.name, t.id
+"""
+
 
 class Uses:
     """`agents.ports.AgentUses`."""
@@ -113,6 +128,14 @@ class Uses:
             )
             for pk, name, number, named, asked in rows
         ]
+
+    def purposes(self, workspace_ids: Collection[UUID], limit: int) -> Sequence[Purpose]:
+        with connection.cursor() as cursor:
+            cursor.execute(_PURPOSES, {"workspaces": list(workspace_ids), "limit": limit})
+            return [
+                Purpose(template_id, name, workspace_id, workspace, tuple(loads(choosing)))
+                for template_id, name, workspace_id, workspace, choosing in cursor.fetchall()
+            ]
 
     @staticmethod
     def _rows(statement: str, agent: Agent, **given: Any) -> list[tuple[Any, ...]]:

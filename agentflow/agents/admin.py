@@ -406,4 +406,4 @@ class ScriptAdmin(Managed):
             messages.error(request, error.message)
 
 
-from . import source_admin  # noqa: E402, F401 - registers its pages; it builds on this module
+from . import policy_admin, source_admin  # noqa: E402, F401 - register their pages; they build on this module

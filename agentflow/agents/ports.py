@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 from ..bus import Port
 from .models import Agent
@@ -48,6 +49,17 @@ class TemplateUse:
     capabilities: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """A template that a policy may be for, and the blocks of its newest version that name no agent."""
+
+    template_id: UUID
+    name: str
+    workspace_id: UUID
+    workspace: str
+    choosing: tuple[str, ...]
+
+
 class AgentUses(Protocol):
     """Bound by executions.  Each answers in a bounded number of queries, over a bounded number of rows."""
 
@@ -61,6 +73,9 @@ class AgentUses(Protocol):
         """The newest first."""
 
     def templates(self, agent: Agent, capabilities: Collection[str], limit: int) -> Sequence[TemplateUse]: ...
+
+    def purposes(self, workspace_ids: Collection[UUID], limit: int) -> Sequence[Purpose]:
+        """Templates in use, by name."""
 
 
 agent_uses: Port[AgentUses] = Port("agents.uses")

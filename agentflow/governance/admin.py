@@ -158,6 +158,7 @@ class WorkspaceAdmin(AuditedAdmin, WorkspaceScopedAdmin):
         (None, {"fields": ("name", "slug", "environment")}),
         ("Members", {"fields": tuple(role.value for role in Role)}),
         ("Egress", {"fields": ("egress_allow",)}),
+        ("Choosing agents", {"fields": ("explore_agents",)}),
     )
 
     def workspace_id_of(self, row: Any) -> Any:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from agentflow.agents.models import Agent, AgentSource, Script
+from agentflow.agents.models import Agent, AgentPolicy, AgentSource, Script
 from agentflow.governance.models import AuditEntry, Workspace
 from agentflow.governance.roles import Role
 from tests.factories.agents import AgentFactory, ScriptFactory
 from tests.factories.governance import WorkspaceFactory, member
+from tests.factories.templates import TemplateVersionFactory
 
 pytestmark = pytest.mark.django_db
 AGENTS, SCRIPTS = "/admin/agents/agent/", "/admin/agents/script/"
@@ -174,3 +175,54 @@ def test_a_source_is_kept_and_looked_at_in_the_admin(home: Workspace) -> None:
             assert b"canary" not in answer.content
     assert (AgentSource.objects.get().error or {}).get("code") == "egress_refused"
     assert staff(WorkspaceFactory.create(), Role.ADMIN).get(page).status_code == 302
+
+
+POLICIES = "/admin/agents/agentpolicy/"
+
+
+def test_policies_are_said_changed_and_taken_back_in_the_admin(home: Workspace) -> None:
+    agent = AgentFactory.create(workspace=home, agent_id="crm")
+    definition = {"name": "x", "blocks": [{"blockId": "ask", "capabilities": ["crm.read"]}, {"blockId": "b"}]}
+    version = TemplateVersionFactory.create(template__workspace=home, definition=definition)
+    template = version.template
+    foreign = TemplateVersionFactory.create(definition=definition).template
+    client = staff(home, Role.OPERATOR)
+    sent = {"agent": str(agent.pk), "kind": "ban", "template": str(template.pk), "block_id": "ask"}
+    sent["reason"] = "It is <slow>."
+    for wrong, field in (
+        ({"block_id": "b"}, "block_id"),
+        ({"template": ""}, "template"),
+        ({"template": str(foreign.pk)}, "template"),
+        ({"kind": "hate"}, "kind"),
+        ({"agent": str(AgentFactory.create().pk)}, "agent"),
+    ):
+        reply = client.post(f"{POLICIES}add/", {**sent, **wrong})
+        assert reply.status_code == 200
+        assert field in reply.context["adminform"].form.errors
+    assert client.post(f"{POLICIES}add/", sent).status_code == 302
+    assert client.post(f"{POLICIES}add/", {**sent, "kind": "prefer"}).status_code == 302  # in its place
+    policy = AgentPolicy.objects.get()
+    assert (policy.kind, policy.template_id, policy.block_id) == ("prefer", template.pk, "ask")
+    page = f"{POLICIES}{policy.pk}/change/"
+    assert client.post(page, {"kind": "ban", "reason": "New."}).status_code == 302
+    policy.refresh_from_db()
+    assert (policy.kind, policy.reason, policy.block_id) == ("ban", "New.", "ask")
+    for user, status in ((staff(home, Role.VIEWER), 403), (client, 302)):
+        assert template.name in user.get(POLICIES).content.decode()
+        assert "block ask" in user.get(page).content.decode()
+        assert user.post(f"{page.removesuffix('change/')}delete/", {"post": "yes"}).status_code == status
+    assert not AgentPolicy.objects.exists()
+    told = AuditEntry.objects.filter(target_type="agent_policy").values_list("action", flat=True)
+    assert list(told.order_by("pk")) == ["agent_policy.set"] * 3 + ["agent_policy.remove"]
+
+
+def test_whether_agents_are_explored_is_set_on_the_page_of_the_workspace(home: Workspace) -> None:
+    page = f"/admin/governance/workspace/{home.pk}/change/"
+    fields = {"name": home.name, "environment": home.environment, "egress_allow": "", "explore_agents": "on"}
+    admin = member(home, Role.ADMIN, is_staff=True)
+    client = Client()
+    client.force_login(admin)
+    roles = {role.value: "" for role in Role} | {"admin": admin.username}
+    assert client.post(page, {**fields, **roles}).status_code == 302
+    home.refresh_from_db()
+    assert home.explore_agents
