@@ -18,7 +18,8 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from agentflow.agents.models import Agent, PolicyKind
-from agentflow.agents.services import policing, registration, sources
+from agentflow.agents.services import policing, registration, scripts, sources
+from agentflow.agents.services.scripts import ScriptFields
 from agentflow.governance import audit
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.services.workspaces import create_workspace, grant
@@ -65,12 +66,11 @@ def _create(port: int) -> Workspace:
     for person in demo.PEOPLE:
         grant(user=people[person.key], role=person.role, workspace=workspace, by=admin)
     for name, description in demo.SCRIPTS.items():
-        registration.register_script(
+        scripts.register_script(
             by=admin,
             workspace_id=workspace.pk,
             name=name,
-            source=demo.script_source(name),
-            timeout_s=10,
+            fields=ScriptFields(source=demo.script_source(name), timeout_s=10),
             description=description,
         )
     for fields in demo.shop_agents(_shop_url(port)):

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
@@ -22,15 +21,14 @@ from ..types import JSONValue
 from . import circuit as circuits
 from . import configuration as configurations
 from .agent_page import AgentPage
-from .models import Agent, Health, Script
+from .models import Agent, Health
 from .services import registration
 from .services.registration import AgentFields
 
 if TYPE_CHECKING:
     _AgentModelForm = forms.ModelForm[Agent]
-    _ScriptModelForm = forms.ModelForm[Script]
 else:  # Django's own class takes no parameter
-    _AgentModelForm = _ScriptModelForm = forms.ModelForm
+    _AgentModelForm = forms.ModelForm
 
 # Where an issue of the REST body belongs on the form.
 _FORM_FIELDS = {
@@ -338,72 +336,4 @@ class AgentAdmin(AgentPage, Managed):
         self.do(request, queryset, "check")
 
 
-class ScriptForm(_ScriptModelForm):
-    """Checked as a POST to /api/v1/scripts."""
-
-    source = forms.CharField(
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 20, "class": "af-code"}), strip=False
-    )
-
-    class Meta:
-        model = Script
-        fields = ["workspace", "name", "description", "source", "timeout_s"]
-        labels = {"timeout_s": "Timeout in seconds"}
-        widgets = {"description": UnfoldAdminTextareaWidget(attrs={"rows": 2})}
-
-    def clean_source(self) -> str:
-        source = str(self.cleaned_data["source"]).replace("\r\n", "\n")
-        try:
-            registration.check_source(source)
-        except InvalidInput as error:
-            raise ValidationError([issue["message"] for issue in error.issues]) from error
-        return source
-
-
-@admin.register(Script)
-class ScriptAdmin(Managed):
-    """A registered script does not change; it is deleted when no agent runs it."""
-
-    form = ScriptForm
-    list_display = ("name", "workspace", "short_hash", "timeout", "created_at")
-    list_filter = (WorkspaceFilter,)
-    empty_words = "A script is registered here before an agent may run it; a template never brings code."
-    search_fields = ("name", "description")
-    list_select_related = ("workspace",)
-
-    @display(description="Timeout")  # type: ignore[untyped-decorator]
-    def timeout(self, script: Script) -> str:
-        return f"{script.timeout_s:g} s"
-
-    @display(description="Source")  # type: ignore[untyped-decorator]
-    def shown_source(self, script: Script) -> str:
-        return format_html('<pre class="af-code">{}</pre>', script.source)
-
-    def get_fields(self, request: HttpRequest, obj: Script | None = None) -> tuple[str, ...]:
-        if obj is None:
-            return tuple(ScriptForm.Meta.fields)
-        return ("workspace_name", "name", "description", "timeout", "sha256", "created_at", "shown_source")
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Script | None = None) -> tuple[str, ...]:
-        return self.get_fields(request, obj) if obj is not None else ()
-
-    @display(description="SHA-256")  # type: ignore[untyped-decorator]
-    def short_hash(self, script: Script) -> str:
-        return script.sha256[:12]
-
-    def save_model(self, request: HttpRequest, obj: Script, form: ScriptForm, change: bool) -> None:
-        given = {name: form.cleaned_data[name] for name in ("name", "description", "source", "timeout_s")}
-        script = registration.register_script(
-            by=cast(User, request.user), workspace_id=obj.workspace_id, **given
-        )
-        obj.pk = script.pk
-
-    def delete_model(self, request: HttpRequest, obj: Model) -> None:
-        script = cast(Script, obj)
-        try:
-            registration.delete_script(by=request.user, pk=script.pk, workspace_id=script.workspace_id)
-        except registration.ScriptInUse as error:
-            messages.error(request, error.message)
-
-
-from . import policy_admin, source_admin  # noqa: E402, F401 - register their pages; they build on this module
+from . import policy_admin, script_admin, source_admin  # noqa: E402, F401 - register their pages on top of this module

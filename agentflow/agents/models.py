@@ -332,16 +332,30 @@ class MeasuredUpTo(models.Model):
         return f"attempt {self.upto}"
 
 
+class Language(models.TextChoices):
+    PYTHON = "python", "Python"
+    SHELL = "shell"  # POSIX: /bin/sh
+    NODE = "node", "Node.js"
+
+
 class Script(models.Model):
-    """Code that an operator registered; a template names it and never brings its own."""
+    """Code that an operator registered; a template names it and never brings its own.
+
+    What is here is its newest version, which an agent runs that names none.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workspace = models.ForeignKey("governance.Workspace", on_delete=models.CASCADE, related_name="scripts")
     name = models.CharField(max_length=200)
     description = models.TextField(blank=True)
+    version = models.PositiveIntegerField(default=1, editable=False)  # the number of its newest ScriptVersion
+    language = models.CharField(max_length=8, choices=Language.choices, default=Language.PYTHON)
     source = models.TextField()
     sha256 = models.CharField(max_length=64, editable=False)
     timeout_s = models.FloatField(default=30.0, validators=[MinValueValidator(0.1), MaxValueValidator(3600)])
+    limits = models.JSONField(default=dict, blank=True)  # as ScriptLimits in profile.py
+    input_schema = models.JSONField(null=True, blank=True)
+    output_schema = models.JSONField(null=True, blank=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -358,6 +372,9 @@ class Script(models.Model):
                 condition=models.Q(timeout_s__gt=0) & models.Q(timeout_s__lte=3600),
                 name="script_timeout_in_bounds",
             ),
+            models.CheckConstraint(
+                condition=models.Q(language__in=Language.values), name="script_language_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -366,3 +383,33 @@ class Script(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.sha256 = hashlib.sha256(self.source.encode()).hexdigest()
         super().save(*args, **kwargs)
+
+
+class ScriptVersion(models.Model):
+    """What a script was from one change to the next; never changed."""
+
+    script = models.ForeignKey(Script, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    language = models.CharField(max_length=8, choices=Language.choices)
+    source = models.TextField()
+    sha256 = models.CharField(max_length=64)  # of the source
+    timeout_s = models.FloatField()
+    limits = models.JSONField()
+    input_schema = models.JSONField(null=True)
+    output_schema = models.JSONField(null=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    workspace_path = "script__workspace"
+    objects = WorkspaceScopedQuerySet["ScriptVersion"].as_manager()
+
+    class Meta:
+        ordering = ("script", "-number")
+        constraints = [
+            models.UniqueConstraint(fields=("script", "number"), name="script_version_number_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.script_id} v{self.number}"

@@ -107,12 +107,11 @@ def _models(policy: EgressPolicy, configuration: JSONObject) -> None:
 
 
 def _runnable(agent: Agent) -> None:
-    name = agent.configuration.get("script")
-    if registry.script(agent.workspace_id, str(name)) is None:
+    name, version = agent.configuration.get("script"), agent.configuration.get("version")
+    script = registry.script(agent.workspace_id, str(name), version)
+    if script is None:
         raise Unwell("Its script is not stored.")
     try:
-        off = sandbox.mode() is sandbox.Mode.OFF
-    except sandbox.SandboxMissing as error:
+        sandbox.check(sandbox.Language(script.language))
+    except (sandbox.SandboxMissing, sandbox.InterpreterMissing) as error:
         raise Unwell(str(error)) from error
-    if off:
-        raise Unwell("Scripts are switched off here.")

@@ -109,6 +109,18 @@ class Measures(_Part):
     outside_weight: float | None = Field(default=None, ge=0, le=10)
 
 
+class ScriptLimits(_Part):
+    """What one run of a script may use.  `network` counts only where its workspace allows it."""
+
+    cpu_seconds: float | None = Field(default=None, ge=0.1, le=3600)  # None: the time-out
+    memory_mb: int = Field(default=512, ge=16, le=4096)
+    file_mb: int = Field(default=16, ge=1, le=1024)  # one file
+    open_files: int = Field(default=64, ge=16, le=1024)
+    processes: int = Field(default=16, ge=1, le=256)  # and threads
+    output_kb: int = Field(default=8192, ge=1, le=8192)
+    network: bool = False
+
+
 P = TypeVar("P", bound=_Part)
 
 

@@ -11,18 +11,18 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils.module_loading import import_string
 
 from ..types import JSONObject
 from . import secrets
-from .models import Agent, Effect, Health, Script, ToolType
-from .profile import Capability, Cost, Limits, Measures
+from .models import Agent, Effect, Health, Script, ScriptVersion, ToolType
+from .profile import Capability, Cost, Limits, Measures, ScriptLimits
 
 BUILTIN = "builtin"
 SECONDS_CACHED = 2.0
 MOST_CAREFUL = (Effect.ONCE, Effect.KEYED, Effect.PURE)
-NOT_SAID, NO_LIMITS, USUAL_MEASURES = Cost(), Limits(), Measures()
+NOT_SAID, NO_LIMITS, USUAL_MEASURES, USUAL_HOLD = Cost(), Limits(), Measures(), ScriptLimits()
 
 T = TypeVar("T")
 
@@ -55,10 +55,18 @@ class AgentSpec:
 
 @dataclass(frozen=True, slots=True)
 class ScriptSpec:
+    """One version of a registered script, without its row."""
+
     name: str
+    version: int
+    language: str
     source: str
     sha256: str
     timeout_s: float
+    limits: ScriptLimits = USUAL_HOLD
+    input_schema: JSONObject | None = None
+    output_schema: JSONObject | None = None
+    network: bool = False  # it asks for one, and its workspace allows it
 
 
 class AgentBlock(Protocol):
@@ -317,18 +325,28 @@ def merged_configuration(spec: AgentSpec | None, block: JSONObject) -> JSONObjec
     return merged
 
 
-def script(workspace_id: UUID, name: str) -> ScriptSpec | None:
-    """The registered script of that name."""
-    return _scripts.get((workspace_id, name), lambda: _load_script(workspace_id, name))
+def script(workspace_id: UUID, name: str, version: int | None = None) -> ScriptSpec | None:
+    """The registered script of that name: that version, or the newest."""
+    return _scripts.get((workspace_id, name, version), lambda: _load_script(workspace_id, name, version))
 
 
-def _load_script(workspace_id: UUID, name: str) -> ScriptSpec | None:
-    row = (
-        Script.objects.filter(workspace_id=workspace_id, name=name)
-        .values_list("name", "source", "sha256", "timeout_s")
-        .first()
-    )
-    return ScriptSpec(*row) if row else None
+_OF_SCRIPT = ("language", "source", "sha256", "timeout_s", "limits", "input_schema", "output_schema")
+
+
+def _load_script(workspace_id: UUID, name: str, version: int | None) -> ScriptSpec | None:
+    if version is None:
+        rows = Script.objects.filter(workspace_id=workspace_id, name=name)
+        found = rows.values("version", *_OF_SCRIPT, allowed=F("workspace__script_network")).first()
+    else:
+        of_script = ScriptVersion.objects.filter(
+            script__workspace_id=workspace_id, script__name=name, number=version
+        )
+        allowed = F("script__workspace__script_network")
+        found = of_script.values(*_OF_SCRIPT, version=F("number"), allowed=allowed).first()
+    if found is None:
+        return None
+    limits = ScriptLimits.model_validate(found.pop("limits"))
+    return ScriptSpec(name, **found | {"network": found.pop("allowed") and limits.network}, limits=limits)
 
 
 def egress_allowed(workspace_id: UUID) -> tuple[str, ...]:

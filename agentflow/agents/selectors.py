@@ -8,7 +8,7 @@ from django.db.models import Q, QuerySet
 
 from ..errors import NotFound
 from ..governance.access import Principal
-from .models import Agent, AgentSource, AgentVersion, Script
+from .models import Agent, AgentSource, AgentVersion, Script, ScriptVersion
 
 
 class NoSuchAgent(NotFound):
@@ -120,6 +120,26 @@ def script(user: Principal, pk: UUID) -> Script:
         NoSuchScript: absent, or in a workspace the user may not see.
     """
     found = Script.objects.visible_to(user).filter(pk=pk).first()
+    if found is None:
+        raise NoSuchScript
+    return found
+
+
+def script_versions(user: Principal, pk: UUID) -> QuerySet[ScriptVersion]:
+    """All versions of a script, the newest first.
+
+    Raises:
+        NoSuchScript: as `script`.
+    """
+    return script(user, pk).versions.order_by("-number")
+
+
+def script_version(user: Principal, pk: UUID, number: int) -> ScriptVersion:
+    """
+    Raises:
+        NoSuchScript: as `script`, or without a version of that number.
+    """
+    found = script_versions(user, pk).filter(number=min(number, 2**31 - 1)).first()
     if found is None:
         raise NoSuchScript
     return found

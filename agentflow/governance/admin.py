@@ -157,7 +157,7 @@ class WorkspaceAdmin(AuditedAdmin, WorkspaceScopedAdmin):
     fieldsets = (
         (None, {"fields": ("name", "slug", "environment")}),
         ("Members", {"fields": tuple(role.value for role in Role)}),
-        ("Egress", {"fields": ("egress_allow",)}),
+        ("Egress", {"fields": ("egress_allow", "script_network")}),
         ("Choosing agents", {"fields": ("explore_agents",)}),
     )
 

@@ -65,7 +65,7 @@ class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscript
 
     class Meta:
         model = Workspace
-        fields = ("slug", "name", "environment", "egress_allow", "explore_agents")
+        fields = ("slug", "name", "environment", "egress_allow", "script_network", "explore_agents")
         labels = {"explore_agents": "Explore"}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

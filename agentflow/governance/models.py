@@ -36,6 +36,12 @@ class Workspace(models.Model):
         validators=[validate_allow_list],
         help_text="Hosts inside that agents of this workspace may call; public addresses need no entry.",
     )
+    script_network = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Scripts whose limits say so get a network. It knows no allow list: they reach what the"
+        " worker's machine reaches.",
+    )
     explore_agents = models.BooleanField(
         default=False,
         db_default=False,

@@ -11,34 +11,23 @@ import functools
 import logging
 import os
 import random
-import selectors
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from django.conf import settings
 
-from ..conf import KB, MB
+from ..conf import LIMITS, MB
+from .sandbox_process import NOBODY, Conversation, ScriptRun
 
 log = logging.getLogger(__name__)
-
-MEMORY_BYTES = 512 * MB
-FILE_BYTES = 16 * MB
-OPEN_FILES = 64
-PROCESSES = 16
-STDERR_LINES = 200
-STDERR_LINE_CHARS = 2000
-STDERR_TAIL_BYTES = 4 * KB
 
 # Runs inside, before the script: takes its own limits down for good, then becomes the script.  Not a
 # preexec_fn, which can deadlock in a worker that has threads.
@@ -49,21 +38,51 @@ def limit(name, value):
         r.setrlimit(getattr(r, name), (value, value))
     except (AttributeError, OSError, ValueError):
         pass
-cpu, memory, size, files, processes, source_fd = map(int, sys.argv[1:7])
+language, cpu, memory, size, files, processes, source_fd = sys.argv[1], *map(int, sys.argv[2:8])
 limit("RLIMIT_CORE", 0)
 limit("RLIMIT_CPU", cpu)
-limit("RLIMIT_AS", memory)
+limit("RLIMIT_DATA" if language == "node" else "RLIMIT_AS", memory)
 limit("RLIMIT_FSIZE", size)
 limit("RLIMIT_NOFILE", files)
 if processes:
     limit("RLIMIT_NPROC", processes)
+if language != "python":
+    os.execv(sys.argv[8], sys.argv[8:])
 with os.fdopen(source_fd, "rb") as file:
     source = file.read()
 sys.argv[:] = ["script"]
 code = compile(source, "script", "exec")
-del source, file, limit, cpu, memory, size, files, processes, source_fd
+del source, file, limit, language, cpu, memory, size, files, processes, source_fd
 exec(code, {"__name__": "__main__", "__builtins__": __builtins__})
 """
+
+# Node.js insists on a file with a name of its own; the source has none, and needs none.
+_NODE = (
+    'const fs = require("fs"), source = fs.readFileSync(%d, "utf8"); fs.closeSync(%d);'
+    'globalThis.require = require; require("vm").runInThisContext(source, {filename: "script"})'
+)
+
+
+class Language(StrEnum):
+    PYTHON = "python"
+    SHELL = "shell"  # POSIX: /bin/sh
+    NODE = "node"  # Node.js, where it is installed
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one run may use.  `cpu_s`: None takes the time by the clock on the wall."""
+
+    cpu_s: float | None = None
+    memory_bytes: int = 512 * MB
+    file_bytes: int = 16 * MB  # of one file
+    open_files: int = 64
+    processes: int = 16  # with their threads
+    output_bytes: int = LIMITS.blob_bytes
+    network: bool = False
+
+
+USUAL = Held()
 
 
 class Mode(StrEnum):
@@ -76,31 +95,8 @@ class SandboxMissing(Exception):
     """The sandbox that the settings demand does not work on this machine."""
 
 
-class Ended(StrEnum):
-    EXITED = "exited"
-    TIMEOUT = "timeout"
-    OUTPUT = "output"  # it wrote more than there is room for
-    CANCELLED = "cancelled"
-
-
-@dataclass(slots=True)
-class ScriptRun:
-    """What became of one run.  `exit_code` is negative for a signal."""
-
-    ended: Ended
-    exit_code: int
-    stdout: bytes
-    stderr_tail: str
-
-    @property
-    def hit_limit(self) -> bool:
-        if self.ended is not Ended.EXITED:
-            return self.ended is Ended.OUTPUT
-        killed = {signal.SIGKILL, signal.SIGXCPU, signal.SIGXFSZ}
-        # bubblewrap reports a signal as the shell does.
-        if self.exit_code in {-number for number in killed} | {128 + number for number in killed}:
-            return True
-        return self.stderr_tail.rstrip().rpartition("\n")[2].startswith("MemoryError")
+class InterpreterMissing(Exception):
+    """Nothing on this machine runs scripts in this language."""
 
 
 def mode() -> Mode:
@@ -133,30 +129,30 @@ def run(
     *,
     stdin: bytes,
     timeout_s: float,
-    max_output_bytes: int,
+    language: Language = Language.PYTHON,
+    held: Held = USUAL,
     environment: dict[str, str] | None = None,
     on_line: Callable[[str], Any] = lambda line: None,
     on_cancel: Callable[[Callable[[], None]], Any] | None = None,
 ) -> ScriptRun:
-    """Run Python source to its end, at most `timeout_s` by the clock on the wall.
+    """Run a source to its end, at most `timeout_s` by the clock on the wall.
 
     `on_line` gets what it writes to stderr, line by line.
 
     Raises:
-        SandboxMissing: see `mode`.
+        SandboxMissing, InterpreterMissing: see `mode` and `check`.
         OSError: no process can be started.
     """
-    chosen = mode()
-    if chosen is Mode.OFF:
-        raise SandboxMissing("Scripts are switched off here (AGENTFLOW_SANDBOX=off).")
+    chosen = check(language)
     if chosen is Mode.PROCESS:
         _warn_once()
     env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", **(environment or {})}
     with _home(chosen) as home, tempfile.TemporaryFile() as code:
         code.write(source.encode())
         code.seek(0)
+        os.fchmod(code.fileno(), 0o444)  # a shell opens it again, as its own user
         process = subprocess.Popen(
-            _command(chosen, code.fileno(), timeout_s),
+            _command(chosen, language, held, code.fileno(), timeout_s),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -166,10 +162,37 @@ def run(
             start_new_session=True,
             **home.identity,
         )
-        conversation = _Conversation(process, home, stdin, timeout_s, max_output_bytes, on_line)
+        conversation = Conversation(process, home.user, stdin, timeout_s, held.output_bytes, on_line)
         if on_cancel:
             on_cancel(conversation.cancel)
         return conversation.hold()
+
+
+def check(language: Language) -> Mode:
+    """How a script in this language runs here.
+
+    Raises:
+        SandboxMissing: scripts are off, or as `mode`.
+        InterpreterMissing: its interpreter is not installed.
+    """
+    chosen = mode()
+    if chosen is Mode.OFF:
+        raise SandboxMissing("Scripts are switched off here (AGENTFLOW_SANDBOX=off).")
+    if interpreter(language) is None:
+        raise InterpreterMissing(f"No interpreter for {language.value} scripts is installed where this runs.")
+    return chosen
+
+
+def interpreter(language: Language) -> str | None:
+    """The program that runs such scripts; None where it is not installed."""
+    match language:
+        case Language.PYTHON:
+            return _process_interpreter()
+        case Language.SHELL:
+            return "/bin/sh" if os.path.exists("/bin/sh") else None
+        case Language.NODE:
+            found = shutil.which("node", path="/usr/bin:/usr/local/bin:/bin")
+            return os.path.realpath(found) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,22 +231,41 @@ def _unused_user() -> int:
             tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()
         ]
     except OSError:
-        return 65534
+        return NOBODY
     for low, high in ((700_000_000, 716_000_000), (60_001, 64_999)):
         if any(first <= low and high < first + count for first, _, count in spans):
             return random.randint(low, high)
-    return 65534
+    return NOBODY
 
 
-def _command(chosen: Mode, source_fd: int, timeout_s: float) -> list[str]:
+def _command(chosen: Mode, language: Language, held: Held, source_fd: int, timeout_s: float) -> list[str]:
     counts_alone = chosen is Mode.BWRAP or os.geteuid() == 0
-    limits = [int(timeout_s) + 1, MEMORY_BYTES, FILE_BYTES, OPEN_FILES, PROCESSES if counts_alone else 0]
-    arguments = ["-I", "-S", "-c", _LAUNCHER, *map(str, limits), str(source_fd)]
+    limits = [
+        int(held.cpu_s or timeout_s) + 1,
+        held.memory_bytes,
+        held.file_bytes,
+        held.open_files,
+        held.processes if counts_alone else 0,
+        source_fd,
+    ]
+    arguments = ["-I", "-S", "-c", _LAUNCHER, language.value, *map(str, limits)]
+    arguments += _becomes(language, held, source_fd)
     if chosen is Mode.PROCESS:
         return [_process_interpreter(), *arguments]
-    interpreter = _bwrap_interpreter()
-    assert interpreter is not None
-    return [*_bwrap(interpreter), interpreter, *arguments]
+    python = _bwrap_interpreter()
+    assert python is not None
+    return [*_bwrap(python, held), python, *arguments]
+
+
+def _becomes(language: Language, held: Held, source_fd: int) -> list[str]:
+    """What the launcher turns into; nothing where it runs the source itself."""
+    program = interpreter(language)
+    if language is Language.PYTHON or program is None:
+        return []
+    if language is Language.SHELL:
+        return [program, f"/dev/fd/{source_fd}"]
+    heap = f"--max-old-space-size={max(held.memory_bytes * 3 // 4 // MB, 16)}"
+    return [program, heap, "--v8-pool-size=2", "-e", _NODE % (source_fd, source_fd)]
 
 
 def _interpreters() -> list[str]:
@@ -232,9 +274,16 @@ def _interpreters() -> list[str]:
     return [own, *(path for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.path.exists(path))]
 
 
-def _bwrap(interpreter: str) -> list[str]:
+# With a network: how names are resolved, and which certificates are believed.
+_NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl", "/etc/pki")
+
+
+def _bwrap(interpreter: str, held: Held = USUAL) -> list[str]:
     binary = shutil.which("bwrap") or "bwrap"
     command = [binary, "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr"]
+    if held.network:
+        command.append("--share-net")
+        command += [part for path in _NETWORK_FILES for part in ("--ro-bind-try", path, path)]
     for name in ("lib", "lib64", "bin"):
         path = Path("/", name)
         if path.is_symlink():
@@ -246,7 +295,7 @@ def _bwrap(interpreter: str) -> list[str]:
         command += ["--ro-bind", str(prefix), str(prefix)]
     return [
         *command,
-        *("--proc", "/proc", "--dev", "/dev", "--size", str(FILE_BYTES), "--tmpfs", "/tmp"),
+        *("--proc", "/proc", "--dev", "/dev", "--size", str(held.file_bytes), "--tmpfs", "/tmp"),
         *(
             "--cap-drop",
             "ALL",
@@ -290,170 +339,3 @@ def _starts(command: list[str]) -> bool:
     except (OSError, subprocess.SubprocessError):
         return False
     return bool(done.stdout == b"up\n")
-
-
-@dataclass
-class _Conversation:
-    """Feeds one process and listens to it, until it ends, floods, or its time is up."""
-
-    process: subprocess.Popen[bytes]
-    home: _Home
-    stdin: bytes
-    timeout_s: float
-    max_output_bytes: int
-    on_line: Callable[[str], Any]
-    cancelled: bool = False
-    stdout: bytearray = field(default_factory=bytearray)
-    tail: bytearray = field(default_factory=bytearray)
-    _line: bytearray = field(default_factory=bytearray)
-    _lines: int = 0
-    _stderr_bytes: int = 0
-    _reaped: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def cancel(self) -> None:
-        """End the script from another thread.  Once it has been reaped its number may be another's."""
-        with self._lock:
-            if not self._reaped:
-                self.cancelled = True
-                self._kill()
-
-    def hold(self) -> ScriptRun:
-        ended = Ended.EXITED
-        try:
-            ended = self._listen(time.monotonic() + self.timeout_s)
-        finally:
-            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-                _close(pipe)
-            with self._lock:
-                self._kill()
-                self.process.wait()
-                self._reaped = True
-        self._say(bytes(self._line))
-        return ScriptRun(
-            Ended.CANCELLED if self.cancelled else ended,
-            self.process.returncode,
-            bytes(self.stdout),
-            self.tail.decode("utf-8", "replace"),
-        )
-
-    def _listen(self, deadline: float) -> Ended:
-        process, unsent = self.process, memoryview(self.stdin)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        with selectors.DefaultSelector() as selector:
-            for pipe, event in (
-                (process.stdin, selectors.EVENT_WRITE),
-                (process.stdout, selectors.EVENT_READ),
-                (process.stderr, selectors.EVENT_READ),
-            ):
-                os.set_blocking(pipe.fileno(), False)
-                selector.register(pipe, event)
-            while True:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return Ended.TIMEOUT
-                reading = {process.stdout, process.stderr} & {
-                    key.fileobj for key in selector.get_map().values()
-                }
-                if not reading:
-                    if self._exited():
-                        return Ended.EXITED
-                    time.sleep(min(left, 0.02))
-                    continue
-                # First whether it has ended, then what it wrote: the other way round its last words are lost.
-                exited = self._exited()
-                # Not for longer: a grandchild may hold the pipes open when the script itself has ended.
-                ready = selector.select(0 if exited else min(left, 0.05))
-                if exited and not ready:
-                    return Ended.EXITED
-                for key, _ in ready:
-                    if key.fileobj is process.stdin:
-                        unsent = self._feed(selector, unsent)
-                    elif not self._hear(selector, key.fileobj):
-                        return Ended.OUTPUT
-
-    def _exited(self) -> bool:
-        """Whether the script itself has ended; it is left unreaped, so that its group can still be killed."""
-        if not hasattr(os, "waitid"):
-            return self.process.poll() is not None
-        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def _feed(self, selector: selectors.BaseSelector, unsent: memoryview) -> memoryview:
-        pipe = self.process.stdin
-        assert pipe
-        try:
-            unsent = unsent[os.write(pipe.fileno(), unsent[:65536]) :]
-        except BlockingIOError:
-            return unsent
-        except OSError:
-            unsent = unsent[:0]  # it does not want to hear more
-        if not unsent:
-            selector.unregister(pipe)
-            _close(pipe)
-        return unsent
-
-    def _hear(self, selector: selectors.BaseSelector, pipe: Any) -> bool:
-        """Take what is there; False when it is more than there is room for."""
-        try:
-            data = os.read(pipe.fileno(), 65536)
-        except BlockingIOError:
-            return True
-        if not data:
-            selector.unregister(pipe)
-        elif pipe is self.process.stdout:
-            self.stdout += data
-            return len(self.stdout) <= self.max_output_bytes
-        else:
-            self._stderr_bytes += len(data)
-            self.tail = (self.tail + data)[-STDERR_TAIL_BYTES:]
-            self._line += data
-            *whole, rest = self._line.split(b"\n")
-            self._line = bytearray(rest[-STDERR_LINE_CHARS:])
-            for line in whole:
-                self._say(bytes(line))
-            return self._stderr_bytes <= 16 * self.max_output_bytes
-        return True
-
-    def _say(self, line: bytes) -> None:
-        if line.strip() and self._lines < STDERR_LINES:
-            self._lines += 1
-            self.on_line(line.decode("utf-8", "replace")[:STDERR_LINE_CHARS])
-
-    def _kill(self) -> None:
-        """End the script and all it started."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        if self.home.user is not None and self.home.user != 65534:
-            _kill_user(self.home.user)
-
-
-def _kill_user(user: int) -> None:
-    """End what left its process group: the user id is this run's alone."""
-    if not any(_owner(entry) == user for entry in Path("/proc").iterdir() if entry.name.isdigit()):
-        return
-    for _ in range(20):  # a fork may slip between the look and the kill
-        pids = [
-            int(entry.name)
-            for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and _owner(entry) == user
-        ]
-        if not pids:
-            return
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _owner(entry: Path) -> int | None:
-    try:
-        return entry.stat().st_uid
-    except OSError:
-        return None
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    with suppress(OSError):
-        if pipe:
-            pipe.close()

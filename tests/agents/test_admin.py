@@ -130,12 +130,21 @@ def test_a_script_is_added_and_stays_while_it_is_used(home: Workspace) -> None:
         "description": "",
         "source": "print(1)\r\n",
         "timeout_s": "5",
+        "language": "python",
     }
     assert client.post(f"{SCRIPTS}add/", {**sent, "source": "def ("}).status_code == 200
     assert client.post(f"{SCRIPTS}add/", sent).status_code == 302
     script = Script.objects.get()
     assert script.source == "print(1)\n"
-    assert client.get(f"{SCRIPTS}{script.pk}/change/").status_code == 200
+    page = f"{SCRIPTS}{script.pk}/change/"
+    changed = {**sent, "source": "import sys; print(sys.stdin.read())", "limits": '{"memoryMb": 64}'}
+    answer = client.post(
+        page, {**changed, "trial": '{"n": 1}', "agents_script_save_and_try": "1"}, follow=True
+    )
+    assert "Completed in" in answer.content.decode()
+    script.refresh_from_db()
+    assert (script.version, script.limits, script.versions.count()) == (2, {"memoryMb": 64}, 2)
+    assert client.get(page).status_code == staff(home, Role.VIEWER).get(page).status_code == 200
     AgentFactory.create(workspace=home, tool_type="Script", configuration={"script": "s"})
     client.post(f"{SCRIPTS}{script.pk}/delete/", {"post": "yes"})
     assert Script.objects.exists()

@@ -8,7 +8,9 @@ from django.db import IntegrityError, transaction
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
-from agentflow.agents.models import Agent, AgentVersion, Script
+from agentflow.agents.calls import Call
+from agentflow.agents.invocation import invoke
+from agentflow.agents.models import Agent, AgentVersion, Script, ScriptVersion
 from agentflow.governance.models import AuditEntry, Workspace
 from agentflow.governance.roles import Role
 from tests.factories.agents import AgentFactory, ScriptFactory
@@ -336,9 +338,62 @@ def test_scripts_are_registered_read_and_kept_while_used(operator: APIClient, ho
     assert not Script.objects.exists()
 
 
+def test_a_script_goes_on_in_versions_and_agents_may_name_an_old_one(
+    operator: APIClient, home: Workspace
+) -> None:
+    def source(number: int) -> str:
+        return f"import json, sys; print({number} * json.load(sys.stdin))"
+
+    first = {"name": "times", "source": source(1), "inputSchema": {"type": "integer"}}
+    url = operator.post(SCRIPTS, first, format="json")["Location"]
+    second = {"source": source(2), "limits": {"memoryMb": 128}, "timeoutSeconds": 5}
+    for _ in range(2):  # the same again is no third
+        made = operator.post(f"{url}/versions", second, format="json")
+        assert (made.status_code, made.json()["version"]) == (201, 2)
+    versions = operator.get(f"{url}/versions").json()["versions"]
+    assert [(each["version"], each["limits"]) for each in versions] == [(2, {"memoryMb": 128}), (1, {})]
+    assert operator.get(f"{url}/versions/1").json()["source"] == source(1)
+    assert operator.get(f"{url}/versions/3").status_code == 404
+    assert operator.get(url).json()["source"] == source(2)
+
+    tried = operator.post(f"{url}/try", {"input": 21}, format="json").json()
+    assert (tried["status"], tried["output"], tried["failure"]) == ("completed", 42, None)
+    tried = operator.post(f"{url}/try", {"input": "x", "version": 1}, format="json").json()
+    assert (tried["status"], tried["failure"]["code"]) == ("failed", "script_input_mismatch")
+    assert operator.post(f"{url}/try", {"version": 3}, format="json").status_code == 404
+
+    agent = body(toolType="Script", configuration={"script": "times", "version": 3})
+    issue = operator.post(AGENTS, agent, format="json").json()["issues"][0]
+    assert (issue["pointer"], issue["code"]) == ("/configuration/version", "unknown_script_version")
+    for version, expected in ((1, 21), (2, 42), (None, 42)):
+        agent_id = f"times-{version}"
+        configuration = {"script": "times"} | ({"version": version} if version else {})
+        agent = body(agentId=agent_id, toolType="Script", configuration=configuration)
+        assert operator.post(AGENTS, agent, format="json").status_code == 201
+        call = Call(home.pk, uuid4(), "b", 1, agent_id, None, {"version": 1}, 21, 10.0, "key")
+        assert getattr(invoke(call), "output", None) == expected
+    with pytest.raises(IntegrityError), transaction.atomic():
+        ScriptVersion.objects.update(source="print(1)")
+    actions = AuditEntry.objects.filter(target_type="script").values_list("action", flat=True)
+    assert set(actions) == {"script.register", "script.version", "script.try"}
+
+
+def test_scripts_are_tried_and_changed_by_those_who_manage_them(home: Workspace) -> None:
+    viewer = client_of(member(home, Role.VIEWER))
+    stranger = client_of(member(WorkspaceFactory.create(), Role.OPERATOR))
+    url = f"{SCRIPTS}/{ScriptFactory.create(workspace=home).pk}"
+    for action in ("try", "versions"):
+        assert viewer.post(f"{url}/{action}", {"source": "1"}, format="json").status_code == 403
+        assert stranger.post(f"{url}/{action}", {"source": "1"}, format="json").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("sent", "pointer"),
     [
+        ({"language": "perl"}, "/language"),
+        ({"limits": {"memoryMb": 1}}, "/limits/memoryMb"),
+        ({"limits": {"cores": 4}}, "/limits/cores"),
+        ({"inputSchema": {"pattern": "("}}, "/inputSchema/pattern"),
         ({"source": "def ("}, "/source"),
         ({"source": ""}, "/source"),
         ({"source": "x" * 70_000}, "/source"),

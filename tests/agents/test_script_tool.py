@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -15,10 +16,10 @@ from agentflow.agents.calls import Call
 from agentflow.agents.invocation import invoke
 from agentflow.governance.models import Workspace
 from agentflow.integrations import sandbox
-from agentflow.integrations.sandbox import Mode, SandboxMissing
-from agentflow.types import JSONValue
+from agentflow.integrations.sandbox import Language, Mode, SandboxMissing
+from agentflow.types import JSONObject, JSONValue
 from tests.factories.agents import AgentFactory, ScriptFactory
-from tests.servers import canary
+from tests.servers import HttpServer, canary
 from tests.waiting import PATIENCE_S, until
 
 from .conftest import Invoke, failure_of, output_of
@@ -49,8 +50,16 @@ def bwrap(settings: Settings) -> None:
 def script(workspace: Workspace, make_call: Callable[..., Call]) -> Callable[..., Call]:
     """Register a source and make the call that runs it."""
 
-    def made(source: str, input: JSONValue = None, *, limit_s: float = 10.0, **fields: object) -> Call:
-        name = ScriptFactory.create(workspace=workspace, source=source, timeout_s=limit_s).name
+    def made(
+        source: str,
+        input: JSONValue = None,
+        *,
+        limit_s: float = 10.0,
+        of_script: JSONObject | None = None,
+        **fields: object,
+    ) -> Call:
+        of_script = {"source": source, "timeout_s": limit_s, **(of_script or {})}
+        name = ScriptFactory.create(workspace=workspace, **of_script).name
         AgentFactory.create(
             workspace=workspace, agent_id=f"run-{name}", tool_type="Script", configuration={"script": name}
         )
@@ -134,6 +143,104 @@ def test_no_modules_of_ours_and_no_open_files_of_ours(mode: Mode, script: Callab
 )
 def test_how_a_script_fails(mode: Mode, script: Callable[..., Call], source: str, code: str) -> None:
     assert failure_of(invoke(script(source))).code == code
+
+
+NEEDS_NODE = pytest.mark.skipif(sandbox.interpreter(Language.NODE) is None, reason="Node.js is not installed")
+SHELL, NODE = {"language": "shell"}, {"language": "node"}
+READ = "const given = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        (SHELL, 'given=$(cat); echo "got $given" >&2; echo "$given"'),
+        pytest.param(
+            NODE, READ + "console.error('got'); console.log(JSON.stringify(given))", marks=NEEDS_NODE
+        ),
+    ],
+)
+def test_other_languages_are_held_the_same_way(
+    mode: Mode, script: Callable[..., Call], language: JSONObject, source: str
+) -> None:
+    lines: list[str] = []
+    call = script(source, {"n": 1}, of_script=language, log=lambda level, line: lines.append(line))
+    assert output_of(invoke(call)) == {"n": 1}
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("language", "source", "code", "said"),
+    [
+        (SHELL, "echo bad order >&2; exit 3", "script_failed", "bad order"),
+        (SHELL, "kill -9 $$", "script_limit", ""),
+        pytest.param(NODE, "throw new Error('bad order')", "script_failed", "bad order", marks=NEEDS_NODE),
+        pytest.param(
+            NODE, "const a = []; for (;;) a.push(new Array(1e6).fill(1.5))", "script_limit", "",
+            marks=NEEDS_NODE,
+        ),
+    ],
+)  # fmt: skip
+def test_how_scripts_in_other_languages_fail(
+    mode: Mode, script: Callable[..., Call], language: JSONObject, source: str, code: str, said: str
+) -> None:
+    failure = failure_of(invoke(script(source, of_script={**language, "limits": {"memoryMb": 128}})))
+    assert (failure.code, said in failure.message) == (code, True)
+
+
+@NEEDS_NODE
+def test_node_has_no_network_either(bwrap: None, script: Callable[..., Call]) -> None:
+    source = "require('net').connect(80, '1.1.1.1').on('error', e => console.log(JSON.stringify(e.code)))"
+    assert output_of(invoke(script(source, of_script=NODE))) == "ENETUNREACH"
+
+
+def test_a_language_that_is_not_installed_is_said(
+    script: Callable[..., Call], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.AGENTFLOW_SANDBOX = "process"
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    failure = failure_of(invoke(script("1", of_script=NODE)))
+    assert (failure.kind, failure.code) == ("configuration", "interpreter_missing")
+
+
+@pytest.mark.parametrize(
+    ("limits", "source"),
+    [
+        ({"memoryMb": 64}, "bytearray(100 * 1024**2)"),
+        ({"outputKb": 1}, "print('1' * 2000)"),
+        ({"cpuSeconds": 0.1}, "while True: pass"),
+    ],
+)
+def test_each_script_has_limits_of_its_own(
+    mode: Mode, script: Callable[..., Call], limits: JSONObject, source: str
+) -> None:
+    assert failure_of(invoke(script(source, of_script={"limits": limits}))).code == "script_limit"
+
+
+def test_input_and_output_are_held_against_the_scripts_schemas(script: Callable[..., Call]) -> None:
+    schemas = {
+        "input_schema": {"type": "object", "properties": {"n": {"type": "integer"}}},
+        "output_schema": {"properties": {"total": {"type": "number"}}},
+    }
+    source = 'print(\'{"total": "many"}\')'
+    failure = failure_of(invoke(script("raise SystemExit(9)", {"n": "x"}, of_script=schemas)))
+    assert (failure.kind, failure.code) == ("configuration", "script_input_mismatch")
+    assert failure.evidence["issues"][0]["pointer"] == "/n"
+    failure = failure_of(invoke(script(source, {"n": 1}, of_script=schemas)))
+    assert (failure.kind, failure.code) == ("agent", "script_output_mismatch")
+    assert failure.evidence["issues"][0]["pointer"] == "/total"
+
+
+def test_a_network_needs_the_scripts_word_and_the_workspaces(
+    bwrap: None, script: Callable[..., Call], workspace: Workspace, server: HttpServer
+) -> None:
+    server.on("/", lambda exchange: exchange.json(1))
+    source = f"import urllib.request as u; print(u.urlopen('{server.url('/')}', timeout=2).read().decode())"
+    asking = {"limits": {"network": True}}
+    assert failure_of(invoke(script(source, of_script=asking))).code == "script_failed"
+    workspace.script_network = True
+    workspace.save()
+    assert failure_of(invoke(script(source))).code == "script_failed"
+    assert output_of(invoke(script(source, of_script=asking))) == 1
 
 
 def test_the_last_words_are_evidence(mode: Mode, script: Callable[..., Call]) -> None:
@@ -222,7 +329,7 @@ def test_a_fork_bomb_stays_small(mode: Mode, script: Callable[..., Call]) -> Non
         "except OSError: pass\n"
         "print(made)\n"
     )
-    assert output_of(invoke(script(source))) <= sandbox.PROCESSES
+    assert output_of(invoke(script(source))) <= sandbox.USUAL.processes
 
 
 def test_there_is_no_network(bwrap: None, script: Callable[..., Call]) -> None:

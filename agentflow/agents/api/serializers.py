@@ -309,43 +309,5 @@ class AgentVersionList(StrictSerializer):
     total = serializers.IntegerField()
 
 
-class NewScript(StrictSerializer):
-    name = serializers.CharField(max_length=200)
-    description = serializers.CharField(max_length=4000, required=False, allow_blank=True, default="")
-    source = serializers.CharField(  # type: ignore[assignment]  # a field named as DRF's own attribute
-        trim_whitespace=False, help_text="Python; JSON comes by stdin, goes by stdout."
-    )
-    timeout_seconds = serializers.FloatField(
-        source="timeout_s",
-        min_value=0.1,
-        max_value=3600,
-        required=False,
-        default=30.0,
-        help_text="Seconds by the clock on the wall.",
-    )
-    workspace_id = serializers.UUIDField(
-        required=False, allow_null=True, default=None, help_text="Needed by members of several workspaces."
-    )
-
-
-class ScriptShown(StrictSerializer):
-    id = serializers.UUIDField()
-    workspace_id = serializers.UUIDField()
-    name = serializers.CharField()
-    description = serializers.CharField()
-    sha256 = serializers.CharField()
-    timeout_seconds = serializers.FloatField(source="timeout_s")
-    created_at = serializers.DateTimeField()
-
-
-class ScriptWithSource(ScriptShown):
-    source = serializers.CharField()  # type: ignore[assignment]  # a field named as DRF's own attribute
-
-
-class ScriptList(StrictSerializer):
-    scripts = ScriptShown(many=True)
-    total = serializers.IntegerField()
-
-
 class Deleted(StrictSerializer):
     success = serializers.BooleanField()

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from . import source_views, views
+from . import script_views, source_views, views
 
 urlpatterns = [
     path("agents", views.AgentsView.as_view(), name="agents"),
@@ -13,6 +13,13 @@ urlpatterns = [
     path("agents/<uuid:pk>/performance", views.PerformanceView.as_view(), name="agent-performance"),
     path("agents/<uuid:pk>/metrics", views.MetricsView.as_view(), name="agent-metrics"),
     path("agents/<uuid:pk>/reset-circuit", views.ResetCircuitView.as_view(), name="agent-reset-circuit"),
-    path("scripts", views.ScriptsView.as_view(), name="scripts"),
-    path("scripts/<uuid:pk>", views.ScriptView.as_view(), name="script"),
+    path("scripts", script_views.ScriptsView.as_view(), name="scripts"),
+    path("scripts/<uuid:pk>", script_views.ScriptView.as_view(), name="script"),
+    path("scripts/<uuid:pk>/try", script_views.TryScriptView.as_view(), name="script-try"),
+    path("scripts/<uuid:pk>/versions", script_views.ScriptVersionsView.as_view(), name="script-versions"),
+    path(
+        "scripts/<uuid:pk>/versions/<int:number>",
+        script_views.ScriptVersionView.as_view(),
+        name="script-version",
+    ),
 ]

@@ -31,20 +31,6 @@ class AgentExists(Conflict):
     remedy = "Choose another agentId, or change the one there is."
 
 
-class ScriptExists(Conflict):
-    """The workspace already has a script of that name."""
-
-    code = "script_exists"
-    remedy = "Choose another name: a registered script does not change under those who use it."
-
-
-class ScriptInUse(Conflict):
-    """An agent of the workspace runs this script."""
-
-    code = "script_in_use"
-    remedy = "Change or delete the agent first."
-
-
 class BadAgent(InvalidInput):
     """The agent cannot be registered like this."""
 
@@ -157,86 +143,6 @@ def delete_agent(*, by: Principal, pk: UUID, workspace_id: UUID) -> None:
     agent.delete()
 
 
-@transaction.atomic
-def register_script(
-    *, by: Principal, workspace_id: UUID, name: str, source: str, timeout_s: float, description: str = ""
-) -> Script:
-    """Register Python source that Script agents may run.
-
-    Raises:
-        NotFound, NotPermitted: `by` may not manage the workspace's agents.
-        InvalidInput: it is no Python.
-        ScriptExists: the name is taken.
-    """
-    access.require(by, Permission.MANAGE_AGENTS, workspace_id)
-    check_source(source)
-    author = by if isinstance(by, User) else None
-    script = Script(
-        workspace_id=workspace_id,
-        name=name,
-        source=source,
-        timeout_s=timeout_s,
-        description=description,
-        created_by=author,
-    )
-    try:
-        with transaction.atomic():
-            script.save(force_insert=True)
-    except IntegrityError as error:
-        raise ScriptExists(name=name) from error
-    audit.record(
-        action="script.register",
-        by=by,
-        workspace_id=workspace_id,
-        target_type="script",
-        target_id=str(script.pk),
-        detail={"name": name, "sha256": script.sha256},
-    )
-    transaction.on_commit(registry.forget)
-    return script
-
-
-def check_source(source: str) -> None:
-    """
-    Raises:
-        InvalidInput: it is no Python.
-    """
-    try:
-        compile(source, "script", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        issue = {"pointer": "/source", "code": "syntax_error", "message": f"{line}{said}"[:300], "remedy": ""}
-        raise InvalidInput("The source is no Python.", issues=[issue]) from None
-
-
-@transaction.atomic
-def delete_script(*, by: Principal, pk: UUID, workspace_id: UUID) -> None:
-    """Remove a script that no agent runs.
-
-    Raises:
-        ScriptInUse: an agent does.
-    """
-    access.require(by, Permission.MANAGE_AGENTS, workspace_id)
-    script = Script.objects.select_for_update().filter(pk=pk, workspace_id=workspace_id).first()
-    if script is None:
-        return
-    users = Agent.objects.filter(workspace_id=workspace_id, configuration__script=script.name)
-    names = list(users.values_list("agent_id", flat=True)[:5])
-    if names:
-        raise ScriptInUse(f"Agents run this script: {', '.join(names)}.")
-    audit.record(
-        action="script.delete",
-        by=by,
-        workspace_id=workspace_id,
-        target_type="script",
-        target_id=str(script.pk),
-        detail={"name": script.name, "sha256": script.sha256},
-    )
-    script.delete()
-    transaction.on_commit(registry.forget)
-
-
 def check(workspace_id: UUID, fields: AgentFields, *, before: JSONObject | None = None) -> None:
     """Hold what a manager wrote against every rule; `before` is the configuration that there was.
 
@@ -259,19 +165,30 @@ def check(workspace_id: UUID, fields: AgentFields, *, before: JSONObject | None 
     if fields.agent_id.startswith("builtin."):
         message = "Names that start with builtin. belong to the service."
         issues.append({"pointer": "/agentId", "code": "reserved_name", "message": message, "remedy": ""})
-    script = fields.configuration.get("script")
-    named = fields.tool_type == ToolType.SCRIPT and isinstance(script, str) and bool(script)
-    if named and not Script.objects.filter(workspace_id=workspace_id, name=script).exists():
-        issues.append(
-            {
-                "pointer": "/configuration/script",
-                "code": "unknown_script",
-                "message": f"There is no registered script {str(script)[:100]!r}.",
-                "remedy": "Register it first: POST /api/v1/scripts.",
-            }
-        )
+    if fields.tool_type == ToolType.SCRIPT:
+        issues += _script_issues(workspace_id, fields.configuration)
     if issues:
         raise BadAgent(issues=issues)
+
+
+def _script_issues(workspace_id: UUID, configuration: JSONObject) -> list[JSONObject]:
+    name, version = configuration.get("script"), configuration.get("version")
+    if not isinstance(name, str) or not name:
+        return []  # said already
+    found = Script.objects.filter(workspace_id=workspace_id, name=name).first()
+    if found is None:
+        message = f"There is no registered script {name[:100]!r}."
+        return [_wrong("script", "unknown_script", message, "Register it first: POST /api/v1/scripts.")]
+    numbers = range(1, found.version + 1)
+    if version is None or (type(version) is int and version in numbers):
+        return []
+    message = f"The script {name[:100]!r} has the versions 1 to {found.version}."
+    remedy = "Name one of them, or leave it out for the newest."
+    return [_wrong("version", "unknown_script_version", message, remedy)]
+
+
+def _wrong(field: str, code: str, message: str, remedy: str) -> JSONObject:
+    return {"pointer": f"/configuration/{field}", "code": code, "message": message, "remedy": remedy}
 
 
 def _values(fields: AgentFields) -> dict[str, Any]:
