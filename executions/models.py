@@ -479,7 +479,8 @@ class AgentWindow(models.Model):
 class RoutingReceipt(models.Model):
     """Why an attempt went to its agent; written before the call, so that a crash does not forget it.
 
-    `receipt` is `Ranking.as_json()` with what was asked, and `chosen` and `runnerUp`.
+    `receipt` is `Ranking.as_json()` with what was asked, and `chosen` and `runnerUp`; an old one keeps
+    what was asked and chosen alone.
     """
 
     block = models.ForeignKey(
@@ -492,6 +493,12 @@ class RoutingReceipt(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["block", "attempt"], name="one_receipt_per_attempt")]
+        indexes = [
+            # what the clock cuts down once it is old
+            models.Index(
+                fields=["at"], condition=models.Q(receipt__has_key="candidates"), name="whole_receipt_by_age"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"attempt {self.attempt}: {self.agent_id}"

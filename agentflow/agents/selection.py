@@ -23,9 +23,11 @@ from . import circuit, performance, policies, registry
 from .circuit import CircuitState
 from .matching import Candidate, Measured, Ranking, Requirements, Rule, Skill, rank, words
 from .models import Agent
+from .performance import AgentStats
 from .registry import AgentSpec
 
 USUAL = Rule()
+ENOUGH = 10  # calls at a capability say more than all calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _measured(
         if each.enabled and (not asked.exact or each.skills.keys() >= set(asked.capabilities))
     ]
     states = circuit.states(workspace_id, able)
-    seen = performance.stats(workspace_id, able)
+    seen = _stats(workspace_id, able, asked)
     found = {}
     for agent_id in able:
         busy, stats = load.get(agent_id, _IDLE), seen[agent_id]
@@ -150,6 +152,24 @@ def _measured(
             waiting=busy.waiting,
             rate_wait_s=busy.rate_wait_s,
         )
+    return found
+
+
+def _stats(workspace_id: UUID, able: Sequence[str], asked: Requirements) -> Mapping[str, AgentStats]:
+    """How each did at the first capability that is asked; where that is little, how it did at all."""
+    overall = performance.stats(workspace_id, able)
+    if not asked.capabilities or not asked.exact:
+        return overall
+    found = dict(overall)
+    for agent_id, own in performance.stats(workspace_id, able, asked.capabilities[0]).items():
+        if own.calls >= ENOUGH:
+            others = overall[agent_id]
+            found[agent_id] = replace(
+                own,
+                outside_successes=others.outside_successes,
+                outside_failures=others.outside_failures,
+                outside_weight=others.outside_weight,
+            )
     return found
 
 

@@ -361,6 +361,8 @@ AGENTFLOW_SECRET_KEYS = env.fernet_keys("AGENTFLOW_SECRET_KEYS")
 AGENTFLOW_SANDBOX = env.text("AGENTFLOW_SANDBOX", "auto")
 # Between two looks at an agent's health; 0: only at agents that have an interval of their own.
 AGENTFLOW_HEALTH_CHECK_SECONDS = env.integer("AGENTFLOW_HEALTH_CHECK_SECONDS", 300)
+# So long a routing receipt keeps its candidates and scores; who was chosen stays as long as the run.
+AGENTFLOW_RECEIPT_DAYS = env.integer("AGENTFLOW_RECEIPT_DAYS", 30)
 AGENTFLOW_LLM_BASE_URL = env.text("AGENTFLOW_LLM_BASE_URL", "")
 AGENTFLOW_LLM_API_KEY = env.text("AGENTFLOW_LLM_API_KEY", "")
 AGENTFLOW_LLM_MODEL = env.text("AGENTFLOW_LLM_MODEL", "")

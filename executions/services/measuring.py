@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
 from agentflow.agents import performance
@@ -21,6 +22,7 @@ from executions.engine.rows import loads
 from executions.engine.run import raw_cursor
 
 AT_ONCE = 20_000
+CUT_AT_ONCE, CUTS = 2_000, 50  # of old receipts, in one statement and in one look
 
 # Simulated and builtin calls are no measure of an agent; nor is what was never sent, or was stopped.  A
 # failure of another kind than the agent's is named among the kinds, and no call.
@@ -91,3 +93,29 @@ def _count(bucket: Bucket, *, ok: bool, ms: float, usage: dict[str, Any], cost: 
         bucket.cost += amount_in(usage, cost.currency)
     else:
         bucket.cost += price(cost, calls=1, input_tokens=given, output_tokens=got)
+
+
+# The row stays: a block that runs again must still know who may have done what.
+_CUT = """
+UPDATE executions_routingreceipt SET receipt = jsonb_build_object(
+  'asked', receipt->'asked', 'chosen', receipt->'chosen', 'cut', true)
+WHERE id IN (
+  SELECT r.id FROM executions_routingreceipt r
+  JOIN executions_blockexecution b ON b.id = r.block_id
+  JOIN executions_execution e ON e.id = b.execution_id
+  WHERE r.receipt ? 'candidates' AND e.completed_at IS NOT NULL
+    AND r.at < statement_timestamp() - %(days)s * interval '1 day'
+  ORDER BY r.at LIMIT %(limit)s FOR UPDATE OF r SKIP LOCKED)
+"""
+
+
+def cut_receipts() -> int:
+    """Leave of receipts that are older than `AGENTFLOW_RECEIPT_DAYS`, of ended runs, only what was chosen."""
+    done = 0
+    for _ in range(CUTS):
+        given = {"days": settings.AGENTFLOW_RECEIPT_DAYS, "limit": CUT_AT_ONCE}
+        count = raw_cursor().execute(_CUT, given).rowcount
+        done += count
+        if count < CUT_AT_ONCE:
+            break
+    return done

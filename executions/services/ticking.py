@@ -82,6 +82,7 @@ def _run(stop: threading.Event) -> None:
                 signals.purge()
                 purge_tallies()
                 performance.purge()
+                measuring.cut_receipts()
                 blobs.tidy()
                 notifying.tidy()
                 tidy_at = time.monotonic() + TIDY_S

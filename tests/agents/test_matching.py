@@ -133,7 +133,7 @@ def test_schemas_are_compared_by_fields_and_types(given: Any, wanted: Any, fits:
 
 
 def test_a_receipt_tells_whom_another_rule_would_have_chosen() -> None:
-    measured = {"cheap": Measured(80, 20, mean_ms=500.0), "sure": Measured(100, 0, mean_ms=500.0)}
+    measured = {"cheap": Measured(95, 5, mean_ms=500.0), "sure": Measured(100, 0, mean_ms=500.0)}
     found = rank(EXTRACT, [agent("cheap", cost=1.0), agent("sure", cost=9.0)], measured=measured)
     receipt = json.loads(json.dumps(found.as_json()))
     assert found.best is not None

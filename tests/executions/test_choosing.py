@@ -19,10 +19,11 @@ from executions.engine.rates import wait_for
 from executions.engine.turns import take_turn
 from executions.explain import explain
 from executions.models import AgentWindow, AttemptOutcome, Execution, Place, RoutingReceipt, Timer
-from executions.services import control, reconcile, repairing
+from executions.services import control, measuring, reconcile, repairing
 from executions.states import BlockStatus
 from tests.factories.agents import AgentFactory
 from tests.factories.executions import statuses
+from tests.work import functions
 
 from .conftest import Start, block, claim, drain, facts, finish, lose_worker, make_due, row, template
 from .test_concurrency import go_on
@@ -286,6 +287,63 @@ def test_an_agent_is_called_so_often_in_a_minute(agents: Any, start: Start) -> N
     go_on(*runs)
     assert [e.status for e in runs] == ["completed"] * 4
     assert sum(count for _, count in AgentWindow.objects.get().calls) == 2
+
+
+def test_a_place_of_the_agent_and_one_of_the_blocks_key_are_held_together(agents: Any, start: Start) -> None:
+    agents(one=ONE_AT_A_TIME)
+    key = {"concurrency": {"key": "till", "limit": 1}}
+    both, by_key, by_agent = (
+        start(template(made))
+        for made in (block("a", agentId="test.one", **key), block("a", **key), block("a", agentId="test.one"))
+    )
+    held = hold(both)
+    drain(by_key)
+    drain(by_agent)
+    assert reason(by_key)["code"] == "waiting_concurrency"
+    assert reason(by_agent)["code"] == "waiting_agent"
+    late = start(template(block("a", agentId="test.one", **key)))
+    drain(late)
+    assert reason(late)["code"] == "waiting_concurrency"
+    let_go(both, held)
+    go_on(by_agent, by_key, late)
+    go_on(late)
+    assert [e.status for e in (by_key, by_agent, late)] == ["completed"] * 3
+    assert not Place.objects.exists()
+
+
+def test_a_block_that_names_its_agent_does_nothing_for_choosing(agents: Any, start: Start) -> None:
+    """No statement, no round trip more, whatever agents and policies there are."""
+    agents(one=ONE_AT_A_TIME)
+    plain = start(template(block("a"), block("b", "a")))
+    other = AgentFactory.create(workspace=plain.workspace, capabilities=[{"name": "work"}])
+    AgentPolicy.objects.create(workspace=plain.workspace, agent=other, kind="pin")
+    registry.forget()
+    done = functions(lambda: drain(plain))
+    assert statuses(plain) == {"a": "completed", "b": "completed"}
+    assert ("executions.engine.choosing", "pick") in done
+    assert {name for module, name in done if module == "executions.engine.choosing"} == {"pick", "__init__"}
+    assert not {module for module, _ in done} & {
+        "agentflow.agents.selection",
+        "agentflow.agents.matching",
+        "agentflow.agents.performance",
+        "agentflow.agents.policies",
+    }
+
+
+def test_old_receipts_of_ended_runs_keep_only_what_was_chosen(agents: Any, start: Start, run: Start) -> None:
+    ended, open_yet = run(template(wanting())), start(template(wanting()))
+    hold(open_yet)
+    for execution in (ended, open_yet):
+        old = RoutingReceipt.objects.filter(block__execution=execution)
+        old.update(at=Now() - timedelta(days=31))
+    new = run(template(wanting()))
+    assert (measuring.cut_receipts(), measuring.cut_receipts()) == (1, 0)
+    receipt = RoutingReceipt.objects.get(block__execution=ended)
+    assert receipt.agent_id == "test.one"
+    assert receipt.receipt["asked"]["capabilities"] == ["work"]
+    assert receipt.receipt.keys() == {"asked", "chosen", "cut"}
+    for execution in (open_yet, new):
+        assert "candidates" in RoutingReceipt.objects.get(block__execution=execution).receipt
 
 
 def test_a_rate_is_kept_in_every_minute() -> None:

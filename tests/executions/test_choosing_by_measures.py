@@ -223,6 +223,27 @@ def test_the_number_of_queries_is_the_same_however_many_agents_there_are(begin: 
     assert len(seen) == 0
 
 
+def test_how_an_agent_did_at_what_is_asked_says_more_than_how_it_did_at_all(begin: Start) -> None:
+    execution = begin(wanting())
+    workspace = Workspace.objects.get(pk=execution.workspace_id)
+    one, two = (Agent.objects.get(agent_id=name) for name in ("one", "two"))
+    at = performance.beginning(datetime.now(UTC), performance.FINE_S)
+
+    def did(agent: Agent, capability: str, successes: int, failures: int) -> None:
+        performance.merge({(agent.pk, capability, at): Bucket(successes, failures, 100.0)})
+
+    did(one, "", 1000, 30)  # good, but not at this
+    did(one, "work", 5, 25)
+    did(two, "", 1000, 30)
+    did(two, "work", 5, 0)  # too little to say
+    performance._cached.clear()
+    found = choose(workspace.pk, Requirements(capabilities=("work",))).ranking
+    assert [(each.agent_id, each.seen["successes"]) for each in found.fit] == [("two", 1000)]
+    assert ("one", "success") in found.left_out
+    loose = choose(workspace.pk, Requirements(capabilities=("work",), exact=False)).ranking
+    assert {each.agent_id for each in loose.fit} == {"one", "two"}
+
+
 def test_a_block_that_names_its_agent_asks_for_no_measures(begin: Start) -> None:
     execution = begin(block("a", agentId="one"))
     with CaptureQueriesContext(connection) as seen:

@@ -181,7 +181,7 @@ def test_receipts_are_shown_and_replayed_under_another_rule(team: Team) -> None:
     ranking = post(team.viewer, MATCH, requirements={"capabilities": ["invoice.extract"]})["ranking"]
     for candidate in ranking["candidates"]:
         if candidate["agentId"] == "dear":
-            candidate["seen"]["successes"] = 5
+            candidate["seen"]["successes"] = 2
     version = TemplateVersionFactory.create(template=TemplateFactory.create(workspace=team.workspace))
     execution = ExecutionFactory.create(workspace=team.workspace, template_version=version)
     block = execution.blocks.get(idx=0)
