@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from datetime import time, timedelta
 
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.functions import Extract, Now
+from django.utils import timezone
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 from templates_app.fields import OrderedJSONField
 
 from .states import ApprovalStatus
 
+CLAIM = timedelta(minutes=30)  # after which a claim counts no more
 ANY_APPROVER = "user"  # the level of a question that any approver of the workspace may answer
 
 
@@ -171,6 +174,26 @@ class Approval(models.Model):
     def __str__(self) -> str:
         return f"{self.kind} for {self.block_name} ({self.status})"
 
+    @property
+    def level_count(self) -> int:
+        return max(len(self.levels), 1)
+
+    @property
+    def claimer(self) -> str | None:
+        """Who is at it, while the claim counts."""
+        if self.claimed_by is None or self.claimed_at is None or self.claimed_at + CLAIM <= timezone.now():
+            return None
+        return self.claimed_by.get_username()
+
+    @property
+    def sla_state(self) -> str:
+        """Whether the answer comes, or came, in time: `ok`, `due_soon` or `overdue`."""
+        at = self.closed_at or timezone.now()
+        if at >= self.respond_by:
+            return "overdue"
+        soon = self.closed_at is None and self.due_soon_at is not None and at >= self.due_soon_at
+        return "due_soon" if soon else "ok"
+
 
 class ApprovalVote(models.Model):
     """What one person decided about one question, and the evidence for it.
@@ -314,3 +337,71 @@ class Seen(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user_id} has seen {self.approval_id}"
+
+
+def _weekdays() -> list[int]:
+    return [1, 2, 3, 4, 5]
+
+
+class ApprovalPolicy(models.Model):
+    """A workspace's rules for its questions; without a row, those of the defaults here.
+
+    The calendar says when the workspace works, for questions whose times count in business hours.
+    """
+
+    workspace = models.OneToOneField(
+        "governance.Workspace", on_delete=models.CASCADE, related_name="approval_policy"
+    )
+    own_requests = models.BooleanField(
+        default=False, help_text="Who started an execution may approve what it asks."
+    )
+    own_templates = models.BooleanField(
+        default=False, help_text="Who wrote a template may pass the only gate that it has."
+    )
+    zone = models.CharField(max_length=60, default="UTC")
+    working_days = models.JSONField(default=_weekdays, help_text="1 is Monday, 7 is Sunday.")
+    day_begins = models.TimeField(default=time(9))
+    day_ends = models.TimeField(default=time(17))
+    country = models.CharField(
+        max_length=6, blank=True, default="", help_text="Its public holidays are free, such as DE or US-CA."
+    )
+    holidays = models.JSONField(default=list, blank=True, help_text="More free days, such as 2026-12-24.")
+
+    objects = WorkspaceScopedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "approval policies"
+
+    def __str__(self) -> str:
+        return f"approval policy of {self.workspace}"
+
+
+class Absence(models.Model):
+    """A time in which somebody does not answer, and who answers in their place."""
+
+    workspace = models.ForeignKey("governance.Workspace", on_delete=models.CASCADE, related_name="absences")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="absences")
+    deputy = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, blank=True, related_name="+"
+    )
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    reason = models.TextField(blank=True, default="")
+
+    objects = WorkspaceScopedQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("starts_at", "id")
+        constraints = [
+            models.CheckConstraint(condition=Q(ends_at__gt=F("starts_at")), name="absence_ends_after_start"),
+            models.CheckConstraint(
+                condition=Q(deputy__isnull=True) | ~Q(deputy=F("user")), name="nobody_is_their_own_deputy"
+            ),
+        ]
+        indexes = [
+            # whose places somebody takes now
+            models.Index(fields=["deputy", "ends_at"], name="absence_by_deputy"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} until {self.ends_at:%Y-%m-%d}"

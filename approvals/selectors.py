@@ -8,11 +8,11 @@ from datetime import datetime
 from functools import lru_cache
 from uuid import UUID
 
-from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 
 from agentflow.errors import NotFound
 from agentflow.governance import access
-from agentflow.governance.roles import Permission
+from agentflow.types import JSONObject
 from agentflow.workflow import definition as definitions
 from agentflow.workflow.conditions import NoBranchMatched, choose, compile_conditions
 from agentflow.workflow.definition import Block, Definition
@@ -20,7 +20,8 @@ from agentflow.workflow.expressions import ExpressionError
 from executions.ports import HumanInteraction
 from templates_app.models import TemplateVersion
 
-from .models import ANY_APPROVER, Approval, ApprovalKind, ApprovalLevel, ApprovalVote
+from . import rights
+from .models import Approval, ApprovalAssignee, ApprovalComment, ApprovalKind, ApprovalLevel, ApprovalVote
 from .states import ApprovalStatus
 
 ORDERINGS = {
@@ -30,30 +31,7 @@ ORDERINGS = {
 HISTORY_ORDERINGS = {"requestedAt": "requested_at"}
 
 
-# -- who may decide --------------------------------------------------------------
-
-
-def decidable_by(user: access.Principal) -> QuerySet[Approval]:
-    """Questions, open or not, that `user` is one of those asked: in one query with subqueries.
-
-    The permission alone is not enough above the level `user`, and neither is the group: a member of
-    it who may not decide in the workspace is not asked.
-    """
-    rungs = ApprovalLevel.objects.filter(
-        workspace=OuterRef("workspace"), name=OuterRef("level"), group__user=user.pk
-    )
-    return Approval.objects.filter(
-        Q(level=ANY_APPROVER) | Exists(rungs),
-        workspace__in=access.workspaces(user, Permission.DECIDE),
-    )
-
-
-def belongs_to_level(user: access.Principal, workspace_id: UUID, level: str) -> bool:
-    """Whether `user` is one of a level's people, the permission to decide aside."""
-    return (
-        level == ANY_APPROVER
-        or ApprovalLevel.objects.filter(workspace=workspace_id, name=level, group__user=user.pk).exists()
-    )
+decidable_by = rights.decidable_by
 
 
 class Levels:
@@ -111,10 +89,34 @@ def votes_of(approval: Approval) -> QuerySet[ApprovalVote]:
     return approval.votes.select_related("user", "on_behalf_of")
 
 
+def levels_of(approval: Approval) -> list[JSONObject]:
+    """The levels it goes through, as far as anybody may know."""
+    return [
+        {
+            "level": level["level"],
+            "quorum": level["quorum"],
+            "timeout": level["timeout_ms"],
+            "escalation": level["climbs"],
+        }
+        for level in approval.levels
+    ]
+
+
+def assignees_of(approval: Approval) -> QuerySet[ApprovalAssignee]:
+    """Who is named at the present level."""
+    rows = approval.assignees.filter(level_index=approval.level_index)
+    return rows.select_related("user", "group", "delegated_by")
+
+
+def remarks_of(approval: Approval) -> QuerySet[ApprovalComment]:
+    """What was said about it, the first first."""
+    return approval.remarks.select_related("user")
+
+
 def shown(rows: QuerySet[Approval]) -> QuerySet[Approval]:
     """With what a row names of its execution and template, and without their big columns."""
     return (
-        rows.select_related("execution__template_version__template", "responder")
+        rows.select_related("execution__template_version__template", "responder", "claimed_by")
         .annotate(
             simulated=ExpressionWrapper(Q(execution__simulation__isnull=False), output_field=BooleanField())
         )

@@ -13,6 +13,24 @@ from agentflow.types import JSONObject, JSONValue
 
 
 @dataclass(frozen=True, slots=True)
+class LevelAsk:
+    """One level that a question goes through; people, groups and roles by name, none for the level's group.
+
+    `names` are usernames or names of groups, as an expression gave them; `note` says why it gave none.
+    """
+
+    level: str
+    timeout_ms: int
+    quorum: str = "any"  # any | all | a number
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    note: str = ""
+    reminders_ms: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HumanAsk:
     """A question for people that holds one block.
 
@@ -34,6 +52,10 @@ class HumanAsk:
     input_schema: JSONObject
     timeout_ms: int
     block_name: str = ""  # as people call the block; its id where it has no name
+    levels: tuple[LevelAsk, ...] = ()  # none: `level` alone, for `timeout_ms`, anybody of it
+    on_timeout: str = "fail"  # fail | approve | reject | wait
+    escalate: bool = False  # after the last level, up the workspace's ladder
+    business_hours: bool = False  # times count while the workspace works
 
 
 @dataclass(frozen=True, slots=True)

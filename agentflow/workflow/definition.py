@@ -77,17 +77,84 @@ class Conditions(_Part):
     branches: Annotated[tuple[Branch, ...], Field(strict=False)] = ()
 
 
+class Assignees(_Part):
+    """Who is asked instead of a level's group: people and groups by name, roles of the workspace, and
+    whoever `expression` names, a username, a group's name or a list of them."""
+
+    users: Annotated[tuple[Name, ...], Field(strict=False, max_length=100)] = ()
+    groups: Annotated[tuple[Name, ...], Field(strict=False, max_length=100)] = ()
+    roles: Annotated[
+        tuple[Literal["viewer", "author", "operator", "approver", "admin"], ...],
+        Field(strict=False, max_length=5),
+    ] = ()
+    expression: str | None = None
+
+
+def _quorum_kind(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return None
+    return "count" if isinstance(value, int) else "named" if isinstance(value, str) else None
+
+
+Quorum: TypeAlias = Annotated[
+    Annotated[Literal["any", "all"], Tag("named")] | Annotated[int, Field(ge=1, le=100), Tag("count")],
+    Discriminator(_quorum_kind),
+]
+Reminders: TypeAlias = Annotated[tuple[Duration, ...], Field(strict=False, max_length=10)]
+
+
+class HumanLevel(_Part):
+    """One level that a question goes through: who, how many of them, and for how long.
+
+    `reminders` are sent so many ms before the end of its time.
+    """
+
+    level: Level = "user"
+    quorum: Quorum = "any"
+    timeout: Duration | None = None
+    assignees: Assignees | None = None
+    reminders: Reminders | None = None
+
+
 class HumanInLoop(_Part):
-    """What a person is asked.  `required: false` switches the question off and keeps its text."""
+    """What a person is asked.  `required: false` switches the question off and keeps its text.
+
+    A level whose time is over hands the question to the next; `escalate` goes on up the workspace's
+    ladder after the last.  `on_timeout` is what happens when there is none left.
+    """
 
     required: bool = True
     type: Literal["approval", "input", "review", "edit"] = "approval"
     approval_level: Level = "user"
+    levels: Annotated[tuple[HumanLevel, ...], Field(strict=False, max_length=10)] = ()
+    assignees: Assignees | None = None
+    quorum: Quorum = "any"
     input_schema: JSONObject | None = None
     on_reject: Literal["fail", "skip", "continue"] = "fail"
     timeout: Duration = LIMITS.approval_timeout_ms
+    on_timeout: Literal["fail", "approve", "reject", "wait"] = "fail"
+    escalate: bool = False
+    reminders: Reminders = ()
+    business_hours: bool = False
+    max_rework: int = Field(default=3, ge=0, le=100)
     title: str | None = None
     description: str | None = None
+
+    @property
+    def ladder(self) -> tuple[HumanLevel, ...]:
+        """The levels in their order, what they leave open filled in."""
+        given = self.levels or (
+            HumanLevel(level=self.approval_level, quorum=self.quorum, assignees=self.assignees),
+        )
+        return tuple(
+            each.model_copy(
+                update={
+                    "timeout": each.timeout or self.timeout,
+                    "reminders": self.reminders if each.reminders is None else each.reminders,
+                }
+            )
+            for each in given
+        )
 
 
 class RetryPolicy(_Part):
@@ -452,6 +519,8 @@ _PARTS: dict[str, type[_Part]] = {
     "branches": Branch,
     "humanInLoop": HumanInLoop,
     "humanInLoopDefaults": HumanInLoop,
+    "levels": HumanLevel,
+    "assignees": Assignees,
     "retryPolicy": RetryPolicy,
     "defaultRetryPolicy": RetryPolicy,
     "join": AtLeast,
@@ -492,6 +561,7 @@ _TYPE_NAMES = {
     "tuple_type": "a list",
     "list_type": "a list",
     "union_tag_not_found": 'one of "merge", "all" and "any", or {"atLeast": n}',
+    "union_tag_of_quorum": '"any", "all" or a number of people',
 }
 _CODES = {
     "missing": "missing_field",
@@ -539,7 +609,7 @@ def _explain(detail: ErrorDetails, body: JSONObject) -> JSONObject:
     elif code == "missing_field":
         message, remedy = f"The field {field} is missing.", f"Add {field}."
     elif code == "wrong_type":
-        wanted = _TYPE_NAMES[kind]
+        wanted = _TYPE_NAMES["union_tag_of_quorum" if field == "'quorum'" else kind]
         message = f"{field} must be {wanted}, not {_type_name(value)}."
         remedy = f"Give {wanted}."
     elif code == "unknown_value":

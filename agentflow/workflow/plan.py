@@ -58,6 +58,9 @@ class PlanBlock:
     timeout_s: float
     likeness: str  # blocks with equal likeness do the same work on other input: they share a speed history
     compensates: int | None = None  # of a compensation: the block that it undoes
+    assignees: tuple[
+        Expression | None, ...
+    ] = ()  # who is asked at each level of `human`, where that is computed
 
     @property
     def block_id(self) -> str:
@@ -296,7 +299,15 @@ def _compile_block(
         retry=definition.retry_policy_of(block),
         timeout_s=definition.timeout_of(block) / 1000,
         likeness=_likeness(block),
+        assignees=_assignees(definition.human_of(block)),
     )
+
+
+def _assignees(human: HumanInLoop | None) -> tuple[Expression | None, ...]:
+    texts = (
+        [level.assignees.expression if level.assignees else None for level in human.ladder] if human else []
+    )
+    return tuple(None if text is None else compile_expression(text) for text in texts)
 
 
 def _until(block: Block) -> Expression | None:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 
-from . import callbacks, json_schema, secret_references
+from . import callbacks, json_schema, people, secret_references
 from .conditions import DEFAULT
 from .definition import (
     AtLeast,
@@ -18,6 +18,7 @@ from .definition import (
     Compensation,
     Conditions,
     Definition,
+    HumanInLoop,
     RetryPolicy,
     closest,
     compensation_id,
@@ -87,6 +88,18 @@ def _global_issues(definition: Definition) -> Iterator[Issue]:
     if defaults is not None and defaults.input_schema is not None:
         path = ("globalSettings", "humanInLoopDefaults", "inputSchema")
         yield from _schema_issues(defaults.input_schema, path)
+    if defaults is not None:
+        for text, at in people.expressions(defaults, ("globalSettings", "humanInLoopDefaults")):
+            yield from _default_expression_issues(text, at)
+
+
+def _default_expression_issues(text: str, path: Path) -> Iterator[Issue]:
+    """Of what holds for every block, so that it cannot name what only some wait for."""
+    try:
+        compile_expression(text, {"input", "context", "workspace"})
+    except ExpressionError as error:
+        remedy = error.remedy_text or "input, context and workspace are known here; name blocks in a block."
+        yield _error(error.code, path, error.message, remedy)
 
 
 def _run_key_issues(key: str, path: Path) -> Iterator[Issue]:
@@ -195,11 +208,23 @@ class _BlockCheck:
         if block.human_in_loop is not None and block.human_in_loop.input_schema is not None:
             path = (*self.path, "humanInLoop", "inputSchema")
             yield from _schema_issues(block.human_in_loop.input_schema, path)
+        if block.human_in_loop is not None:
+            yield from self._people(block.human_in_loop)
         if block.retry_policy is not None:
             yield from _retry_issues(block.retry_policy, (*self.path, "retryPolicy"))
         yield from self._secrets(block)
         yield from self._rules()
         yield from self._not_yet()
+
+    def _people(self, own: HumanInLoop) -> Iterator[Issue]:
+        path = (*self.path, "humanInLoop")
+        human = self.definition.human_of(self.block)
+        if human is not None:
+            for severity, code, at, message, remedy in people.issues(human, own, path):
+                yield Issue(severity, code, pointer(*at), message, remedy)
+        for text, at in people.expressions(own, path):
+            names = NAMES - {"index", "event"} - (set() if self.block.for_each else {"item"})
+            yield from self._expression(text, at, names, own=False)
 
     def _secrets(self, block: Block) -> Iterator[Issue]:
         undo = block.compensation

@@ -67,6 +67,19 @@ class PendingApproval(StrictSerializer):
     content_hash = serializers.CharField()
     requested_at = serializers.DateTimeField()
     respond_by = serializers.DateTimeField()
+    sla_state = serializers.ChoiceField(choices=["ok", "due_soon", "overdue"])
+    quorum = serializers.CharField(help_text="How many of the level have to agree: any, all or a number.")
+    level_index = serializers.IntegerField(help_text="Its place among the levels of the question, from 0.")
+    level_count = serializers.IntegerField()
+    assignment_note = serializers.CharField(
+        help_text="Why people whom the template names are not asked, where that is so."
+    )
+    claimed_by = serializers.CharField(source="claimer", allow_null=True, default=None)
+    supersedes = serializers.UUIDField(
+        allow_null=True,
+        help_text="The question that this one takes the place of: `changes` tells them apart.",
+    )
+    changes = serializers.ListField(child=ObjectField(), help_text="`{pointer, before, after}` each.")
 
 
 class ApprovalRecord(PendingApproval):
@@ -124,8 +137,36 @@ class VoteSerializer(StrictSerializer):
     evidence = ObjectField()
 
 
+class CommentSerializer(StrictSerializer):
+    id = serializers.IntegerField()
+    user = serializers.CharField(source="user.username")
+    text = serializers.CharField()
+    at = serializers.DateTimeField()
+
+
+class LevelSerializer(StrictSerializer):
+    """`escalation`: it is asked only if those before let their time pass."""
+
+    level = serializers.CharField()
+    quorum = serializers.CharField()
+    timeout = serializers.IntegerField(help_text="Milliseconds.")
+    escalation = serializers.BooleanField()
+
+
+class AssigneeSerializer(StrictSerializer):
+    """Asked beside the level's group, or instead of it; one of `user` and `group`."""
+
+    user = serializers.CharField(source="user.username", allow_null=True, default=None)
+    group = serializers.CharField(source="group.name", allow_null=True, default=None)
+    delegated_by = serializers.CharField(source="delegated_by.username", allow_null=True, default=None)
+    reason = serializers.CharField()
+
+
 class ApprovalDetail(ApprovalRecord):
     votes = VoteSerializer(many=True)
+    levels = LevelSerializer(many=True)
+    assignees = AssigneeSerializer(many=True)
+    remarks = CommentSerializer(many=True)
     may_decide = serializers.BooleanField()
     follows = FollowsSerializer()
 

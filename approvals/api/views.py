@@ -74,8 +74,13 @@ class ApprovalView(APIView):
         )
         follows = serializers.FollowsSerializer(selectors.what_follows(approval)).data
         shown = serializers.ApprovalRecord(approval).data
-        votes = serializers.VoteSerializer(selectors.votes_of(approval), many=True).data
-        return Response({**shown, "votes": votes, "mayDecide": may_decide, "follows": follows})
+        people = {
+            "votes": serializers.VoteSerializer(selectors.votes_of(approval), many=True).data,
+            "levels": serializers.LevelSerializer(selectors.levels_of(approval), many=True).data,
+            "assignees": serializers.AssigneeSerializer(selectors.assignees_of(approval), many=True).data,
+            "remarks": serializers.CommentSerializer(selectors.remarks_of(approval), many=True).data,
+        }
+        return Response({**shown, **people, "mayDecide": may_decide, "follows": follows})
 
 
 class RespondView(APIView):

@@ -1,4 +1,4 @@
-"""When nobody answers in time."""
+"""What time does to a question: reminds, hands it to the next level, and ends it."""
 
 from __future__ import annotations
 
@@ -8,41 +8,75 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
+from agentflow.governance import audit
+from executions.models import Execution
 from executions.services import human, locking
 
-from ..models import Approval
+from ..models import Approval, DecisionKind, OnTimeout
 from ..states import APPROVAL, ApprovalStatus
-from . import gate
+from . import climbing, gate, levels, times
 
 S = ApprovalStatus
 
 
 @transaction.atomic
 def expire(*, subject: UUID, execution_id: UUID) -> None:
-    """Close the approval `subject` unanswered and move its block on.
+    """Do what is due for the approval `subject`.  Binds `executions.ports.approval_timeout`.
 
-    Binds `executions.ports.approval_timeout`.  Late or twice is safe: whoever holds the execution's
-    lock first decides, an answer that came before stands, and the timer goes with either.
+    Late or twice is safe: whoever holds the execution's lock first decides, an answer that came before
+    stands, and the timer goes with either.
     """
     execution = locking.lock(execution_id)
     approval = Approval.objects.select_for_update(no_key=True).filter(pk=subject).first()
-    gate.drop_timers([subject])
-    if approval is None:
+    if approval is None or approval.status != S.PENDING:
+        gate.drop_timers([subject])
         return
-    moved = Approval.objects.filter(pk=subject, status__in=APPROVAL.leaving(S.EXPIRED)).update(
-        status=S.EXPIRED, closed_at=Now(), version=F("version") + 1
+    now = times.clock()
+    if approval.respond_by > now:
+        gate.tell("approval_reminder", approval, respondBy=approval.respond_by.isoformat())
+        times.set_next_timer(approval, now)
+    elif (above := levels.above(approval)) is not None:
+        _escalate(approval, above)
+    elif approval.on_timeout == OnTimeout.WAIT:
+        gate.drop_timers([subject])
+        gate.tell("approval_overdue", approval)
+    else:
+        _end(execution, approval)
+
+
+def _escalate(approval: Approval, index: int) -> None:
+    before = approval.level
+    climbing.enter(approval, index)
+    gate.tell("approval_escalated", approval, fromLevel=before)
+    audit.record(
+        action="approval.escalate",
+        by=None,
+        workspace_id=approval.workspace_id,
+        target_type="approval",
+        target_id=str(approval.pk),
+        detail={"executionId": str(approval.execution_id), "fromLevel": before, "level": approval.level},
+    )
+
+
+def _end(execution: Execution, approval: Approval) -> None:
+    """Close it unanswered, and let the template's rule decide."""
+    gate.drop_timers([approval.pk])
+    decisions = {OnTimeout.APPROVE: DecisionKind.APPROVE, OnTimeout.REJECT: DecisionKind.REJECT}
+    approval.decision = decisions.get(OnTimeout(approval.on_timeout), "")
+    moved = Approval.objects.filter(pk=approval.pk, status__in=APPROVAL.leaving(S.EXPIRED)).update(
+        status=S.EXPIRED, decision=approval.decision, closed_at=Now(), version=F("version") + 1
     )
     if not moved:
         return
     approval.status = S.EXPIRED
-    gate.tell("approval_timeout", approval)
+    gate.tell("approval_timeout", approval, decision=approval.decision)
     human.answered(
         execution=execution,
         block_pk=approval.block_execution_id,
         kind=approval.kind,
-        approved=False,
+        approved=approval.decision == DecisionKind.APPROVE,
         response=None,
         by=None,
-        expired=True,
+        expired=not approval.decision,
         approval_id=approval.pk,
     )

@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import timedelta
 from uuid import UUID
 
 from django.db.models import Exists, F, OuterRef, QuerySet
-from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 
 from agentflow.events import store
 from agentflow.types import JSONObject, JSONValue
+from executions.engine.facts import facts_of
 from executions.models import BlockExecution, Timer, TimerKind
 from executions.ports import Decision, HumanAsk
 from executions.states import BlockStatus
+from templates_app.models import TemplateVersion
 
-from ..models import Approval, ApprovalKind
+from ..models import Approval, ApprovalKind, ApprovalPolicy
 from ..states import APPROVAL, ApprovalStatus
-from . import weighing
+from . import levels, policies, times, weighing
 
 S = ApprovalStatus
+K = ApprovalKind
+BARRING = frozenset({K.APPROVAL, K.REVIEW, K.TOOL, K.BUDGET})  # that agree to something, and fill in nothing
+GATES = frozenset({"approval", "review"})
 TITLE_CHARS = 200  # of a title in an event: events are hints
 
 
@@ -58,20 +61,20 @@ class Gate:
         """Ask all of these, each with its timer and its event."""
         if not asks:
             return
-        weights = weighing.weigh([(ask.execution_id, ask.block_id) for ask in asks])
-        approvals = Approval.objects.bulk_create(
-            [_approval(ask, weights[ask.execution_id, ask.block_id]) for ask in asks]
-        )
+        desk = Desk(asks)
+        prepared = [desk.prepare(ask) for ask in asks]
+        approvals = Approval.objects.bulk_create([approval for approval, _ in prepared])
         Timer.objects.bulk_create(
             Timer(
                 kind=TimerKind.APPROVAL_TIMEOUT,
                 key=timer_key(approval.pk),
                 execution_id=approval.execution_id,
                 subject=approval.pk,
-                due_at=_from_now(ask),
+                due_at=times.timer_at,
             )
-            for approval, ask in zip(approvals, asks, strict=True)
+            for approval, times in prepared
         )
+        levels.assign(approvals)
         store.append_many([_event("approval_requested", approval) for approval in approvals])
         _poke(approvals)
 
@@ -102,8 +105,9 @@ class Gate:
         answered = Approval.objects.select_related("responder").in_bulk(
             [decision.approval_id for _, decision in asks]
         )
+        desk = Desk([ask for ask, _ in asks], weigh=False)
         approvals = Approval.objects.bulk_create(
-            [_carried(ask, answered[decision.approval_id]) for ask, decision in asks]
+            [_carried(desk.prepare(ask)[0], answered[decision.approval_id]) for ask, decision in asks]
         )
         store.append_many([_carried_event(approval) for approval in approvals])
         _poke(approvals)
@@ -148,24 +152,64 @@ def tell(type: str, approval: Approval, **facts: JSONValue) -> None:
     _poke([approval])
 
 
-def _approval(ask: HumanAsk, weight: weighing.Weight = weighing.ALONE) -> Approval:
-    return Approval(
-        workspace_id=ask.workspace_id,
-        execution_id=ask.execution_id,
-        block_execution_id=ask.block_pk,
-        block_id=ask.block_id,
-        block_name=ask.block_name or ask.block_id,
-        attempt=ask.attempt,
-        kind=ask.kind,
-        level=ask.level,
-        request=ask.request,
-        input_schema=ask.input_schema,
-        content_hash=_hash_of(ask),
-        respond_by=_from_now(ask),
-        holds=weight.holds,
-        spent=weight.spent,
-        pulled_s=weight.pulled_s,
-    )
+class Desk:
+    """Makes questions of one workspace; what they have in common is read once."""
+
+    def __init__(self, asks: Sequence[HumanAsk], *, weigh: bool = True) -> None:
+        workspace_id = asks[0].workspace_id
+        self._policy = policies.policy_of(workspace_id)
+        self._book = levels.Book(workspace_id)
+        self._barred: dict[UUID, dict[str, str]] = {}
+        places = [(ask.execution_id, ask.block_id) for ask in asks]
+        self._weights = weighing.weigh(places) if weigh else {}
+
+    def prepare(self, ask: HumanAsk) -> tuple[Approval, times.Times]:
+        """The question as a row to be stored, and its times."""
+        ladder = self._book.resolve(ask)
+        first = ladder[0]
+        weight = self._weights.get((ask.execution_id, ask.block_id), weighing.ALONE)
+        due = times.times(first, self._policy)
+        approval = Approval(
+            workspace_id=ask.workspace_id,
+            execution_id=ask.execution_id,
+            block_execution_id=ask.block_pk,
+            block_id=ask.block_id,
+            block_name=ask.block_name or ask.block_id,
+            attempt=ask.attempt,
+            kind=ask.kind,
+            request=ask.request,
+            input_schema=ask.input_schema,
+            content_hash=_hash_of(ask),
+            levels=[level.as_json() for level in ladder],
+            on_timeout=ask.on_timeout,
+            barred=self._bars(ask) if ask.kind in BARRING else {},
+            respond_by=due.respond_by,
+            due_soon_at=due.due_soon_at,
+            holds=weight.holds,
+            spent=weight.spent,
+            pulled_s=weight.pulled_s,
+            **levels.columns(first),
+        )
+        return approval, due
+
+    def _bars(self, ask: HumanAsk) -> dict[str, str]:
+        """Who would decide about their own request, or pass the only gate of their own template."""
+        if ask.execution_id not in self._barred:
+            self._barred[ask.execution_id] = barred_from(ask.execution_id, self._policy)
+        return self._barred[ask.execution_id]
+
+
+def barred_from(execution_id: UUID, policy: ApprovalPolicy) -> dict[str, str]:
+    facts = facts_of(execution_id)
+    assert facts is not None
+    found: dict[str, str] = {}
+    gates = sum(block.human is not None and block.human.type in GATES for block in facts.plan.blocks)
+    if not policy.own_templates and gates == 1:
+        author = TemplateVersion.objects.values_list("created_by_id", flat=True)
+        found[str(author.get(pk=facts.version.version_id))] = "own_template"
+    if not policy.own_requests and facts.created_by_id is not None:
+        found[str(facts.created_by_id)] = "own_request"
+    return found
 
 
 def _hash_of(ask: HumanAsk) -> str:
@@ -177,8 +221,7 @@ def _hash_of(ask: HumanAsk) -> str:
     )
 
 
-def _carried(ask: HumanAsk, answered: Approval) -> Approval:
-    approval = _approval(ask)
+def _carried(approval: Approval, answered: Approval) -> Approval:
     approval.status = answered.status
     approval.responder = answered.responder
     approval.response = answered.response
@@ -199,10 +242,6 @@ def _carried_event(approval: Approval) -> store.NewEvent:
         approver=approval.responder.get_username(),
         carriedFrom=str(approval.carried_from),
     )
-
-
-def _from_now(ask: HumanAsk) -> CombinedExpression:
-    return Now() + timedelta(milliseconds=ask.timeout_ms)
 
 
 def _event(type: str, approval: Approval, **facts: JSONValue) -> store.NewEvent:

@@ -9,42 +9,21 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from agentflow.api import context
-from agentflow.errors import Conflict, NotFound, NotPermitted
+from agentflow.errors import Conflict
 from agentflow.governance import access, audit
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
-from agentflow.types import JSONObject, JSONValue
-from executions.models import Execution
-from executions.services import human, locking
+from agentflow.types import JSONValue
+from executions.services import human
 
+from .. import rights
 from ..models import Approval
-from ..selectors import belongs_to_level
 from ..states import APPROVAL, ApprovalStatus
-from . import answers, gate, votes
+from . import answers, climbing, gate, handing, holding, levels, votes
 from . import edits as editing
+from .holding import AlreadyDecided
 
 S = ApprovalStatus
-
-
-class AlreadyDecided(Conflict):
-    """Somebody has decided this already."""
-
-    code = "already_decided"
-    remedy = "Nothing is left to do; reload to see what was decided."
-
-
-class Expired(Conflict):
-    """The time to answer is over."""
-
-    code = "approval_expired"
-    remedy = "Nothing is left to do; reload to see what followed."
-
-
-class Withdrawn(Conflict):
-    """The question was withdrawn: nobody needs the answer any more."""
-
-    code = "approval_cancelled"
-    remedy = "Nothing is left to do; reload to see what followed."
 
 
 class ContentChanged(Conflict):
@@ -87,44 +66,36 @@ def respond(
         ContentChanged: `content_hash` names something else than what is asked.
         answers.BadResponse, edits.NotEditable, edits.BadEdits: the response does not fit.
     """
-    execution, approval = locked(approval_id, by)
-    right = _require_asked(approval, by)
+    execution, approval = holding.locked(approval_id, by)
+    access.require(by, Permission.DECIDE, approval.workspace_id)
     if (said := votes.known(approval, by)) is not None:
         if votes.same(said, approved, response, comments):
             return approval
-        raise (
-            _closed(approval) if approval.status != S.PENDING else AlreadyVoted(approval_id=str(approval_id))
-        )
+        if approval.status != S.PENDING:
+            raise holding.closed(approval)
+        raise AlreadyVoted(approval_id=str(approval_id))
+    right = rights.require_asked(approval, by)
     if approval.status != S.PENDING:
-        raise _closed(approval)
+        raise holding.closed(approval)
     if content_hash is not None and content_hash != approval.content_hash:
         raise ContentChanged(approval_id=str(approval_id))
     answer = _read(approval, approved=approved, response=response, comments=comments)
+    handing.require_unclaimed(approval, by)
     votes.keep(approval, by, answer, right=right, channel=channel or context.current().channel)
-    _record(approval, by, answer)
+    decisive = _settled(approval, by, answer)
+    if decisive is None:
+        return approval
+    _record(approval, by, decisive)
     human.answered(
         execution=execution,
         block_pk=approval.block_execution_id,
         kind=approval.kind,
         approved=approved,
-        response=answer.response,
+        response=decisive.response,
         by=by,
         approval_id=approval.pk,
     )
     return approval
-
-
-def locked(approval_id: UUID, by: User) -> tuple[Execution, Approval]:
-    """The execution and the approval, both held until the transaction ends.
-
-    Raises:
-        NotFound: there is no such approval, or `by` may not see it.
-    """
-    seen = Approval.objects.visible_to(by).filter(pk=approval_id).only("execution_id").first()
-    if seen is None:
-        raise NotFound("There is no such approval.", approval_id=str(approval_id))
-    execution = locking.lock(seen.execution_id)
-    return execution, Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
 
 
 def _read(approval: Approval, *, approved: bool, response: JSONValue, comments: str) -> votes.Answer:
@@ -139,16 +110,33 @@ def _read(approval: Approval, *, approved: bool, response: JSONValue, comments: 
     return votes.Answer(approved, response, comments, edits)
 
 
-def _require_asked(approval: Approval, by: User) -> JSONObject:
-    """By what right `by` decides this."""
-    access.require(by, Permission.DECIDE, approval.workspace_id)
-    if not belongs_to_level(by, approval.workspace_id, approval.level):
-        raise NotPermitted(
-            f"This is for the level {approval.level} to decide, and you are not in its group.",
-            remedy="Leave it to a member of that group, or ask an administrator to add you.",
-            level=approval.level,
-        )
-    return {"name": Permission.DECIDE.value, "level": approval.level, "via": "level"}
+def _settled(approval: Approval, by: User, answer: votes.Answer) -> votes.Answer | None:
+    """What the answers so far come to: a refusal decides at once, a yes once all levels agree."""
+    if not answer.approved:
+        return answer
+    if answer.edits:
+        votes.show_changed(approval, by, answer)
+    if not votes.level_agrees(approval):
+        _keep_on(approval, by, answer, "approval_voted")
+        return None
+    index = levels.following(approval)
+    if index is not None:
+        climbing.enter(approval, index)
+        _keep_on(approval, by, answer, "approval_advanced")
+        return None
+    return votes.whole(approval, answer)
+
+
+def _keep_on(approval: Approval, by: User, answer: votes.Answer, event: str) -> None:
+    """One of several has answered; the question stays open."""
+    gate.tell(
+        event,
+        approval,
+        approver=by.get_username(),
+        decision=answer.decision(approval.kind).value,
+        quorum=approval.quorum,
+    )
+    _audit("approval.vote", approval, by, answer)
 
 
 def _record(approval: Approval, by: User, answer: votes.Answer) -> None:
@@ -177,8 +165,12 @@ def _record(approval: Approval, by: User, answer: votes.Answer) -> None:
         decision=decision.value,
         approver=by.get_username(),
     )
+    _audit("approval.respond", approval, by, answer)
+
+
+def _audit(action: str, approval: Approval, by: User, answer: votes.Answer) -> None:
     audit.record(
-        action="approval.respond",
+        action=action,
         by=by,
         workspace_id=approval.workspace_id,
         target_type="approval",
@@ -188,22 +180,8 @@ def _record(approval: Approval, by: User, answer: votes.Answer) -> None:
             "blockId": approval.block_id,
             "kind": approval.kind,
             "approved": answer.approved,
-            "decision": decision.value,
+            "decision": answer.decision(approval.kind).value,
             "contentHash": approval.content_hash,
             **({"edits": answer.edits} if answer.edits else {}),
         },
     )
-
-
-def _closed(approval: Approval) -> Conflict:
-    """Why a question is no longer open, told so that the loser of a race knows what happened."""
-    facts = {"approval_id": str(approval.pk), "status": approval.status}
-    if approval.status == S.EXPIRED:
-        return Expired(**facts)
-    if approval.status == S.CANCELLED:
-        return Withdrawn(**facts)
-    assert approval.responder is not None  # a constraint of the table
-    assert approval.responded_at is not None
-    who = approval.responder.get_full_name() or approval.responder.get_username()
-    at = approval.responded_at.isoformat(timespec="seconds")
-    return AlreadyDecided(f"{who} {approval.status} this at {at}.", **facts)

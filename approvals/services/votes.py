@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.utils import timezone
 
@@ -13,8 +13,11 @@ from agentflow.errors import InvalidInput
 from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
 
+from .. import rights
 from ..models import Approval, ApprovalKind, ApprovalVote, DecisionKind
+from . import changes, gate, levels
 from . import edits as editing
+from .levels import ALL, ANY
 
 D = DecisionKind
 _FILLED_IN = frozenset({ApprovalKind.INPUT, ApprovalKind.FIX, ApprovalKind.BUDGET})
@@ -44,6 +47,7 @@ def keep(approval: Approval, by: User, answer: Answer, *, right: JSONObject, cha
         level=approval.level,
         level_index=approval.level_index,
         user=by,
+        on_behalf_of_id=right.pop("onBehalfOfId", None),
         decision=answer.decision(approval.kind),
         response=answer.response,
         edits=answer.edits,
@@ -92,3 +96,48 @@ def _canonical(value: JSONValue) -> str:
 def _number(text: str) -> float | int:
     value = float(text)
     return int(value) if value.is_integer() else value
+
+
+def level_agrees(approval: Approval) -> bool:
+    """Whether enough of the present level have approved what is shown now."""
+    agreed = approval.votes.filter(
+        level_index=approval.level_index, counts=True, decision__in=_APPROVING
+    ).values_list("user_id", "on_behalf_of_id")
+    if approval.quorum == ANY:
+        return bool(agreed)
+    if approval.quorum == ALL:
+        people = {each for pair in agreed for each in pair}
+        return bool(agreed) and rights.eligible(approval) <= people
+    return len(agreed) >= int(approval.quorum)
+
+
+def show_changed(approval: Approval, by: User, answer: Answer) -> None:
+    """Let the others of the level, and those after, decide on the changed value.
+
+    What was said at this level before was said to something else, and no longer counts.
+    """
+    approval.votes.filter(level_index=approval.level_index).exclude(user=by).update(counts=False)
+    assert isinstance(answer.response, dict)
+    before = approval.request
+    approval.request = {**before, editing.EDITABLE: answer.response[editing.EDITED]}
+    if approval.quorum == ANY and levels.following(approval) is None:
+        approval.request = before  # nobody is left to see it
+        return
+    approval.changes = changes.between(before, approval.request)
+    approval.content_hash = gate.content_hash(
+        request=approval.request,
+        input_schema=approval.input_schema,
+        version_hash=approval.execution.template_version.content_hash,
+        attempt=approval.attempt,
+    )
+    approval.save(update_fields=["request", "changes", "content_hash"])
+
+
+def whole(approval: Approval, answer: Answer) -> Answer:
+    """The answer that decides, with what others changed before."""
+    if answer.edits or not approval.votes.filter(counts=True, decision=D.EDIT).exists():
+        return answer
+    rest = answer.response if isinstance(answer.response, dict) else {}
+    edited = {**rest, editing.EDITED: approval.request[editing.EDITABLE]}
+    last = approval.votes.filter(counts=True, decision=D.EDIT).latest("at")
+    return replace(answer, response=edited, edits=last.edits)

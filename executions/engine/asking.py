@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.large import noted
+from agentflow.workflow.definition import Assignees, HumanInLoop, HumanLevel
+from agentflow.workflow.expressions import Expression, ExpressionError
+from agentflow.workflow.large import LargeUnavailable, noted
 from agentflow.workflow.plan import PlanBlock
-from executions.ports import HumanAsk
+from executions.blobs import TooLarge
+from executions.ports import HumanAsk, LevelAsk
 
 from .facts import Facts, as_text
 from .judging import FIX_SCHEMA, Change
 
+MOST_NAMES = 100  # that an expression may give
 
-def question(facts: Facts, planned: PlanBlock, pk: int, shown: JSONValue) -> HumanAsk:
+
+def question(
+    facts: Facts, planned: PlanBlock, pk: int, shown: JSONValue, levels: tuple[LevelAsk, ...]
+) -> HumanAsk:
     """What the template asks before (`approval`) or instead of (`input`) a block's work."""
     human = planned.human
     assert human is not None
     name = planned.block.name or planned.block_id
     title = human.title or (f"Fill in: {name}" if human.type == "input" else f"Approve: {name}?")
-    return _ask(
+    ask = _ask(
         facts,
         planned,
         pk,
         kind=human.type,
-        level=human.approval_level,
+        level=levels[0].level,
         attempt=1,
-        timeout_ms=human.timeout,
+        timeout_ms=levels[0].timeout_ms,
         input_schema=human.input_schema or {},
         request={
             "title": title,
@@ -34,6 +44,59 @@ def question(facts: Facts, planned: PlanBlock, pk: int, shown: JSONValue) -> Hum
             "onReject": human.on_reject,
         },
     )
+    return by_rules(ask, human, levels)
+
+
+def by_rules(ask: HumanAsk, human: HumanInLoop, levels: tuple[LevelAsk, ...]) -> HumanAsk:
+    """The question put to the template's levels, by its rules for time."""
+    return replace(
+        ask,
+        levels=levels,
+        on_timeout=human.on_timeout,
+        escalate=human.escalate,
+        business_hours=human.business_hours,
+    )
+
+
+def levels(planned: PlanBlock, evaluate: Callable[[Expression], JSONValue]) -> tuple[LevelAsk, ...]:
+    """Whom the template asks, level by level; `evaluate` tells whom its expressions name."""
+    assert planned.human is not None
+    return tuple(
+        _level(level, expression, evaluate)
+        for level, expression in zip(planned.human.ladder, planned.assignees, strict=True)
+    )
+
+
+def _level(
+    level: HumanLevel, expression: Expression | None, evaluate: Callable[[Expression], JSONValue]
+) -> LevelAsk:
+    names, note = _named(expression, evaluate) if expression is not None else ((), "")
+    named = level.assignees or Assignees()
+    assert level.timeout is not None
+    return LevelAsk(
+        level=level.level,
+        timeout_ms=level.timeout,
+        quorum=str(level.quorum),
+        users=named.users,
+        groups=named.groups,
+        roles=named.roles,
+        names=names,
+        note=note,
+        reminders_ms=level.reminders or (),
+    )
+
+
+def _named(
+    expression: Expression, evaluate: Callable[[Expression], JSONValue]
+) -> tuple[tuple[str, ...], str]:
+    """The names that an expression gives, or why it gives none."""
+    try:
+        value = evaluate(expression)
+    except (ExpressionError, LargeUnavailable, TooLarge) as error:
+        return (), f"assignees.expression: {error!s:.200}"
+    found = value if isinstance(value, list) else [value]
+    names = tuple(name for name in found if isinstance(name, str) and name)[:MOST_NAMES]
+    return names, "" if names else f"assignees.expression names nobody: {as_text(value)!s:.100}"
 
 
 def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
@@ -52,7 +115,7 @@ def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
         planned,
         change.pk,
         kind="fix",
-        level=planned.human.approval_level if planned.human else "user",
+        level=planned.human.ladder[0].level if planned.human else "user",
         attempt=change.attempt or 0,
         timeout_ms=LIMITS.approval_timeout_ms,
         input_schema=FIX_SCHEMA,

@@ -23,7 +23,7 @@ from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import Reason, Undecided, skip_reason
 from executions.blobs import TooLarge, filled, of_row
 from executions.models import BlockExecution
-from executions.ports import HumanAsk
+from executions.ports import HumanAsk, LevelAsk
 from executions.states import BlockStatus as B
 
 from . import asking
@@ -274,7 +274,14 @@ class Opener:
             preds = self._outputs(planned.preds)
             shown = {self._facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
             shown = {key: value for key, value in shown.items() if value is not None} or self._facts.input
-        return asking.question(self._facts, planned, pk, shown)
+        return asking.question(self._facts, planned, pk, shown, self.levels(planned, names))
+
+    def levels(self, planned: PlanBlock, names: JSONObject) -> tuple[LevelAsk, ...]:
+        """Whom the template asks about a block."""
+        return asking.levels(
+            planned,
+            lambda expression: filled(expression.evaluate({**self._scope(expression.block_refs), **names})),
+        )
 
     def would_take(self, idx: int, again: Collection[int]) -> bool:
         """Whether a block would surely take a decision, if the blocks `again` run again and others do not."""

@@ -10,7 +10,7 @@ from uuid import UUID
 from agentflow.agents.models import ToolType
 from agentflow.agents.registry import AgentSpec, merged_configuration, resolve_many
 from agentflow.types import JSONValue
-from agentflow.workflow.definition import Block, Compensation, Definition, pointer
+from agentflow.workflow.definition import Block, Compensation, Definition, HumanInLoop, pointer
 
 from ..models import TemplateVersion
 
@@ -58,12 +58,20 @@ def agents(definition: Definition) -> Iterator[tuple[str, str]]:
 def levels(definition: Definition) -> Iterator[tuple[str, str]]:
     """Each approval level named beside `user`, with the pointer of the place."""
     defaults = definition.global_settings.human_in_loop_defaults
-    if defaults is not None and defaults.approval_level != ANYONE:
-        yield defaults.approval_level, pointer("globalSettings", "humanInLoopDefaults", "approvalLevel")
+    if defaults is not None:
+        yield from _levels(defaults, ("globalSettings", "humanInLoopDefaults"))
     for index, block in enumerate(definition.blocks):
         asked = block.human_in_loop
-        if asked is not None and asked.required and asked.approval_level != ANYONE:
-            yield asked.approval_level, pointer("blocks", index, "humanInLoop", "approvalLevel")
+        if asked is not None and asked.required:
+            yield from _levels(asked, ("blocks", index, "humanInLoop"))
+
+
+def _levels(asked: HumanInLoop, path: tuple[str | int, ...]) -> Iterator[tuple[str, str]]:
+    if asked.approval_level != ANYONE:
+        yield asked.approval_level, pointer(*path, "approvalLevel")
+    for place, level in enumerate(asked.levels):
+        if level.level != ANYONE:
+            yield level.level, pointer(*path, "levels", place, "level")
 
 
 def call(block: Block | Compensation) -> Call | None:

@@ -56,6 +56,14 @@ def test_a_pending_approval_says_all_that_an_approver_needs(office: Office) -> N
         "request": {"title": "May it go on?", "facts": {"amount": 640}},
         "inputSchema": {"type": "object"},
         "contentHash": approval.content_hash,
+        "slaState": "ok",
+        "quorum": "any",
+        "levelIndex": 0,
+        "levelCount": 1,
+        "assignmentNote": "",
+        "claimedBy": None,
+        "supersedes": None,
+        "changes": [],
     }
 
 

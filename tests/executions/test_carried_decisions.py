@@ -11,7 +11,7 @@ from agentflow.governance.models import AuditEntry, User
 from agentflow.types import JSONObject
 from approvals.models import Approval
 from approvals.services import responding
-from approvals.services.responding import AlreadyDecided
+from approvals.services.holding import AlreadyDecided
 from executions import narration, snapshot
 from executions.models import Execution
 from executions.services import forking, restarting

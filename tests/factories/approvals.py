@@ -72,6 +72,9 @@ class ApprovalFactory(factory.django.DjangoModelFactory[Approval]):
     request = factory.LazyFunction(lambda: {"title": "May it go on?", "facts": {"amount": 640}})
     input_schema = factory.LazyFunction(dict)
     timeout_ms = LIMITS.approval_timeout_ms
+    levels = ()  # of `LevelAsk`
+    on_timeout = "fail"
+    escalate = False
 
     @classmethod
     def _create(cls, model_class: Any, *args: Any, **kwargs: Any) -> Approval:
@@ -90,6 +93,9 @@ class ApprovalFactory(factory.django.DjangoModelFactory[Approval]):
             input_schema=kwargs["input_schema"],
             timeout_ms=kwargs["timeout_ms"],
             block_name=f"Step {block.block_id}",
+            levels=tuple(kwargs["levels"]),
+            on_timeout=kwargs["on_timeout"],
+            escalate=kwargs["escalate"],
         )
         with transaction.atomic():
             human_gate().open([ask])

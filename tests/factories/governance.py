@@ -10,6 +10,7 @@ from agentflow.api.authentication import access_token
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.roles import Role
 from agentflow.governance.services.workspaces import create_workspace, grant
+from approvals.models import ApprovalPolicy
 
 PASSWORD = "correct horse battery staple"
 
@@ -24,7 +25,10 @@ class UserFactory(DjangoModelFactory[User]):
 
 
 class WorkspaceFactory(DjangoModelFactory[Workspace]):
-    """A workspace with its role groups, made as the product makes it."""
+    """A workspace with its role groups, made as the product makes it.
+
+    One person may start an execution and answer it, unless `strict_people` is said.
+    """
 
     class Meta:
         model = Workspace
@@ -34,7 +38,11 @@ class WorkspaceFactory(DjangoModelFactory[Workspace]):
 
     @classmethod
     def _create(cls, model_class: type[Workspace], *args: Any, **fields: Any) -> Workspace:
-        return create_workspace(by=None, **fields)
+        strict_people = fields.pop("strict_people", False)
+        workspace = create_workspace(by=None, **fields)
+        if not strict_people:
+            ApprovalPolicy.objects.create(workspace=workspace, own_requests=True, own_templates=True)
+        return workspace
 
 
 def member(workspace: Workspace, *roles: Role | str, **fields: Any) -> User:

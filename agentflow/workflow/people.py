@@ -1,0 +1,65 @@
+"""What a block asks of people, checked: levels, quorums, assignments and times that cannot come true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from .definition import HumanInLoop
+
+Path = tuple[str | int, ...]
+Found = tuple[Literal["error", "warning"], str, Path, str, str]  # severity, code, path, message, remedy
+ALONE = frozenset({"input", "edit"})  # what one person fills in
+
+
+def issues(human: HumanInLoop, own: HumanInLoop, path: Path) -> Iterator[Found]:
+    """`human` is what is asked, the template's defaults laid under; `own` what is written at `path`."""
+    if own.levels and own.model_fields_set & {"approval_level", "quorum", "assignees"}:
+        yield _error(
+            "contradicting_fields",
+            (*path, "levels"),
+            "With levels, each says itself who is asked.",
+            "Move approvalLevel, quorum and assignees into the levels.",
+        )
+    if human.type in ALONE and any(level.quorum not in ("any", 1) for level in human.ladder):
+        yield _error(
+            "contradicting_fields",
+            (*path, "levels" if own.levels else "quorum"),
+            f"A person's {human.type} is filled in by one person.",
+            "Remove the quorum.",
+        )
+    if human.type == "input" and human.on_timeout == "approve":
+        yield _error(
+            "contradicting_fields",
+            (*path, "onTimeout"),
+            "An input that nobody filled in has nothing to approve.",
+            "Use fail, reject or wait.",
+        )
+    yield from _times(human, own, path)
+
+
+def _times(human: HumanInLoop, own: HumanInLoop, path: Path) -> Iterator[Found]:
+    for index, level in enumerate(human.ladder):
+        late = [ms for ms in level.reminders or () if level.timeout is not None and ms >= level.timeout]
+        if late:
+            at = (*path, "levels", index, "reminders") if own.levels else (*path, "reminders")
+            yield (
+                "warning",
+                "never_sent",
+                at,
+                f"A reminder {late[0]} ms before the end would come before the question.",
+                "Use less than the timeout.",
+            )
+
+
+def expressions(own: HumanInLoop, path: Path) -> Iterator[tuple[str, Path]]:
+    """The expressions that say who is asked, with their places."""
+    if own.assignees is not None and own.assignees.expression is not None:
+        yield own.assignees.expression, (*path, "assignees", "expression")
+    for index, level in enumerate(own.levels):
+        if level.assignees is not None and level.assignees.expression is not None:
+            yield level.assignees.expression, (*path, "levels", index, "assignees", "expression")
+
+
+def _error(code: str, path: Path, message: str, remedy: str) -> Found:
+    return ("error", code, path, message, remedy)

@@ -1,0 +1,76 @@
+"""A question held for a change, and why one can no longer be changed."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from agentflow.errors import Conflict, NotFound
+from agentflow.governance.models import User
+from executions.models import Execution
+from executions.services import locking
+
+from ..models import Approval
+from ..states import ApprovalStatus
+
+S = ApprovalStatus
+
+
+class AlreadyDecided(Conflict):
+    """Somebody has decided this already."""
+
+    code = "already_decided"
+    remedy = "Nothing is left to do; reload to see what was decided."
+
+
+class Expired(Conflict):
+    """The time to answer is over."""
+
+    code = "approval_expired"
+    remedy = "Nothing is left to do; reload to see what followed."
+
+
+class Withdrawn(Conflict):
+    """The question was withdrawn: nobody needs the answer any more."""
+
+    code = "approval_cancelled"
+    remedy = "Nothing is left to do; reload to see what followed."
+
+
+def locked(approval_id: UUID, by: User) -> tuple[Execution, Approval]:
+    """The execution and the approval, both held until the transaction ends.
+
+    Raises:
+        NotFound: there is no such approval, or `by` may not see it.
+    """
+    seen = Approval.objects.visible_to(by).filter(pk=approval_id).only("execution_id").first()
+    if seen is None:
+        raise NotFound("There is no such approval.", approval_id=str(approval_id))
+    execution = locking.lock(seen.execution_id)
+    return execution, Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
+
+
+def opened(approval_id: UUID, by: User) -> Approval:
+    """As `locked`, of a question that is open.
+
+    Raises:
+        NotFound: there is no such approval, or `by` may not see it.
+        AlreadyDecided, Expired, Withdrawn: it is no longer open.
+    """
+    _, approval = locked(approval_id, by)
+    if approval.status != S.PENDING:
+        raise closed(approval)
+    return approval
+
+
+def closed(approval: Approval) -> Conflict:
+    """Why a question is no longer open, told so that the loser of a race knows what happened."""
+    facts = {"approval_id": str(approval.pk), "status": approval.status}
+    if approval.status == S.EXPIRED:
+        return Expired(**facts)
+    if approval.status == S.CANCELLED:
+        return Withdrawn(**facts)
+    assert approval.responder is not None  # a constraint of the table
+    assert approval.responded_at is not None
+    who = approval.responder.get_full_name() or approval.responder.get_username()
+    at = approval.responded_at.isoformat(timespec="seconds")
+    return AlreadyDecided(f"{who} {approval.status} this at {at}.", **facts)
