@@ -21,9 +21,10 @@ from .links import Standing, Visit
 from .states import LinkAction
 
 COMMENT_CHARS = 10_000
-VISITS_A_MINUTE = 120  # from one address
+VISITS_A_MINUTE = 60  # to one link, and to links that are none from one address
 TRIES_A_MINUTE = 10  # to decide, with one link
-_SHOWN_APART = {"title", "description", "facts", "options"}
+# Of a request; whatever else it has is part of what is decided.
+_SHOWN_APART = {"title", "description", "facts", "options", "onReject"}
 STATUS = {
     Standing.BARRED: HTTPStatus.FORBIDDEN,
     Standing.OTHER: HTTPStatus.FORBIDDEN,
@@ -37,19 +38,29 @@ STATUS = {
 @require_http_methods(["GET", "HEAD", "POST"])
 def decide(request: HttpRequest, token: str) -> HttpResponse:
     """GET shows the question, whoever or whatever follows the link; POST decides."""
-    wait = rates.exceeded(
-        "link-visit", str(request.META.get("REMOTE_ADDR")), most=VISITS_A_MINUTE, window_s=60
-    )
-    if not wait and request.method == "POST":
-        wait = rates.exceeded("link-try", token, most=TRIES_A_MINUTE, window_s=60)
-    if wait:
-        return _private(_too_often(wait))
     try:
-        found = links.visit(token, request.user)
-        response = _post(request, token, found) if request.method == "POST" else _page(request, token, found)
+        return _private(_visited(request, token))
     except NotFound as error:
+        if wait := rates.exceeded("link-miss", _address(request), most=VISITS_A_MINUTE, window_s=60):
+            return _private(_too_often(wait))
         raise Http404(error.message) from error
-    return _private(response)
+
+
+def _visited(request: HttpRequest, token: str) -> HttpResponse:
+    """
+    Raises:
+        NotFound: there is no such link, or not any more.
+    """
+    found = links.visit(token, request.user)
+    posted = request.method == "POST"
+    most = TRIES_A_MINUTE if posted else VISITS_A_MINUTE
+    if wait := rates.exceeded(f"link-{request.method}", str(found.link.pk), most=most, window_s=60):
+        return _too_often(wait)
+    return _post(request, token, found) if posted else _page(request, token, found)
+
+
+def _address(request: HttpRequest) -> str:
+    return str(request.META.get("REMOTE_ADDR"))
 
 
 def _post(request: HttpRequest, token: str, found: Visit) -> HttpResponse:
@@ -60,10 +71,8 @@ def _post(request: HttpRequest, token: str, found: Visit) -> HttpResponse:
         links.decide(token, request.user, comments=comments)
     except NotPermitted as error:
         return _page(request, token, found, trouble=error.message, status=HTTPStatus.FORBIDDEN)
-    except Conflict:  # somebody came first, or it is over: the page says what happened
+    except (Conflict, NotFound):  # somebody came first, or it is over: the page says what happened
         return _page(request, token, links.visit(token, request.user), status=HTTPStatus.CONFLICT)
-    except NotFound:
-        raise
     except AgentflowError as error:
         return _page(request, token, found, trouble=error.message)
     return HttpResponseRedirect(request.path)  # a reload shows what was done, and does nothing

@@ -150,21 +150,21 @@ def check(given: Given) -> None:
     issues: list[JSONObject] = []
     for topic, channels in given.topics.items():
         if topic not in Topic.values:
-            issues.append(_issue(f"/topics/{topic}", f"is none of {', '.join(Topic.values)}."))
+            issues.append(issue(f"/topics/{topic}", f"is none of {', '.join(Topic.values)}."))
             continue
         issues += [
-            _issue(f"/topics/{topic}/{index}", f"is none of {', '.join(PERSONAL)}.")
+            issue(f"/topics/{topic}/{index}", f"is none of {', '.join(PERSONAL)}.")
             for index, channel in enumerate(channels)
             if channel not in PERSONAL
         ]
     if (given.quiet_from is None) != (given.quiet_to is None):
-        issues.append(_issue("/quietHours", "needs both from and to."))
+        issues.append(issue("/quietHours", "needs both from and to."))
     elif given.quiet_from is not None and given.quiet_from == given.quiet_to:
-        issues.append(_issue("/quietHours", "must not begin and end at the same time."))
+        issues.append(issue("/quietHours", "must not begin and end at the same time."))
     if given.zone not in available_timezones():
-        issues.append(_issue("/zone", "is no time zone such as Europe/Berlin."))
+        issues.append(issue("/zone", "is no time zone such as Europe/Berlin."))
     if given.digest not in Digest.values:
-        issues.append(_issue("/digest", f"is none of {', '.join(Digest.values)}."))
+        issues.append(issue("/digest", f"is none of {', '.join(Digest.values)}."))
     if issues:
         raise BadPreferences(issues=issues)
 
@@ -188,7 +188,7 @@ def _columns(given: Given) -> dict[str, Any]:
     }
 
 
-def _issue(at: str, message: str) -> JSONObject:
+def issue(at: str, message: str) -> JSONObject:
     return {"pointer": at, "code": "invalid", "message": f"{at.rsplit('/', 1)[-1]} {message}", "remedy": ""}
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from agentflow.governance.models import User
+from tests.mailbox import mailbox
 from tests.service import Service
 
-from .conftest import Team, Visit
+from .conftest import PHONE, Team, Visit
 from .test_inbox import TAX_FORM, approval
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -69,3 +72,30 @@ def test_an_injected_script_does_not_run(service: Service, team: Team, visit: Vi
     )
     page.evaluate("new Promise(done => setTimeout(done, 0))")
     assert page.evaluate("window.hit") is None
+
+
+def test_a_link_from_a_mail_decides_on_a_phone(
+    service: Service, team: Team, chromium: Any, settings: Any
+) -> None:
+    """By the real clock and SMTP, and a browser that sends Origin and Referer as browsers do."""
+    User.objects.filter(pk=team.approver.pk).update(email="approver@example.com")
+    with mailbox(settings) as box:
+        service.kill("clock")
+        where = f"smtp://{box.host}:{box.port}"
+        service.start_command("clock", "clock", says="clock ready", AGENTFLOW_EMAIL_URL=where)
+        team.start(approval("Pay back?"))
+        service.until(lambda: box.mails, why="the mail")
+    (link,) = re.findall(r"^Approve: (\S+)$", box.text(), re.MULTILINE)
+    context = chromium.new_context(viewport=PHONE)
+    context.add_init_script(WATCH)
+    page = context.new_page()
+    page.goto(link)
+    page.get_by_label("Comment").fill("from the train")
+    assert refused(page) == []
+    page.get_by_role("button", name="Approve").click()
+    page.locator("#outcome").wait_for()
+    assert "approved this" in page.locator("#outcome").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
+    (seen,) = team.api(team.author).get("/approvals?status=approved").json()["approvals"]
+    assert (seen["approver"], seen["comments"]) == (team.approver.username, "from the train")
