@@ -14,12 +14,20 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from ..api import parsers
 from ..errors import InvalidInput
-from ..governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin, json_text, readable
+from ..governance.admin_base import (
+    BaseList,
+    ChoiceFilter,
+    WorkspaceFilter,
+    WorkspaceScopedAdmin,
+    json_text,
+    readable,
+)
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..types import JSONValue
 from . import circuit as circuits
 from . import configuration as configurations
+from . import performance
 from .agent_page import AgentPage
 from .models import Agent, Health
 from .services import registration
@@ -217,6 +225,34 @@ class CircuitFilter(admin.SimpleListFilter):
         return queryset.filter(pk__in=found)
 
 
+class OriginFilter(ChoiceFilter):
+    title = parameter_name = "origin"
+    choices_of = {
+        "source": ("Found by a source", {"source__isnull": False}),
+        "hand": ("Entered by hand", {"source__isnull": True}),
+        "gone": ("Gone from its source", {"gone_at__isnull": False}),
+    }
+
+
+class AgentList(BaseList):
+    """Asks for the circuits and figures of the agents on the page together."""
+
+    result_list: Any
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        shown: list[Agent] = list(self.result_list)
+        by_workspace: dict[UUID, list[Agent]] = {}
+        for agent in shown:
+            by_workspace.setdefault(agent.workspace_id, []).append(agent)
+        for workspace_id, agents in by_workspace.items():
+            names = [agent.agent_id for agent in agents]
+            states, stats = circuits.states(workspace_id, names), performance.stats(workspace_id, names)
+            for agent in agents:
+                agent.seen = (states[agent.agent_id], stats[agent.agent_id])  # type: ignore[attr-defined]
+        self.result_list = shown
+
+
 @admin.register(Agent)
 class AgentAdmin(AgentPage, Managed):
     change_permission = Permission.MANAGE_AGENTS
@@ -227,14 +263,15 @@ class AgentAdmin(AgentPage, Managed):
         "workspace",
         "tool_type",
         "effect",
-        "version",
+        "lately",
         "healthy",
         "circuit",
         "state",
     )
-    list_filter = ("tool_type", "enabled", "health", CircuitFilter, WorkspaceFilter)
+    list_filter = ("tool_type", "enabled", "health", CircuitFilter, "effect", OriginFilter, WorkspaceFilter)
     empty_words = "An agent is what a block of a template calls: an API, a script, a model, a tool."
-    search_fields = ("agent_id", "name", "description")
+    search_fields = ("agent_id", "name", "description", "capabilities")
+    search_help_text = "Words of name, description and capabilities"
     list_select_related = ("workspace",)
     actions = ("switch_on", "switch_off", "look_at_health", "reset_circuit")
 
@@ -254,7 +291,17 @@ class AgentAdmin(AgentPage, Managed):
         description="Circuit", label={"Closed": "success", "Open": "danger", "Half-open": "warning"}
     )
     def circuit(self, agent: Agent) -> str:
-        return CIRCUITS[circuits.states(agent.workspace_id, [agent.agent_id])[agent.agent_id].state]
+        return CIRCUITS[agent.seen[0].state]  # type: ignore[attr-defined]  # AgentList
+
+    @display(description="Calls in a day")  # type: ignore[untyped-decorator]
+    def lately(self, agent: Agent) -> str:
+        stats: performance.AgentStats = agent.seen[1]  # type: ignore[attr-defined]  # AgentList
+        if not stats.calls:
+            return "-"
+        return f"{stats.calls:,}, {100 * stats.successes / stats.calls:.0f} % well"
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[AgentList]:
+        return AgentList
 
     def get_readonly_fields(self, request: HttpRequest, obj: Agent | None = None) -> list[str]:
         if obj is None:

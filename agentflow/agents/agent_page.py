@@ -242,7 +242,10 @@ def _load(agent: Agent) -> Panel:
 # -- the tables -------------------------------------------------------------------
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Any], *, anchor: str, empty: str) -> Table:
+def rows_table(
+    title: str, columns: Sequence[str], rows: Sequence[Any], anchor: str, *, empty: str = ""
+) -> Table:
+    """All rows on one page."""
     page = Paginator(rows, max(len(rows), 1)).get_page(1)
     return Table(
         title=title, columns=columns, rows=rows, page=page, anchor=anchor, empty=empty, page_parameter="p"
@@ -263,7 +266,7 @@ def _callers(agent: Agent) -> Table | None:
         )
         for each in found
     ]
-    return _table("Now", ("Execution", "Block", "State", "Since"), rows, anchor="now", empty="")
+    return rows_table("Now", ("Execution", "Block", "State", "Since"), rows, "now")
 
 
 def _attempts(agent: Agent) -> Table:
@@ -280,7 +283,7 @@ def _attempts(agent: Agent) -> Table:
     ]
     columns = ("Execution", "Block", "Outcome", "Took", "Ended", "What went wrong")
     empty = "None of the newest calls in this service went to it."
-    return _table("Last calls", columns, rows, anchor="attempts", empty=empty)
+    return rows_table("Last calls", columns, rows, "attempts", empty=empty)
 
 
 def _outcome(attempt: Attempt) -> SafeString:
@@ -298,11 +301,11 @@ def _templates(agent: Agent) -> Table:
         )
         for each in agent_uses().templates(agent, names, TEMPLATES)
     ]
-    return _table(
+    return rows_table(
         "Templates that use it",
         ("Template", "How"),
         rows,
-        anchor="templates",
+        "templates",
         empty="No template in use names it, or asks for what it can do.",
     )
 

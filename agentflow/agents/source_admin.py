@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from django import forms
 from django.contrib import admin
-from django.core.exceptions import ValidationError
-from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.views.decorators.http import require_POST
 from unfold.decorators import action, display
 
-from ..governance.admin_base import WorkspaceFilter, readable
+from ..api.templatetags.agentflow_ui import span, when
+from ..governance.admin_base import Table, WorkspaceFilter, chip, page_of, readable
 from ..governance.models import User
 from ..governance.roles import Permission
 from . import configuration as configurations
 from .admin import Managed, StrictJSONField
+from .agent_page import Panel, rows_table
 from .models import AgentSource
 from .services import sources, synchronising
 from .services.sources import SourceFields
@@ -27,7 +33,8 @@ else:  # Django's own class takes no parameter
     _SourceModelForm = forms.ModelForm
 
 _FORM_FIELDS = {"intervalSeconds": "interval_s"}
-_STATE = ("synchronised_at", "succeeded_at", "failures", "shown_result", "shown_error")
+AGENTS = 200  # of a source, so many are listed
+WHAT = {"new": "New", "changed": "Changed", "gone": "Gone, switched off", "back": "Back again"}
 
 
 class SourceForm(_SourceModelForm):
@@ -88,6 +95,42 @@ class AgentSourceAdmin(Managed):
     search_fields = ("name", "url")
     list_select_related = ("workspace",)
     actions = ("look_now",)
+    change_form_outer_before_template = "admin/agents/source.html"
+
+    def get_urls(self) -> list[URLPattern]:
+        look = self.admin_site.admin_view(require_POST(self.look_view))
+        return [path("<uuid:pk>/look/", look, name="agents_agentsource_look"), *super().get_urls()]
+
+    def look_view(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        source = self.get_queryset(request).filter(pk=pk).first()
+        if source is None:
+            return HttpResponseRedirect(reverse("admin:agents_agentsource_changelist"))
+        if not self.has_change_permission(request, source):
+            raise PermissionDenied
+        self.look_now(request, [source])
+        return HttpResponseRedirect(reverse("admin:agents_agentsource_change", args=[pk]))
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        found = self.get_object(request, object_id)
+        more = {}
+        if found is not None:
+            source = cast(AgentSource, found)
+            more["source_page"] = {
+                "source": source,
+                "manages": self.has_change_permission(request, source),
+                "panels": [_looked(source), _schedule(source)],
+                "tables": [_last_look(source), _agents(source)],
+            }
+        response: HttpResponse = super().change_view(
+            request, object_id, form_url, {**(extra_context or {}), **more}
+        )
+        return response
 
     @display(  # type: ignore[untyped-decorator]
         description="State", label={"Good": "success", "Failing": "danger", "Off": "warning", "New": "info"}
@@ -102,20 +145,12 @@ class AgentSourceAdmin(Managed):
         counts = (source.result or {}).get("counts", {})
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "-"
 
-    @display(description="Last good look")  # type: ignore[untyped-decorator]
-    def shown_result(self, source: AgentSource) -> str:
-        return readable(source.result)
-
-    @display(description="Error")  # type: ignore[untyped-decorator]
-    def shown_error(self, source: AgentSource) -> str:
-        return readable(source.error)
-
     @display(description="Configuration")  # type: ignore[untyped-decorator]
     def shown_configuration(self, source: AgentSource) -> str:
         return readable(configurations.hidden(source.configuration))
 
     def get_readonly_fields(self, request: HttpRequest, obj: AgentSource | None = None) -> list[str]:
-        return [] if obj is None else ["workspace_name", "shown_configuration", *_STATE]
+        return [] if obj is None else ["workspace_name", "shown_configuration"]
 
     def get_fields(self, request: HttpRequest, obj: AgentSource | None = None) -> list[str]:
         fields = list(SourceForm.Meta.fields)
@@ -124,7 +159,7 @@ class AgentSourceAdmin(Managed):
         fields[0] = "workspace_name"
         if not self.has_change_permission(request, obj):
             fields[fields.index("configuration")] = "shown_configuration"
-        return [*fields, *_STATE]
+        return fields
 
     def save_model(self, request: HttpRequest, obj: AgentSource, form: SourceForm, change: bool) -> None:
         fields = form.fields_of(form.cleaned_data, form.cleaned_data["configuration"])
@@ -140,8 +175,75 @@ class AgentSourceAdmin(Managed):
         sources.remove(by=request.user, pk=source.pk, workspace_id=source.workspace_id)
 
     @action(description="Look now", permissions=["manage"])  # type: ignore[untyped-decorator]
-    def look_now(self, request: HttpRequest, queryset: QuerySet[AgentSource]) -> None:
+    def look_now(self, request: HttpRequest, queryset: Iterable[AgentSource]) -> None:
         def act(source: AgentSource, by: User) -> None:
             synchronising.synchronise(source_id=source.pk, workspace_id=source.workspace_id, by=by)
 
         self.each(request, queryset, act, permission=Permission.MANAGE_AGENTS, done="Looked at")
+
+
+# -- above the form ---------------------------------------------------------------
+
+
+def _looked(source: AgentSource) -> Panel:
+    if source.error:
+        said = [source.error.get("message") or source.error.get("code") or "", f"{source.failures} in a row."]
+        look = chip("failed", word="Failing")
+    elif source.succeeded_at:
+        counts = (source.result or {}).get("counts", {})
+        found = [f"{count} {name}" for name, count in counts.items() if count]
+        unchanged = (source.result or {}).get("unchanged")
+        found += [f"{unchanged} unchanged"] if unchanged else []
+        said, look = [f"Found: {', '.join(found) or 'nothing'}."], chip("completed", word="Good")
+    else:
+        said, look = ["Nobody has looked yet."], chip("pending", word="New")
+    if source.synchronised_at:
+        said.append(format_html("Looked at {}.", when(source.synchronised_at, "ago")))
+    if source.error and source.succeeded_at:
+        said.append(format_html("The last good look was {}.", when(source.succeeded_at, "ago")))
+    return Panel("Last look", look, said, "look", "Look now")
+
+
+def _schedule(source: AgentSource) -> Panel:
+    if not source.enabled:
+        return Panel("Schedule", chip("cancelled", word="Off"), ["The clock does not look."])
+    if not source.interval_s:
+        return Panel("Schedule", chip("pending", word="By hand"), ["The clock does not look."])
+    said = [f"Every {span(source.interval_s)}.", format_html("Next {}.", when(source.due_at))]
+    return Panel("Schedule", chip("completed", word="On"), said)
+
+
+def _last_look(source: AgentSource) -> Table | None:
+    """What was new, changed and gone at the last good look, and what could not be used."""
+    result = source.result or {}
+    known = {agent.agent_id: agent for agent in source.agents.all()}
+    rows: list[tuple[Any, ...]] = [
+        (page_of(known[name], name) if name in known else name, word, "-")
+        for key, word in WHAT.items()
+        for name in result.get(key) or ()
+    ]
+    rows += [
+        (each.get("key", ""), "Cannot be used", each.get("message") or each.get("code", ""))
+        for each in result.get("skipped") or ()
+    ]
+    if not rows:
+        return None
+    return rows_table("What the last good look changed", ("Agent", "What", "Why"), rows, "result")
+
+
+def _agents(source: AgentSource) -> Table:
+    rows = [
+        (
+            page_of(agent),
+            agent.name,
+            chip("cancelled", word="Gone")
+            if agent.gone_at
+            else chip("completed", word="On")
+            if agent.enabled
+            else chip("cancelled", word="Off"),
+        )
+        for agent in source.agents.order_by("agent_id")[:AGENTS]
+    ]
+    return rows_table(
+        "Its agents", ("Agent", "Name", "State"), rows, "agents", empty="It has brought no agent yet."
+    )

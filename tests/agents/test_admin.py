@@ -4,8 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
+from agentflow.agents import performance, registry
 from agentflow.agents.models import Agent, AgentPolicy, AgentSource, Script
 from agentflow.governance.models import AuditEntry, Workspace
 from agentflow.governance.roles import Role
@@ -235,3 +239,56 @@ def test_whether_agents_are_explored_is_set_on_the_page_of_the_workspace(home: W
     assert client.post(page, {**fields, **roles}).status_code == 302
     home.refresh_from_db()
     assert home.explore_agents
+
+
+def test_a_source_shows_what_its_last_look_changed_and_is_looked_at_now(home: Workspace) -> None:
+    result = {
+        "new": ["crm.read"],
+        "gone": ["crm.write"],
+        "skipped": [{"key": "odd", "code": "too_large", "message": "Its schema is <too large>."}],
+        "unchanged": 3,
+        "counts": {"new": 1, "gone": 1, "skipped": 1},
+    }
+    source = AgentSource.objects.create(
+        workspace=home, kind="agent_service", name="crew", url="http://127.0.0.1:9/", result=result,
+        succeeded_at=timezone.now(), synchronised_at=timezone.now(),
+    )  # fmt: skip
+    AgentFactory.create(workspace=home, agent_id="crm.read", source=source, source_key="read")
+    page = f"/admin/agents/agentsource/{source.pk}/change/"
+    look = f"/admin/agents/agentsource/{source.pk}/look/"
+    shown = staff(home, Role.VIEWER).get(page).content.decode()
+    for words in ("1 new, 1 gone, 1 skipped, 3 unchanged", "crm.write", "Gone, switched off", "&lt;too la"):
+        assert words in shown
+    assert look not in shown
+    assert staff(home, Role.VIEWER).post(look).status_code == 403
+    client = staff(home, Role.OPERATOR)
+    assert look in client.get(page).content.decode()
+    client.post(look)
+    assert "1 in a row." in client.get(page).content.decode()
+
+
+def test_the_list_of_agents_is_narrowed_and_costs_the_same_for_many(home: Workspace) -> None:
+    AgentFactory.create(workspace=home, agent_id="crm", capabilities=[{"name": "invoice.extract"}])
+    client = staff(home, Role.OPERATOR)
+
+    def queries() -> int:
+        registry.forget()
+        performance._cached.clear()
+        with CaptureQueriesContext(connection) as seen:
+            client.get(AGENTS)
+        return len(seen)
+
+    queries()
+    few = queries()
+    for _ in range(5):
+        AgentFactory.create(workspace=home)
+    assert queries() == few
+    for query, count in (
+        ("q=invoice.extract", 1),
+        ("origin=hand", 6),
+        ("origin=source", 0),
+        ("origin=gone", 0),
+        ("effect__exact=pure", 0),
+        ("circuit=open", 0),
+    ):
+        assert client.get(f"{AGENTS}?{query}").context["cl"].result_count == count
