@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -75,11 +75,12 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Held:
-    """One claim in the hands of a worker."""
+    """One claim in the hands of a worker; `called`: its agent has been, and has done its effect."""
 
     execution_id: UUID
     walker: UUID
     claim: Claim
+    called: bool = False
 
 
 @dataclass
@@ -261,7 +262,7 @@ class Model(RuleBasedStateMachine):
             case "vanish" | "vanish after its effect":
                 if how != "vanish":
                     self._call(held, effect=True)
-                self.lost.append(held)
+                self.lost.append(replace(held, called=how != "vanish"))
             case _:
                 self._end(held, Failed(Failure(FailureKind(how), "model", "It failed.")), want, effect=False)
 
@@ -374,7 +375,8 @@ class Model(RuleBasedStateMachine):
 
     def _end(self, held: Held, outcome: Any, want: int, *, effect: bool = True) -> None:
         """The agent was called; its worker brings the outcome."""
-        self._call(held, effect=effect)
+        if not held.called:
+            self._call(held, effect=effect)
         run = facts(Execution(pk=held.execution_id))
         planned = run.plan[held.claim.idx]
         if planned.block.tool_type == "UseCase" and isinstance(outcome, Completed):
