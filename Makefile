@@ -3,7 +3,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run manage test test-slow chaos mutants test-load test-model check format format-check lint types imports \
-	migrations migrations-check openapi openapi-check bench bench-agents bench-growth bench-profile lock hooks clean python install-local install-test
+	migrations migrations-check openapi openapi-check bench bench-agents bench-fairness bench-growth bench-profile \
+	lock hooks clean python install-local install-test
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +25,7 @@ manage: install-local ## A command of manage.py beside `make run`: make manage A
 	@$(PY) -m config.supervisor $(ARGS)
 
 test: install-test ## Run the tests on engines of their own; TESTERS=4 uses four processes
-	$(PY) -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: install-test ## Break things under load, look what is lost; PLAN=c1 for an hour, cc no fault, named
 	$(PY) -m tests.chaos $(PLAN) $(ARGS)
@@ -81,6 +82,9 @@ bench-agents: install-test ## Compare choosing agents with naming them, on simul
 
 bench-growth: install-test ## Measure what size, width and open executions cost
 	$(PY) -m bench growth $(ARGS)
+
+bench-fairness: install-test ## Measure what a small workspace waits beside one with 10,000 executions
+	$(PY) -m bench fairness $(ARGS)
 
 bench-profile: install-test ## Show where a block's time goes: statements, commits, processor time by layer
 	$(PY) -m bench profile $(ARGS)

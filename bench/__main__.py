@@ -2,6 +2,7 @@
 
 python -m bench [--workloads W1,W5] [--systems celery,agentflow] [--runs 7] [--quick] [--json results.json]
 python -m bench growth [--runs 3] [--open 10000]
+python -m bench fairness [--runs 9] [--open 10000]
 python -m bench profile [--workloads W1,W5]
 """
 
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import comparing, growing, profiling, report
+from . import comparing, fairness, growing, profiling, report
 from .blocks import log_folder
 from .graphs import STANDARD, WORKLOADS
 
@@ -59,14 +60,21 @@ def _profile(options: argparse.Namespace, folder: Path, block_log: Path) -> dict
     return results
 
 
-PARTS = {"compare": _compare, "growth": _growth, "profile": _profile}
+def _fairness(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[str, Any]:
+    measured = fairness.Fairness(options.runs or (1 if options.quick else 9), options.open)
+    results = measured.measure(folder, block_log)
+    print(fairness.table(results))
+    return results
+
+
+PARTS = {"compare": _compare, "growth": _growth, "profile": _profile, "fairness": _fairness}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure beside raw Celery.")
     parser.add_argument("part", nargs="?", choices=PARTS, default="compare")
     parser.add_argument("--runs", type=int, default=0, help="counted runs of each workload (7; of growth 3)")
-    parser.add_argument("--open", type=int, default=10_000, help="growth: how many executions wait")
+    parser.add_argument("--open", type=int, default=10_000, help="growth, fairness: how many others are open")
     parser.add_argument("--quick", action="store_true", help="one counted run: does it work at all?")
     parser.add_argument("--workloads", default="", help=_listing())
     systems = (*ALWAYS, *(comparing.PEERS if os.environ.get("PEERS", "0") not in ("", "0") else ()))

@@ -48,12 +48,12 @@ class Started:
 class Agentflow:
     """Executions of a stored template, started by `starting.start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = USER) -> None:
         from agentflow.governance.models import User
         from agentflow.governance.services.workspaces import create_workspace
 
-        self.user = User.objects.create_user(USER, password=PASSWORD, is_superuser=True)
-        self.workspace = create_workspace(slug="bench", name="Bench", by=self.user)
+        self.user = User.objects.create_user(name, password=PASSWORD, is_superuser=True)
+        self.workspace = create_workspace(slug=name, name=name.capitalize(), by=self.user)
         self._versions: dict[str, Any] = {}
 
     def prepare(self, name: str, graph: Graph) -> None:

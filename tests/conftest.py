@@ -31,6 +31,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(engines.data, ignore_errors=True)
 
 
+# Modules without processes of their own that take long all the same.
+LONG = frozenset(
+    {
+        "tests/agents/test_mcp_tool.py",
+        "tests/bench/test_harness.py",
+        "tests/config/test_supervisor.py",
+        "tests/executions/test_against_reference.py",
+        "tests/executions/test_blobs_in_s3.py",
+        "tests/executions/test_model.py",
+        "tests/executions/test_races.py",
+    }
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take long come first, so that none is left to one process when the others are done."""
+    long = {item.path for item in items if _is_long(item)}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def _is_long(item: pytest.Item) -> bool:
+    own = item.path.relative_to(item.config.rootpath).as_posix() in LONG
+    return (
+        own or "service" in getattr(item, "fixturenames", ()) or item.get_closest_marker("slow") is not None
+    )
+
+
 def _engines(config: pytest.Config) -> Engines | None:
     """This process's own engines; none if it uses other servers or no Django, or hands out the tests."""
     shares_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")

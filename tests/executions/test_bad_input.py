@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.factories.executions import statuses
 
 from .conftest import Start, block, row, template
 
+ROOT = Path(__file__).parents[2]
 EACH = template(block("a", forEach={"items": "input.items"}, input={"n": "${index}"}))
 
 
@@ -67,3 +69,52 @@ def test_a_wait_until_a_moment_in_ten_years_asks_a_person(run: Start) -> None:
     execution = run(waits, input={"at": moment})
     assert statuses(execution) == {"a": "waiting_human"}
     assert row(execution, "a").error["code"] == "wait_too_long"  # type: ignore[index]
+
+
+# -- the page names them all ---------------------------------------------------------
+
+# The table "Limits and refusals" of docs/engine.md: how a line begins, and the test of its answer.
+LIMITS_TESTED = {
+    "`forEach` over something that is no list": "executions/test_bad_input.py::test_for_each_over_what_it",
+    "`forEach` over a list of the input": "executions/test_bad_input.py::test_for_each_over_what_it",
+    "the outputs of all items": "executions/test_constructs.py::test_too_much_output_of_all_items_together",
+    "one item of `forEach` fails": "executions/test_constructs.py::test_one_failed_item_does_not_lose",
+    "fewer items complete": "executions/test_constructs.py::test_at_least_so_many_items_must_complete",
+    "a `repeat` without": "executions/test_bad_input.py::test_a_repeat_without_an_end_is_refused",
+    "a `repeat` whose `until`": "executions/test_constructs.py::test_what_follows_an_exhausted_repeat",
+    "a wait longer than a year": "executions/test_bad_input.py::test_a_wait_until_a_moment_in_ten_years",
+    "a concurrency `limit` outside": "executions/test_concurrency.py::test_a_malformed_key_is_named",
+    "a concurrency key that turns out": "executions/test_concurrency.py::test_a_key_that_is_none_asks",
+    "sub-workflows nested deeper": "executions/test_fences.py::test_sub_workflows_nest_so_deep",
+    "a template that a block calls": "executions/test_pins.py::test_what_is_published_or_archived_meanwhile",
+    "the agent of a UseCase block": "executions/test_pins.py::test_an_agent_that_is_pointed_elsewhere",
+    "a callback replayed": "executions/test_callbacks.py::test_the_same_again_is_the_same_answer",
+    "a callback that does not come": "executions/test_callbacks.py::test_a_callback_that_does_not_come",
+    "an output above 256 KB": "executions/test_blobs.py::test_a_big_output_is_kept_once",
+    "an output above 8 MB": "executions/test_blobs.py::test_above_eight_mb_is_a_permanent_failure",
+    "an expression that looks": "executions/test_blobs.py::test_an_expression_that_looks_into_a_big_output",
+    "an input of more than 8 MB": "executions/test_blobs.py::test_inputs_of_more_than_eight_mb_together",
+    "blob storage does not give": "executions/test_blobs_in_s3.py::test_an_input_that_cannot_be_read",
+    "a restart from a block": "executions/test_restart.py::test_what_cannot_be_restarted_is_left_as_it_is",
+    "a restart while": "executions/test_restart.py::test_what_cannot_be_restarted_is_left_as_it_is",
+    "a restart from a skipped": "executions/test_restart.py::test_a_restart_from_a_skipped_block",
+    "a fork of a fork": "executions/test_forks.py::test_forks_of_forks_reach_the_attempts",
+    "a compensation that fails": "executions/test_compensation.py::test_a_failed_compensation_asks_a_person",
+    "a child that is cancelled": "executions/test_children.py::test_a_child_that_is_cancelled_by_itself",
+    "a batch filter": "executions_api/test_batch.py::test_an_empty_filter_must_be_meant",
+    "a workflow's own `timeout`": "executions/test_compensation.py::test_the_deadline_compensates",
+}
+
+
+def test_every_limit_of_the_page_has_a_test_and_every_test_a_line() -> None:
+    page = (ROOT / "docs" / "engine.md").read_text()
+    table = page.partition("## Limits and refusals")[2].partition("\n## ")[0]
+    lines = [line.removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
+    stated = [line for line in lines if not line.startswith("limit |")]
+    beginnings = sorted(LIMITS_TESTED, key=len, reverse=True)  # the longest that fits is meant
+    found = {line: next((each for each in beginnings if line.startswith(each)), None) for line in stated}
+    assert [line for line, each in found.items() if each is None] == []
+    assert set(LIMITS_TESTED) == set(found.values())
+    for named in LIMITS_TESTED.values():
+        file, _, test = named.partition("::")
+        assert f"\ndef {test}" in (ROOT / "tests" / file).read_text(), named

@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from agentflow.agents import registry
 from agentflow.errors import Unprocessable
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
@@ -20,6 +21,8 @@ from executions.services.restarting import RestartRequest
 from templates_app.models import TemplateVersion
 from templates_app.services import authoring
 from templates_app.states import VersionStatus
+from tests.factories.agents import AgentFactory
+from tests.factories.executions import statuses
 from tests.factories.templates import TemplateVersionFactory
 
 from .conftest import Start, answer, block, drain, template
@@ -113,6 +116,32 @@ def test_a_version_named_in_the_block_stays(start: Start, author: User, version_
     answer(execution, "ask", author)
     assert children(execution) == [first.pk]
     assert list(Pin.objects.values_list("version", "newest")) == [(first.pk, False)]
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_an_agent_that_is_pointed_elsewhere_meanwhile_calls_what_is_published_there(
+    start: Start, author: User, version_of: VersionOf, published: bool
+) -> None:
+    first, other = version_of(template(block("x"))), version_of(template(block("y")))
+    agent = AgentFactory.create(
+        workspace=first.template.workspace,
+        tool_type="UseCase",
+        configuration={"templateId": str(first.template_id)},
+    )
+    call = {"blockId": "sub", "agentId": agent.agent_id, "dependencies": ["ask"]}
+    execution = start(template(block("ask", **ASKED), call))
+    drain(execution)
+    agent.configuration = {"templateId": str(other.template_id)}
+    agent.save()
+    registry.forget()
+    if not published:
+        draft(other)
+    answer(execution, "ask", author)
+    if published:
+        assert (execution.status, children(execution)) == ("completed", [other.pk])
+    else:
+        assert statuses(execution)["sub"] == "waiting_human"
+        assert children(execution) == []
 
 
 def test_a_template_that_calls_none_costs_no_query_more(author: User, version_of: VersionOf) -> None:
