@@ -169,6 +169,7 @@ def _waiting_human(row: BlockRow, scene: Scene) -> Reason:
         "fix": "a decision on how to go on",
         "review": "a review",
         "edit": "an edit",
+        "tool": "a decision about a tool",
     }.get(kind, kind)
     why = f" because {reason_words(row.reason)}" if kind == "fix" and row.reason else ""
     return Reason(

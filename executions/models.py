@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 
+from agentflow.agents.journal import StepKind, StepStatus
 from agentflow.governance.access import WorkspaceScopedQuerySet
 from agentflow.types import JSONValue
 
@@ -231,6 +232,7 @@ class AttemptOutcome(models.TextChoices):
     ERROR = "error"
     RESCUED = "rescued"  # its worker vanished; the lease ran out
     CANCELLED = "cancelled"
+    WAITED = "waited"  # its agent stopped between two steps: for a person, or because the run was paused
 
 
 class BlockAttempt(models.Model):
@@ -256,6 +258,41 @@ class BlockAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.attempt}: {self.outcome}"
+
+
+class AgentStep(models.Model):
+    """One step of an agent that works in several: an answer of its model, or a call of one of its tools.
+
+    Written before the step is done, and again with what came of it.  Steps belong to the operation that the
+    block's idempotency key stands for: the next attempt goes on behind the last.  `block` and `attempt` say
+    who did the step.
+    """
+
+    block = models.ForeignKey(BlockExecution, on_delete=models.CASCADE, related_name="steps")
+    attempt = models.PositiveIntegerField()
+    operation = models.TextField()
+    number = models.PositiveIntegerField()
+    kind = models.CharField(max_length=5, choices=[(each.value, each.value) for each in StepKind])
+    name = models.TextField()  # of the model, or of the tool as the model calls it
+    status = models.CharField(max_length=7, choices=[(each.value, each.value) for each in StepStatus])
+    request = models.JSONField(default=dict)
+    request_hash = models.CharField(max_length=64)
+    result = models.JSONField(null=True)
+    usage = models.JSONField(null=True)
+    failure = models.JSONField(null=True)
+    decision = models.JSONField(null=True)  # a person's: {"approved": true, "response": {...}, "by": "ann"}
+    seconds = models.FloatField(default=0)
+    began_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            # Two attempts cannot both do the next step.
+            models.UniqueConstraint(fields=["operation", "number"], name="one_step_per_number"),
+        ]
+
+    def __str__(self) -> str:
+        return f"step {self.number}: {self.name}"
 
 
 class LateResult(models.Model):

@@ -34,12 +34,15 @@ REASONS: Mapping[str, str] = {
     "timer": "it waits for its moment",
     "not_chosen": "another branch was chosen",
     "parent_ended": "the execution that started this one ended",
+    "postponed": "its agent stopped between two steps",
     "poison": "its worker vanished again and again",
     "rejected": "a person refused",
     "restart": "somebody restarted the execution",
     "retry": "the attempt failed",
     "run_again": "a person asked for another attempt",
     "run_ended": "the execution ended early",
+    "tool": "its agent wants to use a tool",
+    "tool_decided": "a person decided about a tool",
     "unknown_outcome": "nobody knows whether its effect happened",
     "upstream_failed": "a step before it failed",
     "upstream_skipped": "a step before it was skipped",
@@ -140,6 +143,17 @@ def _block_edited(block_id: str, facts: JSONObject) -> str:
     return f"{by} put another output in place of what step “{block_id}” gave; later steps see that one."
 
 
+def _block_step(block_id: str, facts: JSONObject) -> str:
+    what = f"Step {facts.get('number')} of the agent at “{block_id}”: "
+    error = facts.get("error")
+    if facts.get("status") == "asked":
+        return f"{what}it wants to use {facts.get('name')}, and a person is asked."
+    if isinstance(error, dict):
+        return f"{what}{facts.get('name')} failed: {error.get('message')}"
+    verb = "answered" if facts.get("kind") == "model" else "was used"
+    return f"{what}{facts.get('name')} {verb}."
+
+
 def _callback_received(block_id: str, facts: JSONObject) -> str:
     item = f", item {facts['item']}," if facts.get("item") else ""
     error = facts.get("error")
@@ -177,6 +191,7 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "block_log": _block_log,
     "block_edited": _block_edited,
     "block_late": _block_late,
+    "block_step": _block_step,
     "callback_received": _callback_received,
     "approval_carried": _approval_carried,
     "approval_responded": _approval_responded,

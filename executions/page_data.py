@@ -6,6 +6,7 @@ of objects, moments as milliseconds since 1970.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,15 +15,16 @@ from uuid import UUID
 
 from django.db.models import Count, F, Q
 
+from agentflow.agents.journal import StepKind, StepStatus
 from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
-from agentflow.types import JSONObject
+from agentflow.types import JSONObject, JSONValue
 from templates_app.models import TemplateVersion
 
 from . import explain, facts, selectors, snapshot, spending
 from .facts import NOTHING_KNOWN, BlockFacts
-from .models import BlockAttempt, BlockExecution, Compensation, Execution
+from .models import AgentStep, BlockAttempt, BlockExecution, Compensation, Execution
 from .narration import reason_words
 from .states import BlockStatus, ExecutionStatus
 
@@ -138,7 +140,11 @@ def state(execution: Execution) -> JSONObject:
     worked_on = {shown: origin for origin, shown in carried.items()}
     by_pk |= {origin: by_pk[shown] for origin, shown in carried.items() if shown in by_pk}
     again = [worked_on.get(row.pk, row.pk) for row in rows if row.attempt > 1 or row.status == S.FAILED]
-    failed = BlockAttempt.objects.filter(block__in=again).exclude(outcome="ok").order_by("block", "attempt")
+    failed = (
+        BlockAttempt.objects.filter(block__in=again)
+        .exclude(outcome__in=("ok", "waited"))
+        .order_by("block", "attempt")
+    )
     for attempt in failed if again else ():
         words = str((attempt.failure or {}).get("message") or attempt.outcome)[:120]
         tries.setdefault(by_pk[attempt.block_id], []).append(
@@ -308,6 +314,52 @@ def step_facts(execution: Execution, detail: JSONObject) -> list[tuple[str, str]
         ("Step id", str(detail["blockId"])),
     ]
     return [(label, value) for label, value in found if value]
+
+
+AGENT_STEPS = 200  # on the page; the API has all
+ASKED_SHOWN = 600  # characters of what a model said or a tool was asked
+
+
+def agent_step(step: AgentStep) -> JSONObject:
+    """One step of an agent as the timeline of its block tells it."""
+    result: JSONValue = step.result
+    if step.kind == StepKind.MODEL:
+        words = str((result or {}).get("text") or "")
+        named = ", ".join(str(call["name"]) for call in (result or {}).get("calls") or ())
+        says = " ".join(part for part in (words, f"Wants to use {named}." if named else "") if part)
+    else:
+        says = str(result or "")
+    decision = step.decision or {}
+    if decision:
+        who = decision.get("by") or "A person"
+        changed = "with changes" if "edited" in (decision.get("response") or {}) else ""
+        verb = "approved" if decision.get("approved") else "refused"
+        decided = f"{who} {verb} it {changed}".strip() + "."
+    return {
+        "number": step.number,
+        "name": step.name,
+        "kind": step.kind,
+        "status": step.status,
+        "state": _STEP_STATES[StepStatus(step.status)],
+        "asked": json.dumps(step.request.get("arguments"), ensure_ascii=False)[:ASKED_SHOWN]
+        if step.kind == StepKind.TOOL
+        else "",
+        "says": says[:ASKED_SHOWN],
+        "error": (step.failure or {}).get("message") or "",
+        "decided": decided if decision else "",
+        "used": spending.words(step.usage),
+        "began": step.began_at,
+        "ended": step.ended_at,
+    }
+
+
+_STEP_STATES = {
+    StepStatus.BEGUN: S.RUNNING,
+    StepStatus.ASKED: S.WAITING_HUMAN,
+    StepStatus.DONE: S.COMPLETED,
+    StepStatus.FAILED: S.FAILED,
+    StepStatus.UNKNOWN: S.WAITING_HUMAN,
+}
 
 
 def _name(known: Mapping[str, BlockFacts], block_id: str) -> str:

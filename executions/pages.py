@@ -138,10 +138,12 @@ def execution_step(request: HttpRequest, execution_id: UUID) -> HttpResponse:
     for attempt in detail["attempts"]:
         attempt["choice"] = choice_words(attempt["receipt"])
         attempt["used"] = spending.words(attempt["usage"])
+    did = [page_data.agent_step(each) for each in selectors.steps(block)[: page_data.AGENT_STEPS]]
     tab = request.GET.get("tab", "")
     context = {
         "execution": execution,
         "step": detail,
+        "did": did,
         "says": page_data.step_sentence(execution, block),
         "facts": page_data.step_facts(execution, detail),
         "tab": tab if tab in dict(STEP_TABS) else "explain",

@@ -28,8 +28,18 @@ from agentflow.governance.access import Principal
 from agentflow.types import JSONObject, JSONValue
 
 from . import facts
+from .engine import journal
 from .engine.places import GOES_ON, LIVE, UNLIMITED
-from .models import Blob, BlockAttempt, BlockExecution, Execution, LateResult, RecoveryPoint, RoutingReceipt
+from .models import (
+    AgentStep,
+    Blob,
+    BlockAttempt,
+    BlockExecution,
+    Execution,
+    LateResult,
+    RecoveryPoint,
+    RoutingReceipt,
+)
 from .ports import HumanInteraction, human_history
 from .states import SETTLED, BlockStatus
 
@@ -424,6 +434,15 @@ def items(block: BlockExecution, *, statuses: Collection[str] = ()) -> QuerySet[
 
 def attempts(block: BlockExecution) -> QuerySet[BlockAttempt]:
     return BlockAttempt.objects.filter(block=block.carried_from or block.pk).order_by("attempt")
+
+
+def steps(block: BlockExecution) -> QuerySet[AgentStep]:
+    """Of a block's agent that works in several; also those before a restart that it went on from."""
+    origin = block
+    if block.carried_from is not None:
+        origin = BlockExecution.objects.filter(pk=block.carried_from).first() or block
+    of = journal.operation(origin.execution_id, origin.block_id, origin.iteration, origin.effect_seq)
+    return AgentStep.objects.filter(operation=of).order_by("number")
 
 
 def receipts(block: BlockExecution) -> dict[int, JSONObject]:

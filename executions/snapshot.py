@@ -18,7 +18,7 @@ from agentflow.types import JSONObject, JSONValue
 
 from . import blobs, facts, selectors, spending
 from .facts import NOTHING_KNOWN, BlockFacts
-from .models import BlockExecution, Execution, RecoveryPoint
+from .models import AgentStep, BlockExecution, Execution, RecoveryPoint
 from .selectors import BlockRow, Progress
 from .states import BlockStatus
 
@@ -273,6 +273,29 @@ def _original(execution: Execution, found: BlockExecution) -> JSONValue:
     if found.output_blob is not None:
         return {"$ref": url, "bytes": blobs.sizes([found.output_blob]).get(found.output_blob, 0)}
     return _inline(found.output, url)
+
+
+def steps(rows: Iterable[AgentStep]) -> list[JSONObject]:
+    """Steps of a block's agent; a result that is too large is given by its size."""
+    return [
+        {
+            "number": step.number,
+            "kind": step.kind,
+            "name": step.name,
+            "status": step.status,
+            "attempt": step.attempt,
+            "request": step.request,
+            "requestHash": step.request_hash,
+            "result": _sized(step.result),
+            "error": step.failure,
+            "usage": step.usage,
+            "decision": step.decision,
+            "idempotencyKey": f"{step.operation}:step:{step.number}",
+            "startedAt": step.began_at,
+            "completedAt": step.ended_at,
+        }
+        for step in rows
+    ]
 
 
 def items(rows: Sequence[BlockExecution]) -> list[JSONObject]:

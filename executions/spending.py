@@ -1,4 +1,4 @@
-"""What executions have used up: tokens and money, added up from their attempts."""
+"""What executions have used up: tokens and money, added up from attempts and agents' steps."""
 
 from __future__ import annotations
 
@@ -21,12 +21,23 @@ SELECT block, part, sum(amount) FROM (
 GROUP BY 1, 2
 """
 
+# The steps of an attempt are what it used, also where its worker vanished and nobody added them up.
+_USED = """
+SELECT w.block, a.usage FROM worked w
+JOIN executions_blockattempt a ON a.block_id = w.origin AND a.usage IS NOT NULL
+WHERE NOT EXISTS (SELECT 1 FROM executions_agentstep s
+                  WHERE s.block_id = a.block_id AND s.attempt = a.attempt AND s.usage IS NOT NULL)
+UNION ALL
+SELECT w.block, s.usage FROM worked w
+JOIN executions_agentstep s ON s.block_id = w.origin AND s.usage IS NOT NULL
+"""
+
 _OF_BLOCKS = f"""
-WITH used AS (
-  SELECT b.id AS block, a.usage FROM executions_blockexecution b
-  JOIN executions_blockattempt a ON a.block_id = coalesce(b.carried_from, b.id) AND a.usage IS NOT NULL
+WITH worked AS (
+  SELECT b.id AS block, coalesce(b.carried_from, b.id) AS origin FROM executions_blockexecution b
   WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s
-    AND (%(blocks)s::bigint[] IS NULL OR b.id = ANY(%(blocks)s::bigint[])))
+    AND (%(blocks)s::bigint[] IS NULL OR b.id = ANY(%(blocks)s::bigint[]))),
+used AS ({_USED})
 {_SUMS}
 """
 
@@ -37,9 +48,9 @@ WITH RECURSIVE runs AS (
   UNION ALL
   SELECT c.id FROM runs JOIN executions_blockexecution b ON b.execution_id = runs.id
   JOIN executions_execution c ON c.parent_block_id = b.id),
-used AS (
-  SELECT 0 AS block, a.usage FROM runs JOIN executions_blockexecution b ON b.execution_id = runs.id
-  JOIN executions_blockattempt a ON a.block_id = b.id AND a.usage IS NOT NULL)
+worked AS (
+  SELECT 0 AS block, b.id AS origin FROM runs JOIN executions_blockexecution b ON b.execution_id = runs.id),
+used AS ({_USED})
 {_SUMS}
 """
 

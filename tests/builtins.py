@@ -75,6 +75,7 @@ AGENTS = {
     "test.odd": {"function": "tests.builtins.odd", "effect": "pure"},
     "test.count": {"function": "tests.builtins.count", "effect": "pure"},
     "test.record": {"function": "tests.builtins.record", "effect": "pure"},
+    "test.once": {"function": "tests.builtins.record", "effect": "once"},
     "test.hold": {"function": "tests.builtins.hold", "effect": "pure"},
     "test.unsure": {"function": "tests.builtins.unsure", "effect": "keyed"},
     "test.crash": {"function": "tests.builtins.crash", "effect": "pure"},

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ..types import JSONObject, JSONValue
 from ..workflow.failures import Failure
+from .journal import Journal
 
 CIRCUIT_OPEN = "circuit_open"  # the code of a call that was not made, because the agent's circuit is open
 
@@ -78,6 +79,11 @@ class Call:
     cancel: CancelToken = field(default_factory=CancelToken)
     log: Callable[[str, str], Any] = lambda level, message: None  # level: debug | info | warning | error
     hide: Callable[[str], Any] = lambda secret: None  # what else must not be seen of this call
+    clean: Callable[[Any], Any] = lambda value: value  # the value without the call's secrets
+    journal: Callable[[], Journal | None] = lambda: (
+        None
+    )  # of an agent that works in steps; None: there is none
+    show: Callable[[str], Any] = lambda text: None  # what the agent has written so far, to who looks on
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +115,28 @@ class AwaitCallback:
     timeout_s: float
 
 
-Outcome: TypeAlias = Completed | Failed | StartChild | AwaitCallback
+@dataclass(frozen=True, slots=True)
+class AskTool:
+    """A person decides about a call that the agent wants to make; the block waits as a row until then.
+
+    `unknown` is the failure of a call whose effect may have happened.
+    """
+
+    step: int
+    agent_id: str
+    description: str
+    arguments: JSONObject
+    schema: JSONObject  # of the arguments
+    request_hash: str
+    unknown: Failure | None = None
+    usage: JSONObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The agent has stopped between two steps, because its run is paused."""
+
+    usage: JSONObject | None = None
+
+
+Outcome: TypeAlias = Completed | Failed | StartChild | AwaitCallback | AskTool | Postponed

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
 
 from ..types import JSONObject, JSONValue
-from ..workflow import callbacks, json_schema, secret_references
+from ..workflow import callbacks, secret_references
 from ..workflow.definition import closest
 from ..workflow.definition import pointer as pointer_of
-from . import api_configuration
+from . import api_configuration, llm_configuration
+from .checks import address_problem
 from .models import ToolType
 from .secrets import PLACES
 
@@ -101,6 +101,7 @@ def _issues(tool_type: str, configuration: JSONObject) -> Iterator[tuple[str, st
                     "A key of its own needs an address of its own.",
                     "Give baseUrl too.",
                 )
+            yield from llm_configuration.issues(configuration)
     headers = given("headers")
     if headers is not None and not _texts(headers):
         yield "/headers", "wrong_type", "headers is an object of texts.", ""
@@ -145,6 +146,10 @@ def _in_clear(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
     found = [each for each in found if each[1].lower() in _CREDENTIAL_HEADERS]
     if configuration.get("apiKey"):
         found.append(("", "apiKey", configuration["apiKey"]))
+    fallbacks = configuration.get("fallbacks")
+    for index, fallback in enumerate(fallbacks if isinstance(fallbacks, list) else ()):
+        if isinstance(fallback, dict) and fallback.get("apiKey"):
+            found.append((f"/fallbacks/{index}", "apiKey", fallback["apiKey"]))
     for under, name, text in found:
         if isinstance(text, str) and text != HIDDEN and not secret_references.names(text):
             yield (
@@ -159,19 +164,6 @@ def _address(configuration: JSONObject, key: str) -> Iterator[tuple[str, str, st
     problem = address_problem(configuration.get(key))
     if problem:
         yield f"/{key}", "bad_address", f"{key}: {problem}", ""
-
-
-def address_problem(url: JSONValue) -> str | None:
-    """What is wrong with an address that is to be called; None: nothing."""
-    try:
-        parts = urlsplit(url) if isinstance(url, str) else None
-    except ValueError:
-        parts = None
-    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
-        return "This must be a whole http or https address."
-    if "@" in parts.netloc:
-        return "User and password do not belong in an address, but in headers."
-    return None
 
 
 def _callback(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
@@ -211,16 +203,6 @@ def _mcp(configuration: JSONObject) -> Iterator[tuple[str, str, str, str]]:
         yield "/server", "unknown_mcp_server", message, "Name one of them, or give a url."
 
 
-def schema_issues(pointer: str, schema: JSONValue) -> list[JSONObject]:
-    """What is wrong with a schema that calls are to be held against."""
-    if schema is None:
-        return []
-    return [
-        {"pointer": pointer + pointer_of(*at), "code": "bad_schema", "message": message, "remedy": remedy}
-        for at, message, remedy in json_schema.problems(schema)
-    ][:20]
-
-
 def hidden(configuration: JSONObject) -> JSONObject:
     """The configuration as anybody may read it: secrets can be written, not read."""
     shown = {
@@ -235,6 +217,9 @@ def hidden(configuration: JSONObject) -> JSONObject:
             else value
             for name, value in auth.items()
         }
+    fallbacks = configuration.get("fallbacks")
+    if isinstance(fallbacks, list):
+        shown["fallbacks"] = [hidden(each) if isinstance(each, dict) else each for each in fallbacks]
     headers = configuration.get("headers")
     if isinstance(headers, dict):
         shown["headers"] = {

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from ..types import JSONObject, JSONValue
 from ..workflow.definition import Name, pointer
-from .configuration import address_problem, schema_issues
+from .checks import address_problem, schema_issues
 
 CAPABILITIES_MAX = 200
 

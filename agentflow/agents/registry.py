@@ -305,6 +305,10 @@ _AGENT_DECIDES = frozenset(
         "protocolVersion",
         "tenant",
         "parameters",
+        "fallbacks",
+        "fallbackOn",
+        "tools",
+        "limits",
     }
 )
 

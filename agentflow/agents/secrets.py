@@ -26,7 +26,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "API": ("url", "headers", "query", "body", "auth"),
     "Script": ("environment",),
     "MCP": ("headers", "arguments"),
-    "LLM": ("apiKey",),
+    "LLM": ("apiKey", "fallbacks"),
     "A2A": ("headers",),
     "AgentService": ("headers",),
 }

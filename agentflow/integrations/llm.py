@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..types import JSONObject
@@ -26,6 +27,16 @@ class Question:
     messages: list[JSONObject]
     options: JSONObject = field(default_factory=dict)  # as the OpenAI API spells them
     schema: JSONObject | None = None  # of the answer, when it must be JSON
+    tools: list[JSONObject] = field(default_factory=list)  # as the OpenAI API spells them
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A call that the model asks for.  `arguments` is its own text, which may be no JSON at all."""
+
+    call_id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class Answer:
     finish_reason: str  # stop | length | content_filter | ...
     refusal: str
     usage: JSONObject
+    wanted: tuple[Wanted, ...] = ()
 
 
 def ask(
@@ -46,8 +58,9 @@ def ask(
     timeout_s: float,
     idempotency_key: str,
     on_cancel: http_watch.OnCancel | None = None,
+    on_text: Callable[[str], object] | None = None,
 ) -> Answer:
-    """Ask once; repeating is the engine's business.
+    """Ask once; repeating is the engine's business.  With `on_text` the text so far is told as it comes.
 
     Raises:
         EgressError: no answer came, or one that cannot be understood.
@@ -60,11 +73,17 @@ def ask(
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": question.schema},
         }
+    if question.tools:
+        asked["tools"] = question.tools
+    headers = {"Idempotency-Key": idempotency_key}
     with http_watch.watched(timeout_s=timeout_s, on_cancel=on_cancel) as watch:
+        completions = _client(base_url, api_key, policy).chat.completions
         try:
-            raw = _client(base_url, api_key, policy).chat.completions.with_raw_response.create(
-                **asked, extra_headers={"Idempotency-Key": idempotency_key}
-            )
+            if on_text is not None:
+                asked |= {"stream": True, "stream_options": {"include_usage": True}}
+                with completions.with_streaming_response.create(**asked, extra_headers=headers) as stream:
+                    return _answer(_assembled(stream.iter_lines(), on_text))
+            raw = completions.with_raw_response.create(**asked, extra_headers=headers)
         except openai.APIStatusError as error:
             raise _status(error) from error
         except openai.OpenAIError as error:
@@ -97,14 +116,65 @@ def _status(error: openai.APIStatusError) -> EgressError:
     if code == "insufficient_quota":
         return EgressError(FailureKind.CONFIGURATION, "llm_quota_exhausted", said, evidence=evidence)
     if code == "content_filter":
-        return EgressError(FailureKind.AGENT, "llm_refused", said, evidence=evidence)
+        return EgressError(FailureKind.AGENT, "llm_content_filtered", said, evidence=evidence)
     try:
         http_failures.check_status(
             error.status_code, error.response.headers, method="POST", body=said.encode("utf-8", "replace")
         )
     except EgressError as failed:
+        if error.status_code == 429:
+            failed.failure = replace(failed.failure, code="llm_rate_limited")
         return failed
     return _unusable(said)
+
+
+def _assembled(lines: Iterable[str], on_text: Callable[[str], object]) -> bytes:
+    """The answer that a stream of events amounts to; a server that does not stream answers with it whole."""
+    text: list[str] = []
+    calls: dict[int, JSONObject] = {}
+    message: JSONObject = {}
+    choice: JSONObject = {"message": message}
+    told: JSONObject = {"choices": [choice]}
+    plain: list[str] = []
+    for line in lines:
+        if not line.startswith("data:"):
+            plain.append(line)
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            break
+        try:
+            event = json.loads(data)
+            told |= {name: event[name] for name in ("model", "usage") if event.get(name)}
+            for part in event.get("choices") or ():
+                choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
+                delta = part.get("delta") or {}
+                if delta.get("refusal"):
+                    message["refusal"] = message.get("refusal", "") + str(delta["refusal"])
+                for call in delta.get("tool_calls") or ():
+                    _add(calls, call)
+                if delta.get("content"):
+                    text.append(str(delta["content"]))
+                    on_text("".join(text))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _unusable(f"{type(error).__name__}: {error}"[:200]) from error
+    if not text and not calls and not choice.keys() - {"message"}:
+        return "\n".join(plain).encode()
+    if choice.get("finish_reason") is None:
+        raise _unusable("the stream broke off")
+    message["content"] = "".join(text)
+    message["tool_calls"] = [calls[index] for index in sorted(calls)]
+    return json.dumps(told).encode()
+
+
+def _add(calls: dict[int, JSONObject], part: JSONObject) -> None:
+    """A piece of a call: its name comes first, its arguments bit by bit."""
+    call = calls.setdefault(
+        int(part.get("index") or 0), {"id": "", "function": {"name": "", "arguments": ""}}
+    )
+    call["id"] = call["id"] or str(part.get("id") or "")
+    for name in ("name", "arguments"):
+        call["function"][name] += str((part.get("function") or {}).get(name) or "")
 
 
 def _answer(body: bytes) -> Answer:
@@ -122,9 +192,17 @@ def _answer(body: bytes) -> Answer:
             finish_reason=str(choice.get("finish_reason") or ""),
             refusal=str(message.get("refusal") or ""),
             usage=_usage(told.get("usage")),
+            wanted=tuple(map(_wanted, message.get("tool_calls") or ())),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise _unusable(f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def _wanted(told: Any) -> Wanted:
+    function = told["function"]
+    given = function.get("arguments")
+    arguments = given if isinstance(given, str) else json.dumps(given or {})
+    return Wanted(str(told.get("id") or ""), str(function["name"]), arguments)
 
 
 def _usage(told: Any) -> JSONObject:

@@ -13,6 +13,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
+from agentflow.agents.journal import StepKind, StepStatus
 from agentflow.api.serializers import StrictSerializer
 from agentflow.types import JSONValue
 from agentflow.workflow.failures import FailureKind
@@ -272,6 +273,28 @@ class ItemSerializer(StrictSerializer):
 
 class ItemListSerializer(StrictSerializer):
     items = ItemSerializer(many=True)
+    total = serializers.IntegerField()
+
+
+class AgentStepSerializer(StrictSerializer):
+    number = serializers.IntegerField()
+    kind = serializers.ChoiceField(choices=[each.value for each in StepKind])
+    name = serializers.CharField(help_text="The model, or the tool as the model calls it.")
+    status = serializers.ChoiceField(choices=[each.value for each in StepStatus])
+    attempt = serializers.IntegerField(help_text="That did the step.")
+    request = AnyJSONField()
+    request_hash = serializers.CharField()
+    result = AnyJSONField(help_text='A value above 16 KB is {"bytes": size}.')
+    error = AnyJSONField()
+    usage = AttemptUsageSerializer(allow_null=True)
+    decision = AnyJSONField(help_text="What a person decided about a tool: {approved, response, by}.")
+    idempotency_key = serializers.CharField()
+    started_at = serializers.DateTimeField()
+    completed_at = serializers.DateTimeField(allow_null=True)
+
+
+class AgentStepListSerializer(StrictSerializer):
+    steps = AgentStepSerializer(many=True)
     total = serializers.IntegerField()
 
 

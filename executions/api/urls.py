@@ -43,6 +43,7 @@ urlpatterns = [
         name="execution-block-output",
     ),
     path(f"{_BLOCK}/items", views.BlockItemsView.as_view(), name="execution-block-items"),
+    path(f"{_BLOCK}/steps", views.BlockStepsView.as_view(), name="execution-block-steps"),
     path(f"{_BLOCK}/skip", commands.SkipBlockView.as_view(), name="execution-block-skip"),
     path(f"{_BLOCK}/complete", commands.CompleteBlockView.as_view(), name="execution-block-complete"),
     path(f"{_BLOCK}/retry", commands.RetryBlockView.as_view(), name="execution-block-retry"),

@@ -216,6 +216,20 @@ class BlockItemsView(ExecutionAPIView):
         return Response({"items": snapshot.items(list(shown)), "total": total})
 
 
+class BlockStepsView(ExecutionAPIView):
+    @extend_schema(
+        operation_id="executions_block_steps",
+        parameters=[EPOCH, *PAGE],
+        responses={200: serializers.AgentStepListSerializer},
+    )
+    def get(self, request: Request, execution_id: UUID, block_id: str) -> Response:
+        """List what a block's agent did step by step: answers of its model, and calls of its tools."""
+        page = paging.page(request)
+        execution = _in_epoch(request, self.execution(execution_id))
+        shown, total = page.of(selectors.steps(selectors.find_block(execution, block_id)))
+        return Response({"steps": snapshot.steps(shown), "total": total})
+
+
 class BlockInputView(ExecutionAPIView):
     @extend_schema(
         operation_id="executions_block_input", parameters=[EPOCH], responses={200: OpenApiTypes.ANY}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from agentflow.agents.calls import AskTool
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import Assignees, HumanInLoop, HumanLevel
@@ -97,6 +98,41 @@ def _named(
     found = value if isinstance(value, list) else [value]
     names = tuple(name for name in found if isinstance(name, str) and name)[:MOST_NAMES]
     return names, "" if names else f"assignees.expression names nobody: {as_text(value)!s:.100}"
+
+
+def about(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
+    """The question that a change asks for."""
+    return tool(facts, planned, change, change.tool) if change.tool else fix(facts, planned, change)
+
+
+def tool(facts: Facts, planned: PlanBlock, change: Change, asked: AskTool) -> HumanAsk:
+    """An agent's: may it make this call, with these arguments or with those that a person makes of them?"""
+    name = planned.block.name or planned.block_id
+    title = f"{name} wants to use {asked.agent_id}"
+    description = asked.description
+    if asked.unknown is not None:
+        title = f"{name} used {asked.agent_id}, and what came of it is not known"
+        description = (
+            "The call was sent and no answer came, so what it does may have happened. Approve to make it"
+            ' again, or answer {"action": "done", "result": ...}; refuse to let the agent go on without it.'
+        )
+    return _ask(
+        facts,
+        planned,
+        change.pk,
+        kind="tool",
+        level=planned.human.ladder[0].level if planned.human else "user",
+        attempt=change.attempt or 0,
+        timeout_ms=LIMITS.approval_timeout_ms,
+        input_schema=asked.schema,
+        request={
+            "title": title,
+            "description": description,
+            "facts": {"tool": asked.agent_id, "step": asked.step},
+            "editable": asked.arguments,
+            "requestHash": asked.request_hash,
+        },
+    )
 
 
 def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:

@@ -156,6 +156,9 @@ def _before(facts: Facts, claim: Claim) -> tuple[set[str], str | None]:
             failed.clear()
             bound = None
             continue
+        if outcome == AttemptOutcome.WAITED:
+            bound = agent_id  # it stopped on its way, and goes on by its own steps
+            continue
         unknown = outcome != AttemptOutcome.ERROR or bool((loads(failure) or {}).get("outcomeUnknown"))
         if unknown and claim.effect != "pure":
             bound = agent_id

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentflow.agents.calls import CIRCUIT_OPEN, AwaitCallback, Completed, Failed, Outcome
+from agentflow.agents.calls import (
+    CIRCUIT_OPEN,
+    AskTool,
+    AwaitCallback,
+    Completed,
+    Failed,
+    Outcome,
+    Postponed,
+)
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import NoBranchMatched, choose, holds
@@ -63,7 +71,8 @@ class Change:
     """The next state of one block.
 
     `attempt` fences a walker's change; None where the block was not running.  `ask` is the kind of
-    question to open (`fix`).  `ended` is the outcome that the attempt is recorded with.  `afresh` counts
+    question to open: `fix`, or `tool` about the `tool` that an agent wants to call.  `ended` is the outcome
+    that the attempt is recorded with.  `afresh` counts
     the block's retries anew; `again` begins the next round of a `repeat`.  `items` are the rows of a
     `forEach` to be made, `wait_for` names the event that a block waits for.  `times` are when the call
     began and ended, in seconds of this process's monotonic clock.
@@ -83,6 +92,7 @@ class Change:
     ended: AttemptOutcome | None = None
     agent_id: str = ""
     ask: str = ""
+    tool: AskTool | None = None
     child: Any = None  # the child to start: `starting.Child`
     afresh: bool = False
     again: bool = False
@@ -115,8 +125,12 @@ def judge(
         attempt=claim.attempt,
         agent_id=planned.block.agent_id or "",
     )
-    if isinstance(outcome, Completed | Failed):
+    if isinstance(outcome, Completed | Failed | AskTool | Postponed):
         base = replace(base, usage=outcome.usage)
+    if isinstance(outcome, AskTool):
+        return tool_asked(planned, base, outcome)
+    if isinstance(outcome, Postponed):
+        return replace(base, status=B.READY, reason="postponed", ended=AttemptOutcome.WAITED, afresh=True)
     if isinstance(outcome, AwaitCallback):
         return replace(base, status=B.WAITING_EXTERNAL, reason=CALLBACK, delay_s=outcome.timeout_s)
     if isinstance(outcome, Completed):
@@ -232,6 +246,18 @@ def kept_out(planned: PlanBlock, base: Change, failure: Failure, *, uniform: Cal
         return replace(base, status=B.READY, reason=CIRCUIT_OPEN, delay_s=SHUT_MIN_S * uniform())
     wait_s = min(max(failure.retry_after_s or 0.0, SHUT_MIN_S), SHUT_MAX_S) * (1 + uniform() / 4)
     return replace(base, status=B.READY, reason=CIRCUIT_OPEN, delay_s=wait_s, ended=None)
+
+
+def tool_asked(planned: PlanBlock, base: Change, asked: AskTool) -> Change:
+    """The agent waits for a person's word about a call; one that may have happened may also fail it."""
+    if asked.unknown is not None and planned.block.on_unknown_outcome == "fail":
+        error = asked.unknown.as_json()
+        return replace(
+            base, status=B.FAILED, reason="unknown_outcome", error=error, ended=AttemptOutcome.ERROR
+        )
+    return replace(
+        base, status=B.WAITING_HUMAN, reason="tool", ask="tool", tool=asked, ended=AttemptOutcome.WAITED
+    )
 
 
 def unknown(planned: PlanBlock, base: Change, failure: Failure) -> Change:

@@ -226,7 +226,7 @@ class Run:
         elif change.status is B.SKIPPED:
             close_skipped(self.facts.plan, change.idx, change.reason, closings)
         elif change.ask:
-            self.asks.append(asking.fix(self.facts, planned, change))
+            self.asks.append(asking.about(self.facts, planned, change))
         elif change.delay_s is not None:  # a backoff, or a wait
             self.look_again(change.delay_s)
         if change.items is not None:

@@ -16,10 +16,12 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from agentflow.agents import invocation
 from agentflow.agents.calls import (
     CIRCUIT_OPEN,
+    AskTool,
     AwaitCallback,
     Call,
     Completed,
     Failed,
+    Postponed,
     SimulatedBlock,
     StartChild,
 )
@@ -40,6 +42,7 @@ from . import statements
 from .ahead import AHEAD, Ahead, is_plain
 from .choosing import pick
 from .facts import Facts, facts_of
+from .journal import Journal, operation
 from .judging import Change, Claim, judge, named
 from .opening import SettledBlocks, simulated_event
 from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, first_batch, history, next_batch
@@ -311,9 +314,12 @@ class Walker:
             configuration=block.configuration,
             input=given,
             timeout_s=planned.timeout_s,
-            idempotency_key=f"{self.facts.execution_id}:{block.block_id}:{claim.iteration}:{claim.effect_seq}",
+            idempotency_key=operation(
+                self.facts.execution_id, block.block_id, claim.iteration, claim.effect_seq
+            ),
             simulated=self._simulated(planned, claim),
             callback_url=lambda: self._callback_url(flight),
+            journal=lambda: self._journal(flight),
             cancel=flight.token,
             log=lambda level, message: self._log(block.block_id, level, message),
         )
@@ -325,6 +331,13 @@ class Walker:
             return ""
         flight.address_given = True
         return callbacks.url(flight.claim.pk, flight.claim.attempt)
+
+    def _journal(self, flight: Flight) -> Journal | None:
+        """Of an agent that works in steps; None for a block that must be claimed for it first."""
+        if flight.claim.pk == AHEAD:
+            flight.needs_row = True
+            return None
+        return Journal(self.facts, flight.claim, patiently=self._patiently)
 
     def _was_brought(self, claim: Claim) -> bool:
         """Whether the result came to the attempt's address, though the call itself broke off."""
@@ -440,6 +453,9 @@ def _left_open(outcome: Any) -> bool:
 
 
 def _kept_out(outcome: Any) -> bool:
+    """Whether how long it took says nothing: nobody was called, or the agent stopped on its way."""
+    if isinstance(outcome, AskTool | Postponed):
+        return True
     return isinstance(outcome, Failed) and outcome.failure.code == CIRCUIT_OPEN
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from agentflow.governance.models import User
-from agentflow.types import JSONValue
+from agentflow.types import JSONObject, JSONValue
 from executions import dispatch
+from executions.engine import journal
 from executions.engine.facts import facts_of
 from executions.engine.judging import Change
 from executions.engine.opening import Answered
@@ -65,11 +66,30 @@ def _go_on(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
     )
 
 
+def _about_a_tool(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
+    """The agent goes on, and does what was decided: a refusal is something that it is told."""
+    operation = journal.operation(block.execution_id, block.block_id, block.iteration, block.effect_seq)
+    decision: JSONObject = {
+        "approved": verdict.approved,
+        "response": verdict.response if isinstance(verdict.response, dict) else {},
+        "by": verdict.by.get_username() if verdict.by else "",
+    }
+    journal.decide(run.cursor, operation, decision)
+    return Change(
+        pk=block.pk,
+        idx=block.idx,
+        iteration=block.iteration,
+        status=B.READY,
+        reason="tool_decided",
+        afresh=True,
+    )
+
+
 HANDLERS: dict[str, Handler] = {
     "approval": _by_template,
     "input": _by_template,
     "fix": _by_template,
-    "tool": _go_on,
+    "tool": _about_a_tool,
     "budget": _go_on,
 }
 

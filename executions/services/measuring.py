@@ -28,7 +28,7 @@ CUT_AT_ONCE, CUTS = 2_000, 50  # of old receipts, in one statement and in one lo
 # failure of another kind than the agent's is named among the kinds, and no call.
 _ENDED = """
 SELECT g.id, g.cost, r.receipt->'asked'->'capabilities',
-  date_bin('5 minutes', a.ended_at, TIMESTAMPTZ 'epoch'), a.outcome = 'ok', a.failure->>'code',
+  date_bin('5 minutes', a.ended_at, TIMESTAMPTZ 'epoch'), a.outcome, a.failure->>'code',
   a.failure->>'kind',
   greatest(extract(epoch FROM a.ended_at - a.started_at) * 1000, 0)::float8,
   a.usage
@@ -37,7 +37,8 @@ JOIN executions_blockexecution b ON b.id = a.block_id
 JOIN executions_execution e ON e.id = b.execution_id
 JOIN agents_agent g ON g.workspace_id = e.workspace_id AND g.agent_id = a.agent_id
 LEFT JOIN executions_routingreceipt r ON r.block_id = a.block_id AND r.attempt = a.attempt
-WHERE a.id > %(after)s AND a.id <= %(upto)s AND e.simulation IS NULL AND a.outcome IN ('ok', 'error')
+WHERE a.id > %(after)s AND a.id <= %(upto)s AND e.simulation IS NULL
+  AND a.outcome IN ('ok', 'error', 'waited')
   AND coalesce(a.failure->>'code', '') <> ALL (ARRAY['circuit_open', 'circuit_open_long', 'cancelled'])
 """
 
@@ -68,11 +69,15 @@ def measure() -> bool:
 def _buckets(rows: Any) -> dict[Key, Bucket]:
     found: dict[Key, Bucket] = defaultdict(Bucket)
     prices: dict[UUID, Cost] = {}
-    for agent, cost, capabilities, at, ok, code, kind, ms, usage in rows:
+    for agent, cost, capabilities, at, outcome, code, kind, ms, usage in rows:
         if agent not in prices:
             prices[agent] = Cost.model_validate(loads(cost) or {})
         for capability in ("", *(loads(capabilities) or ())):
             bucket = found[agent, capability, at]
+            if outcome == "waited":  # a part of a call, which is one when it ends
+                _add_use(bucket, usage=loads(usage) or {}, cost=prices[agent], calls=0)
+                continue
+            ok = outcome == "ok"
             if not ok:
                 bucket.kinds[str(code or "unknown")[:100]] += 1
                 if kind not in ("agent", "transient"):
@@ -82,17 +87,21 @@ def _buckets(rows: Any) -> dict[Key, Bucket]:
 
 
 def _count(bucket: Bucket, *, ok: bool, ms: float, usage: dict[str, Any], cost: Cost) -> None:
-    given, got = tokens(usage.get("inputTokens")), tokens(usage.get("outputTokens"))
     bucket.successes += ok
     bucket.failures += not ok
     bucket.ms += ms
     bucket.histogram[performance.slot(ms)] += 1
+    _add_use(bucket, usage=usage, cost=cost, calls=1)
+
+
+def _add_use(bucket: Bucket, *, usage: dict[str, Any], cost: Cost, calls: int) -> None:
+    given, got = tokens(usage.get("inputTokens")), tokens(usage.get("outputTokens"))
     bucket.input_tokens += given
     bucket.output_tokens += got
     if "cost" in usage:
         bucket.cost += amount_in(usage, cost.currency)
     else:
-        bucket.cost += price(cost, calls=1, input_tokens=given, output_tokens=got)
+        bucket.cost += price(cost, calls=calls, input_tokens=given, output_tokens=got)
 
 
 # The row stays: a block that runs again must still know who may have done what.

@@ -23,7 +23,7 @@ from ..compiled import definition_of
 from ..models import TemplateVersion
 from ..ports import approval_levels
 from ..states import VersionStatus
-from . import references
+from . import llm_checks, references
 from .references import BadTarget, Call, Pinned, Target
 
 
@@ -90,6 +90,7 @@ def row_issues(
         *_agents(definition, specs),
         *_capabilities(definition, workspace_id),
         *_levels(definition, workspace_id),
+        *llm_checks.issues(definition, specs, workspace_id),
         *(_templates(definition, specs, workspace_id, template_id) if calls else ()),
     ]
 

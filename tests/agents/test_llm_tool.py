@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
+from agentflow.agents.configuration import issues
 from agentflow.governance.models import Workspace
 from agentflow.types import JSONObject
 from tests.factories.agents import AgentFactory
-from tests.llm import PATH, completion
+from tests.llm import PATH, ScriptedModel, completion
 from tests.servers import Exchange, HttpServer
 
 from .conftest import Invoke, failure_of, output_of, usage_of
@@ -103,18 +104,18 @@ def error(code: str, message: str = "No.") -> JSONObject:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "code"),
     [
-        (429, error("rate_limit_exceeded"), "transient", "http_429"),
+        (429, error("rate_limit_exceeded"), "transient", "llm_rate_limited"),
         (429, error("insufficient_quota"), "configuration", "llm_quota_exhausted"),
         (400, error("context_length_exceeded"), "configuration", "llm_context_too_long"),
         (400, error("", "maximum context length is 4096"), "configuration", "llm_context_too_long"),
-        (400, error("content_filter"), "agent", "llm_refused"),
+        (400, error("content_filter"), "agent", "llm_content_filtered"),
         (400, error("invalid"), "configuration", "http_400"),
         (401, error("invalid_api_key"), "configuration", "http_401"),
         (404, error("model_not_found"), "configuration", "http_404"),
         (500, {"error": "oops"}, "transient", "http_500"),
         (503, [], "transient", "http_503"),
         (200, completion(None, refusal="I cannot."), "agent", "llm_refused"),
-        (200, completion("", finish_reason="content_filter"), "agent", "llm_refused"),
+        (200, completion("", finish_reason="content_filter"), "agent", "llm_content_filtered"),
         (200, {}, "agent", "llm_bad_response"),
         (200, {"choices": []}, "agent", "llm_bad_response"),
         (200, {"choices": [{"message": {"content": 3}}]}, "agent", "llm_bad_response"),
@@ -130,7 +131,7 @@ def test_how_a_model_fails(
     failure = failure_of(ask(call))
     assert (failure.kind, failure.code) == (kind, code)
     assert len(model.seen) == 1  # repeating is not the library's business
-    if code in {"http_429", "http_500", "http_503"}:
+    if code in {"llm_rate_limited", "http_500", "http_503"}:
         assert failure.retry_after_s == 3
 
 
@@ -178,3 +179,111 @@ def test_an_answer_that_does_not_fit_the_agents_schema_was_paid_for(
 def test_what_asks_nothing(call: Invoke, model: HttpServer, configuration: JSONObject) -> None:
     failure = failure_of(ask(call, **configuration))
     assert (failure.code, model.seen) == ("bad_configuration", [])
+
+
+SCHEMA: JSONObject = {"type": "object", "required": ["risk"], "properties": {"risk": {"type": "number"}}}
+
+
+def test_an_answer_that_does_not_fit_is_mended_once(call: Invoke, model: HttpServer) -> None:
+    scripted = ScriptedModel(model, [completion('{"risk": "high"}'), completion('{"risk": 0.5}')])
+    outcome = ask(call, responseSchema=SCHEMA)
+    assert output_of(outcome)["data"] == {"risk": 0.5}
+    assert usage_of(outcome) == {"inputTokens": 10, "outputTokens": 4, "model": "small-1"}
+    *_, answered, told = scripted.asked[1]["messages"]
+    assert answered == {"role": "assistant", "content": '{"risk": "high"}'}
+    assert told["role"] == "user"
+    assert "/risk" in told["content"]
+    assert scripted.keys == ["key-1", "key-1:step:2"]
+    scripted.says(completion("{}"), completion("no"), completion('{"risk": 0.5}'))
+    assert failure_of(ask(call, responseSchema=SCHEMA)).code == "llm_invalid_output"
+    assert len(scripted.asked) == 4
+
+
+def test_another_model_is_asked_where_one_is_not_to_be_had(
+    call: Invoke, model: HttpServer, workspace: Workspace
+) -> None:
+    asked: list[str] = []
+
+    def only_the_last(exchange: Exchange) -> None:
+        asked.append(json.loads(exchange.body)["model"])
+        if asked[-1] == "third":
+            exchange.json(completion("Dear Ada"))
+        else:
+            exchange.json(error("rate_limit_exceeded"), 429, retry_after="3")
+
+    model.on(PATH, only_the_last)
+    model.on("/other/chat/completions", only_the_last)
+    fallbacks = [{"model": "second"}, {"model": "third", "baseUrl": model.url("/other")}, {"model": "fourth"}]
+    assert output_of(ask(call, fallbacks=fallbacks))["text"] == "Dear Ada"
+    assert asked == ["small", "second", "third"]
+    assert "installation-key" not in str(model.seen[2].headers)
+    assert [each.headers["idempotency-key"] for each in model.seen] == [
+        "key-1",
+        "key-1:fallback:1",
+        "key-1:fallback:2",
+    ]
+    asked.clear()
+    failure = failure_of(ask(call, fallbacks=fallbacks[:1], fallbackOn=["llm_refused"]))
+    assert (failure.code, asked) == ("llm_rate_limited", ["small"])
+
+
+def test_a_refusal_falls_back_where_it_is_said_and_is_paid_for(call: Invoke, model: HttpServer) -> None:
+    answers = [completion(None, refusal="No."), completion("Dear Ada")]
+    model.on(PATH, lambda exchange: exchange.json(answers[min(len(model.seen), 2) - 1]))
+    outcome = ask(call, fallbacks=[{"model": "bold"}], fallbackOn=["llm_refused"])
+    assert output_of(outcome)["text"] == "Dear Ada"
+    assert usage_of(outcome) == {"inputTokens": 10, "outputTokens": 4, "model": "small-1"}
+
+
+def events(*parts: str, ends: str | None = "stop") -> bytes:
+    told: list[JSONObject] = [
+        {"model": "small-1", "choices": [{"delta": {"content": part}}]} for part in parts
+    ]
+    if ends:
+        told.append({"choices": [{"delta": {}, "finish_reason": ends}]})
+        told.append({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+    lines = [f"data: {json.dumps(each)}\n\n" for each in told]
+    return "".join([*lines, "data: [DONE]\n\n"]).encode()
+
+
+def test_what_is_written_so_far_is_shown_while_the_answer_comes(call: Invoke, model: HttpServer) -> None:
+    shown: list[str] = []
+    stream = "text/event-stream"
+    model.on(PATH, lambda exchange: exchange.reply(events("Dear", " Ada"), content_type=stream))
+    outcome = call(
+        None, "x", tool_type="LLM", configuration={"prompt": "Write.", "stream": True}, show=shown.append
+    )
+    assert output_of(outcome)["text"] == "Dear Ada"
+    assert usage_of(outcome) == {"inputTokens": 5, "outputTokens": 2, "model": "small-1"}
+    assert shown == ["Dear", "Dear Ada"]
+    assert json.loads(model.seen[0].body)["stream_options"] == {"include_usage": True}
+    for broken in (events("Dear", ends=None), b"data: {\n\n", b'data: {"choices": [3]}\n\n', b"data: []\n\n"):
+        model.on(PATH, lambda exchange, body=broken: exchange.reply(body, content_type=stream))  # type: ignore[misc]
+        assert failure_of(ask(call, stream=True)).code == "llm_bad_response"
+    model.on(PATH, lambda exchange: exchange.json(completion("whole")))
+    assert output_of(ask(call, stream=True))["text"] == "whole"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "pointer"),
+    [
+        ({"fallbacks": [{}]}, "/configuration/fallbacks/0"),
+        ({"fallbacks": [{"model": "x", "apiKey": "k"}]}, "/configuration/fallbacks/0"),
+        ({"tools": [{"policy": "ask"}]}, "/configuration/tools/0/agentId"),
+        ({"tools": [{"agentId": "a", "policy": "maybe"}]}, "/configuration/tools/0/policy"),
+        ({"tools": ["a b", "a:b"]}, "/configuration/tools/1"),
+        ({"limits": {"maxTurns": 0}}, "/configuration/limits/maxTurns"),
+        ({"limits": {"maxtokens": 3}}, "/configuration/limits/maxtokens"),
+        ({"stream": "yes"}, "/configuration/stream"),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_is_said_with_a_remedy(
+    configuration: JSONObject, pointer: str
+) -> None:
+    found = issues("LLM", configuration)
+    assert pointer in [each["pointer"] for each in found], found
+    assert all(each["remedy"] for each in found if each["pointer"] != "/configuration/fallbacks/0/apiKey")
+
+
+def test_an_agent_with_tools_works_in_an_execution_only(call: Invoke, model: HttpServer) -> None:
+    assert failure_of(ask(call, tools=["builtin.echo"])).code == "llm_no_journal"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +14,11 @@ from django.conf import settings
 from django.db import connection
 
 from executions import dispatch
+from tests.llm import ScriptedModel, completion, wants
 from tests.outside import Client
 from tests.reference import interpret
 from tests.scenarios.agents import Held, calling, echo, template
-from tests.servers import HttpServer
+from tests.servers import Exchange, HttpServer
 from tests.service import Service
 from tests.waiting import until
 
@@ -138,19 +141,65 @@ def test_forks_whose_join_never_runs_end_with_the_same_rows(
     until(lambda: valkey().llen("control"), why="a join in its queue")
 
 
+class Ledger:
+    """What a model and a refund that must happen once have done, by idempotency key.
+
+    The model is asked for the second time when its worker is killed: it has not answered that.
+    """
+
+    def __init__(self, client: Client, server: HttpServer) -> None:
+        self.paid: Counter[str] = Counter()
+        self.waits = False
+        self._server = server
+        answers = [wants(("refund", {"n": 1})), wants(("refund", {"n": 2})), completion("Done.")]
+        self.model = ScriptedModel(server, [partial(self._say, each) for each in answers])
+        server.on("/refund", lambda exchange: self._pay(exchange, {"refunded": True}))
+        refund = {"url": server.url("/refund"), "method": "POST"}
+        for agent in (
+            {"agentId": "refund", "toolType": "API", "effect": "once", "configuration": refund},
+            {
+                "agentId": "clerk",
+                "toolType": "LLM",
+                "configuration": {
+                    "baseUrl": server.url("/v1"),
+                    "model": "small",
+                    "prompt": "Refund twice.",
+                    "tools": [{"agentId": "refund", "policy": "allow"}],
+                },
+            },
+        ):
+            client.post("/agents", {"name": agent["agentId"], **agent})
+
+    def block(self, block_id: str) -> dict[str, Any]:
+        return {"blockId": block_id, "agentId": "clerk"}
+
+    def _say(self, answer: dict[str, Any], exchange: Exchange) -> None:
+        if not self.waits and b"tool_call_id" in exchange.body:
+            self.waits = True
+            self._server.hold(exchange)
+        else:
+            self._pay(exchange, answer)
+
+    def _pay(self, exchange: Exchange, answer: dict[str, Any]) -> None:
+        self.paid[exchange.headers["idempotency-key"]] += 1
+        exchange.json(answer)
+
+
 @pytest.mark.slow
 def test_blocks_of_a_killed_worker_run_again_or_ask(
     client: Client, server: HttpServer, held: Held, service: Service
 ) -> None:
-    """The lease's thirty seconds have to pass: one kill for both kinds of effect."""
+    """The lease's thirty seconds have to pass: one kill for both kinds of effect and an agent's steps."""
+    ledger = Ledger(client, server)
     execution_id = client.run(
         template(
             calling(server, "pure", path="/held", effect="pure"),
             calling(server, "once", path="/held", effect="once", method="POST"),
+            ledger.block("steps"),
             echo("after", "pure", "once"),
         )
     )
-    until(lambda: held.count("pure") and held.count("once"), why="both calls")
+    until(lambda: held.count("pure") and held.count("once") and ledger.waits, why="all calls")
     service.kill_worker()
     service.start_worker()
     held.release()
@@ -169,3 +218,15 @@ def test_blocks_of_a_killed_worker_run_again_or_ask(
     assert run["globalContext"]["once"] == {"found": "in the ledger"}
     assert held.count("once") == 1
     assert len(held.calls) == 2  # the second call of `pure` carried the key of the first
+    assert client.outcomes(execution_id, "steps") == ["rescued", "ok"]
+    keys = [f"{execution_id}:steps:0:0:step:{number}" for number in (1, 2, 3, 4, 5)]
+    assert ledger.paid == Counter(keys)  # three answers of the model and two refunds, each once
+    steps = client.get(f"/executions/{execution_id}/blocks/steps/steps")["steps"]
+    assert [(step["kind"], step["attempt"]) for step in steps] == [
+        ("model", 1),
+        ("tool", 1),
+        ("model", 2),
+        ("tool", 2),
+        ("model", 2),
+    ]
+    assert run["usage"]["outputTokens"] == 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urljoin, urlsplit
 
 from ...types import JSONObject, JSONValue
-from ..configuration import address_problem
+from ..checks import address_problem
 from ..models import ToolType
 from . import documents
 from .found import BadDocument, Found, Listing, Place, bounded, text

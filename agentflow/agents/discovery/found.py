@@ -12,7 +12,7 @@ from ...integrations.egress import EgressError, EgressPolicy
 from ...integrations.http_failures import TimedOut
 from ...types import JSONObject, JSONValue
 from ...workflow.failures import FailureKind
-from ..configuration import schema_issues
+from ..checks import schema_issues
 
 AGENTS_MAX = 500  # of one source
 SCHEMA_BYTES = 64 * KB

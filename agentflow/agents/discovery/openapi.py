@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from ...types import JSONObject, JSONValue
-from ..configuration import address_problem
+from ..checks import address_problem
 from ..models import ToolType
 from . import documents
 from .found import AGENTS_MAX, BadDocument, Found, Listing, Place, Skipped, schema, text

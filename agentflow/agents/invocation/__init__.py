@@ -14,7 +14,7 @@ from uuid import UUID
 from ...workflow.failures import Failure, FailureKind
 from .. import circuit, registry, secrets, simulator, usage
 from ..builtin import BuiltinFailure
-from ..calls import CIRCUIT_OPEN, AwaitCallback, Call, Completed, Failed, Outcome, StartChild
+from ..calls import CIRCUIT_OPEN, Call, Completed, Failed, Outcome
 from ..circuit import CircuitState
 from ..models import ToolType
 from ..output import BadOutput, check_schema, measured, storable
@@ -65,7 +65,13 @@ def invoke(call: Call) -> Outcome:
             configuration, redactor = secrets.resolve_secrets(call.workspace_id, spec.configuration)
             if redactor:
                 spec = replace(spec, configuration=configuration)
-                call = replace(call, log=_redacting(call.log, redactor), hide=redactor.add)
+                call = replace(
+                    call,
+                    log=_redacting(call.log, redactor),
+                    hide=redactor.add,
+                    clean=redactor.clean,
+                    show=_showing(call.show, redactor),
+                )
         if spec is None or spec.tool_type in _UNMEASURED:
             return _cleaned(_run(call, spec), spec, redactor)
         return _guarded(call, spec, redactor)
@@ -131,7 +137,7 @@ def called_back(workspace_id: UUID, agent_id: str | None, outcome: Completed | F
 
 def _paid(outcome: Outcome, spec: AgentSpec) -> Outcome:
     """The outcome with what the call costs, where the agent says it and the tool does not."""
-    if isinstance(outcome, StartChild | AwaitCallback) or outcome.usage is not None:
+    if not isinstance(outcome, Completed | Failed) or outcome.usage is not None:
         return outcome
     if isinstance(outcome, Failed) and outcome.failure.kind not in _CALLED:
         return outcome
@@ -162,8 +168,12 @@ def _redacting(keep: Callable[[str, str], Any], redactor: Redactor) -> Callable[
     return lambda level, message: keep(level, redactor.clean_excerpt(message))
 
 
+def _showing(show: Callable[[str], Any], redactor: Redactor) -> Callable[[str], Any]:
+    return lambda text: show(redactor.clean_excerpt(text))
+
+
 def _cleaned(outcome: Outcome, spec: AgentSpec | None, redactor: Redactor) -> Outcome:
-    if isinstance(outcome, StartChild | AwaitCallback):
+    if not isinstance(outcome, Completed | Failed):
         return outcome
     if isinstance(outcome, Failed):
         return Failed(redactor.clean_failure(storable(outcome.failure)), outcome.usage)

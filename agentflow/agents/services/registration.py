@@ -17,8 +17,8 @@ from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
 from ...types import JSONObject, JSONValue
+from .. import checks, profile, registry
 from .. import configuration as configurations
-from .. import profile, registry
 from ..models import Agent, Script, ToolType
 from ..selectors import NoSuchAgent
 from . import versions
@@ -152,8 +152,8 @@ def check(workspace_id: UUID, fields: AgentFields, *, before: JSONObject | None 
     issues = [
         *configurations.issues(fields.tool_type, fields.configuration, stored=before),
         *configurations.still_hidden(fields.configuration),
-        *configurations.schema_issues("/inputSchema", fields.input_schema),
-        *configurations.schema_issues("/outputSchema", fields.output_schema),
+        *checks.schema_issues("/inputSchema", fields.input_schema),
+        *checks.schema_issues("/outputSchema", fields.output_schema),
         *profile.issues(
             capabilities=fields.capabilities,
             cost=fields.cost,

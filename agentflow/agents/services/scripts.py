@@ -15,8 +15,7 @@ from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
 from ...types import JSONObject, JSONValue
-from .. import configuration as configurations
-from .. import invocation, profile, registry
+from .. import checks, invocation, profile, registry
 from ..calls import Call, Completed, Failed, Outcome
 from ..models import Agent, Language, Script, ScriptVersion, ToolType
 from ..selectors import NoSuchScript
@@ -183,8 +182,8 @@ def check(fields: ScriptFields) -> None:
     issues = [
         *_source_issues(fields),
         *profile.read(profile.ScriptLimits, fields.limits, "/limits")[1],
-        *configurations.schema_issues("/inputSchema", fields.input_schema),
-        *configurations.schema_issues("/outputSchema", fields.output_schema),
+        *checks.schema_issues("/inputSchema", fields.input_schema),
+        *checks.schema_issues("/outputSchema", fields.output_schema),
     ]
     if issues:
         raise InvalidInput("The script cannot be registered like this.", issues=issues)

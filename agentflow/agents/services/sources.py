@@ -18,6 +18,7 @@ from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
 from ...types import JSONObject, JSONValue
+from .. import checks
 from .. import configuration as configurations
 from ..models import AgentSource, SourceKind
 from ..selectors import NoSuchSource
@@ -125,7 +126,7 @@ def check(fields: SourceFields) -> None:
     if not isinstance(operations, list) or not all(isinstance(each, str) for each in operations):
         issues.append(_issue("/configuration/operations", "wrong_type", "operations is a list of texts."))
     base = configuration.get("baseUrl")
-    if base is not None and (problem := configurations.address_problem(base)):
+    if base is not None and (problem := checks.address_problem(base)):
         issues.append(_issue("/configuration/baseUrl", "bad_address", problem))
     if fields.interval_s and not 30 <= fields.interval_s <= 30 * 86400:
         issues.append(_issue("/intervalSeconds", "invalid", "0 (by hand), or from 30 seconds to 30 days."))
@@ -142,7 +143,7 @@ def _place_issues(fields: SourceFields) -> list[JSONObject]:
         return [_issue("/server", "unknown_mcp_server", message)]
     if fields.server:
         return [_issue("/server", "invalid", "Only an MCP source has a server, and then no url.")]
-    problem = configurations.address_problem(fields.url)
+    problem = checks.address_problem(fields.url)
     return [_issue("/url", "bad_address", problem)] if problem else []
 
 

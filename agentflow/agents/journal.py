@@ -1,0 +1,94 @@
+"""The steps of an agent that works in several: what a model said, and what its tools gave.
+
+A step is written before the work goes on, so that after a crash the next attempt begins where the last
+one stopped, and asks and pays for nothing twice.  Steps belong to the logical operation, not to an attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from ..types import JSONObject, JSONValue
+
+
+class StepKind(StrEnum):
+    MODEL = "model"
+    TOOL = "tool"
+
+
+class StepStatus(StrEnum):
+    BEGUN = "begun"  # the call was, or is about to be, made
+    ASKED = "asked"  # nobody was called: a person decides first
+    DONE = "done"  # `result` is part of the conversation
+    FAILED = "failed"  # it is no part of the conversation: the next step tries again
+    UNKNOWN = "unknown"  # it may have happened, and is not repeated without a person's decision
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a model, or of a tool.
+
+    `request` of a tool is `{"callId", "agentId", "arguments", "effect"}`, of a model `{"messages": 3}`;
+    `decision` is `{"approved", "response", "by"}`.
+    """
+
+    number: int  # from 1
+    kind: StepKind
+    name: str  # of the model, or the tool as the model calls it
+    status: StepStatus = StepStatus.BEGUN
+    request: JSONObject = field(default_factory=dict)
+    request_hash: str = ""
+    result: JSONValue = None
+    usage: JSONObject | None = None
+    failure: JSONObject | None = None
+    decision: JSONObject | None = None
+    seconds: float = 0.0  # that it took
+
+
+class Held(Exception):
+    """The step may not begin: `reason` is paused, cancelled or lost (the block is another worker's)."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Journal(Protocol):
+    def steps(self) -> list[Step]:
+        """What is written, in order."""
+
+    def begin(self, step: Step) -> None:
+        """Write a step, or write it anew, before it is done.
+
+        Raises:
+            Held: it may not begin.
+        """
+
+    def end(self, step: Step) -> None:
+        """Write what came of a step that this attempt began.
+
+        Raises:
+            Held: another attempt has begun it anew meanwhile.
+        """
+
+
+class Forgetful:
+    """The journal of a single answer, which needs none."""
+
+    def steps(self) -> list[Step]:
+        return []
+
+    def begin(self, step: Step) -> None:
+        pass
+
+    def end(self, step: Step) -> None:
+        pass
+
+
+def digest(value: JSONValue) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,167 @@
+"""The steps of an agent that works in several, as rows: `agentflow.agents.journal` for one claim.
+
+A step begins in a transaction that holds the run's lock, so after a pause or a cancel, or once the block
+is another worker's, none begins.  What came of a step is written without the lock: it is fenced by the
+attempt that began the step, and only a worker that begins it anew takes that away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from django.db import transaction
+
+from agentflow.agents.journal import Held, Step, StepKind, StepStatus
+from agentflow.events import store
+from agentflow.types import JSONObject
+from executions.states import ExecutionStatus as E
+
+from .facts import Facts, as_text
+from .judging import Claim
+from .rows import loads
+from .run import Run, lock_row, poke, raw_cursor
+
+T = TypeVar("T")
+Patiently = Callable[[Callable[[bool], T]], T]
+
+_COLUMNS = "number, kind, name, status, request, request_hash, result, usage, failure, decision, seconds"
+
+_READ = f"SELECT {_COLUMNS} FROM executions_agentstep WHERE operation = %(operation)s ORDER BY number"
+
+_BEGIN = """
+INSERT INTO executions_agentstep AS s (block_id, attempt, operation, number, kind, name, status, request,
+    request_hash, failure, decision, seconds, began_at)
+SELECT b.id, b.attempt, %(operation)s, %(number)s, %(kind)s, %(name)s, %(status)s, %(request)s::jsonb,
+    %(request_hash)s, %(failure)s::jsonb, %(decision)s::jsonb, 0, statement_timestamp()
+FROM executions_blockexecution b
+WHERE b.id = %(block)s AND b.attempt = %(attempt)s AND b.status = 'running'
+ON CONFLICT (operation, number) DO UPDATE
+  SET block_id = excluded.block_id, attempt = excluded.attempt, kind = excluded.kind, name = excluded.name,
+      status = excluded.status, request = excluded.request, request_hash = excluded.request_hash,
+      failure = excluded.failure, decision = excluded.decision, began_at = excluded.began_at, ended_at = NULL
+  WHERE s.status NOT IN ('done', 'failed')
+RETURNING number
+"""
+
+_END = """
+UPDATE executions_agentstep
+SET status = %(status)s, name = %(name)s, result = %(result)s::jsonb, usage = %(usage)s::jsonb,
+    failure = %(failure)s::jsonb, seconds = %(seconds)s, ended_at = statement_timestamp()
+WHERE operation = %(operation)s AND number = %(number)s AND attempt = %(attempt)s AND block_id = %(block)s
+  AND status IN ('begun', %(status)s)
+RETURNING number
+"""
+
+_DECIDE = """
+UPDATE executions_agentstep s SET decision = %(decision)s::jsonb
+WHERE s.operation = %(operation)s AND s.status IN ('asked', 'unknown')
+  AND s.number = (SELECT max(number) FROM executions_agentstep WHERE operation = %(operation)s)
+RETURNING number
+"""
+
+
+def operation(execution_id: UUID, block_id: str, iteration: int, effect_seq: int) -> str:
+    """What an idempotency key stands for, the same across attempts and restarts that repeat it."""
+    return f"{execution_id}:{block_id}:{iteration}:{effect_seq}"
+
+
+class Journal:
+    """The journal of one claim."""
+
+    def __init__(self, facts: Facts, claim: Claim, *, patiently: Patiently[Any]) -> None:
+        self._facts = facts
+        self._claim = claim
+        self._block_id = facts.plan[claim.idx].block_id
+        self._patiently = patiently
+        self._operation = operation(facts.execution_id, self._block_id, claim.iteration, claim.effect_seq)
+
+    def steps(self) -> list[Step]:
+        rows: Sequence[Sequence[Any]] = self._patiently(
+            lambda _: raw_cursor().execute(_READ, {"operation": self._operation}).fetchall()
+        )
+        return [_step(row) for row in rows]
+
+    def begin(self, step: Step) -> None:
+        self._patiently(lambda _: self._begin(step))
+        poke(self._facts)
+
+    def end(self, step: Step) -> None:
+        self._patiently(lambda _: self._end(step))
+        poke(self._facts)
+
+    def _begin(self, step: Step) -> None:
+        with transaction.atomic():
+            cursor = raw_cursor()
+            gate = lock_row(cursor, self._facts.execution_id)
+            if gate is None:
+                raise Held("lost")
+            run = Run(self._facts, cursor, gate)
+            if not run.works:
+                raise Held("paused" if run.status is E.PAUSED else "cancelled")
+            if cursor.execute(_BEGIN, self._given(step)).fetchone() is None:
+                raise Held("lost")
+            if step.status is StepStatus.ASKED:
+                self._tell(step)
+
+    def _end(self, step: Step) -> None:
+        with transaction.atomic():
+            if raw_cursor().execute(_END, self._given(step)).fetchone() is None:
+                raise Held("lost")
+            self._tell(step)
+
+    def _given(self, step: Step) -> JSONObject:
+        return {
+            "block": self._claim.pk,
+            "attempt": self._claim.attempt,
+            "operation": self._operation,
+            "number": step.number,
+            "kind": str(step.kind),
+            "name": step.name,
+            "status": str(step.status),
+            "request": as_text(step.request),
+            "request_hash": step.request_hash,
+            "result": as_text(step.result),
+            "usage": as_text(step.usage),
+            "failure": as_text(step.failure),
+            "decision": as_text(step.decision),
+            "seconds": step.seconds,
+        }
+
+    def _tell(self, step: Step) -> None:
+        payload: JSONObject = {"number": step.number, "kind": str(step.kind), "name": step.name}
+        payload["status"] = str(step.status)
+        if step.failure is not None:
+            payload["error"] = {key: step.failure[key] for key in ("kind", "code", "message")}
+        store.append(
+            type="block_step",
+            workspace_id=self._facts.workspace_id,
+            execution_id=self._facts.execution_id,
+            block_id=self._block_id,
+            payload=payload,
+        )
+
+
+def decide(cursor: psycopg.Cursor[Any], operation: str, decision: JSONObject) -> bool:
+    """Write down what a person decided about the step that waits.  False: none does."""
+    given = {"operation": operation, "decision": as_text(decision)}
+    return cursor.execute(_DECIDE, given).fetchone() is not None
+
+
+def _step(row: Sequence[Any]) -> Step:
+    number, kind, name, status, request, request_hash, result, usage, failure, decision, seconds = row
+    return Step(
+        number=number,
+        kind=StepKind(kind),
+        name=name,
+        status=StepStatus(status),
+        request=loads(request),
+        request_hash=request_hash,
+        result=loads(result),
+        usage=loads(usage),
+        failure=loads(failure),
+        decision=loads(decision),
+        seconds=seconds,
+    )
