@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run manage test test-slow chaos mutants test-load test-model check format format-check lint types imports \
 	migrations migrations-check openapi openapi-check bench bench-agents bench-fairness bench-growth bench-profile \
-	lock hooks clean python install-local install-test
+	load-approvals lock hooks clean python install-local install-test
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -88,6 +88,9 @@ bench-fairness: install-test ## Measure what a small workspace waits beside one 
 
 bench-profile: install-test ## Show where a block's time goes: statements, commits, processor time by layer
 	$(PY) -m bench profile $(ARGS)
+
+load-approvals: install-test ## Measure the inbox; ARGS="--pending 10000 --sockets 200 --rate 10" for less
+	$(PY) -m bench inbox $(ARGS)
 
 lock: install-test ## Pin requirements/*.in anew; LOCK_FLAGS=--upgrade takes newer versions
 	$(PY) -m pip install --quiet --disable-pip-version-check uv

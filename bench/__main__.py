@@ -4,6 +4,7 @@ python -m bench [--workloads W1,W5] [--systems celery,agentflow] [--runs 7] [--q
 python -m bench growth [--runs 3] [--open 10000]
 python -m bench fairness [--runs 9] [--open 10000]
 python -m bench profile [--workloads W1,W5]
+python -m bench inbox [--pending 100000] [--sockets 2000] [--rate 50] [--seconds 20]
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import comparing, fairness, growing, profiling, report
+from . import comparing, fairness, growing, inbox, profiling, report
 from .blocks import log_folder
 from .graphs import STANDARD, WORKLOADS
 
@@ -67,7 +68,20 @@ def _fairness(options: argparse.Namespace, folder: Path, block_log: Path) -> dic
     return results
 
 
-PARTS = {"compare": _compare, "growth": _growth, "profile": _profile, "fairness": _fairness}
+def _inbox(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[str, Any]:
+    load = inbox.Load(options.pending, options.sockets, options.rate, options.seconds)
+    results = load.measure(folder, block_log)
+    print(inbox.table(results))
+    return results
+
+
+PARTS = {
+    "compare": _compare,
+    "growth": _growth,
+    "profile": _profile,
+    "fairness": _fairness,
+    "inbox": _inbox,
+}
 
 
 def _options() -> argparse.Namespace:
@@ -75,6 +89,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("part", nargs="?", choices=PARTS, default="compare")
     parser.add_argument("--runs", type=int, default=0, help="counted runs of each workload (7; of growth 3)")
     parser.add_argument("--open", type=int, default=10_000, help="growth, fairness: how many others are open")
+    parser.add_argument("--pending", type=int, default=100_000, help="inbox: open questions, 1,000 a person")
+    parser.add_argument("--sockets", type=int, default=2000, help="inbox: who watch at once")
+    parser.add_argument("--rate", type=float, default=50, help="inbox: decisions a second")
+    parser.add_argument("--seconds", type=float, default=20, help="inbox: for how long")
     parser.add_argument("--quick", action="store_true", help="one counted run: does it work at all?")
     parser.add_argument("--workloads", default="", help=_listing())
     systems = (*ALWAYS, *(comparing.PEERS if os.environ.get("PEERS", "0") not in ("", "0") else ()))

@@ -124,8 +124,11 @@ class EventFeed(AuthenticatedConsumer):
         try:
             while not self._closed:
                 self._poked.clear()
+                before = self._sent
                 unsettled = await self._send_new()
-                pause_s = min(2 * pause_s, self.late_s) if unsettled else self.soon_s
+                # Only a transaction that stays open makes the pauses longer, not many short ones.
+                stuck = unsettled and self._sent == before
+                pause_s = min(2 * pause_s, self.late_s) if stuck else self.soon_s
                 if not await self._poked_within(pause_s if unsettled else self.net_s):
                     # The layer forgets groups when it is wiped, and by itself after a day.
                     await self._join_again()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -87,6 +88,17 @@ def visit(chromium: Any, service: Service) -> Iterator[Visit]:
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds against WCAG 2.2 AA on the page as it is now."""
+    page.evaluate(AXE)
+    found = page.evaluate("rules => axe.run({runOnly: rules})", WCAG)["violations"]
+    return [f"{one['id']}: {[node['target'] for node in one['nodes']]}" for one in found]
 
 
 @dataclass(frozen=True)
