@@ -20,7 +20,7 @@ from django.db.models.functions import Coalesce
 from agentflow.governance.models import User
 
 from . import selectors
-from .models import Approval, ApprovalKind, SavedView, Seen
+from .models import CLAIM, Approval, ApprovalKind, SavedView, Seen
 from .states import ApprovalStatus
 
 PIECE_ROWS = 50
@@ -143,6 +143,21 @@ def piece(desk: Desk, wish: Wish, *, size: int = PIECE_ROWS, through: Place | No
     return Piece(found[:size], more=len(found) > size)
 
 
+# Kinds that a yes or a no answers; the others have each their own form.
+PLAIN = (ApprovalKind.APPROVAL, ApprovalKind.REVIEW, ApprovalKind.TOOL)
+
+
+def alike(desk: Desk, approval: Approval) -> QuerySet[Approval]:
+    """What waits of the same kind at the same step of the same version, the most urgent first."""
+    same = desk.rows.filter(
+        workspace=approval.workspace_id,
+        block_id=approval.block_id,
+        kind=approval.kind,
+        execution__template_version=approval.execution.template_version_id,
+    )
+    return same.filter(kind__in=PLAIN).order_by("rank", "id").defer("input_schema")
+
+
 def counts(desk: Desk) -> Counts:
     soon = (_now() + SOON).timestamp()
     first = _with_seen(desk).order_by("rank", "id").only("pk")[:COUNT_MAX]
@@ -197,12 +212,13 @@ def _narrowed(rows: QuerySet[Approval], user: User, wish: Wish) -> QuerySet[Appr
         rows = rows.filter(level=wish.level)
     if wish.template:
         rows = rows.filter(execution__template_version__template=UUID(wish.template))
+    taken = Q(claimed_by__isnull=False, claimed_at__gt=_now() - CLAIM)
     if wish.who == "free":
-        rows = rows.filter(claimed_by=None)
+        rows = rows.exclude(taken)
     elif wish.who == "mine":
-        rows = rows.filter(claimed_by=user)
+        rows = rows.filter(taken, claimed_by=user)
     elif wish.who == "others":
-        rows = rows.exclude(claimed_by=None).exclude(claimed_by=user)
+        rows = rows.filter(taken).exclude(claimed_by=user)
     if wish.late:
         rows = rows.filter(respond_by__lte=_now())
     if wish.q:
@@ -232,6 +248,7 @@ def _with_words(desk: Desk) -> QuerySet[Approval]:
             "version",
             "execution__template_version__template__name",
             "claimed_by",
+            "claimed_at",
             "quorum",
         )
     )

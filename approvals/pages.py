@@ -26,10 +26,13 @@ from . import inbox as lists
 from . import selectors
 from .inbox import Place, Wish
 from .models import ANY_APPROVER, Approval, ApprovalKind
-from .question import detail
-from .services import shelf
+from .question import detail, shown_facts
+from .services import handing, shelf
 from .states import ApprovalStatus
 from .words import KINDS, OUTCOMES, money, outcome, question_of, urgency
+
+ALIKE_MAX = 100
+COLUMNS_MAX = 6
 
 
 def _user(request: HttpRequest) -> User:
@@ -67,9 +70,9 @@ class Group:
 def waiting_row(approval: Approval, user: User, now: datetime) -> Row:
     icon, _, hint = KINDS[ApprovalKind(approval.kind)]
     hints = [hint]
-    if approval.claimed_by is not None:
-        mine = approval.claimed_by == user
-        hints = ["taken by you" if mine else f"taken by {person(approval.claimed_by)}"]
+    holder = handing.holder(approval)
+    if holder is not None:
+        hints = ["taken by you" if holder == user else f"taken by {person(holder)}"]
     if approval.holds > 1:
         hints.append(f"holds {approval.holds} steps")
     if approval.spent:
@@ -84,7 +87,7 @@ def waiting_row(approval: Approval, user: User, now: datetime) -> Row:
         icon=icon,
         urgency=urgency(approval, now),
         closed=False,
-        taken=approval.claimed_by is not None and approval.claimed_by != user,
+        taken=holder is not None and holder != user,
         new=not approval.seen,  # type: ignore[attr-defined]  # as above
     )
 
@@ -195,6 +198,40 @@ def question(request: HttpRequest, approval_id: UUID) -> HttpResponse:
     context = _whole(request) if waiting else _decided(user)
     context |= {"detail": shown, "chosen": approval.pk, "open": True}
     return render(request, "approvals/inbox.html", context)
+
+
+@login_required
+@require_GET
+def alike(request: HttpRequest, approval_id: UUID) -> HttpResponse:
+    """The questions that the same step of the same version asks, as a table to decide from."""
+    user = _user(request)
+    try:
+        approval = selectors.find(user, approval_id)
+    except NotFound as error:
+        raise Http404(error.message) from error
+    found = list(lists.alike(lists.Desk(user), approval)[: ALIKE_MAX + 1])
+    shown = [(one, shown_facts(one)) for one in found[:ALIKE_MAX]]
+    columns = list(dict.fromkeys(fact.label for _, facts in shown for fact in facts))[:COLUMNS_MAX]
+    version = approval.execution.template_version
+    context = {
+        "nav": "inbox",
+        "block_name": approval.block_name,
+        "template_name": version.template.name,
+        "version_number": version.number,
+        "more": len(found) > ALIKE_MAX,
+        "columns": columns,
+        "rows": [
+            {
+                "approval": one,
+                "question": question_of(one),
+                "cells": [
+                    next((fact.value for fact in facts if fact.label == name), None) for name in columns
+                ],
+            }
+            for one, facts in shown
+        ],
+    }
+    return render(request, "approvals/table.html", context)
 
 
 @login_required

@@ -12,5 +12,6 @@ urlpatterns = [
     path("inbox/views", pages.save_view, name="inbox-save-view"),
     path("inbox/views/<int:view_id>/remove", pages.remove_view, name="inbox-remove-view"),
     path("inbox/<uuid:approval_id>/", pages.question, name="inbox-question"),
+    path("inbox/<uuid:approval_id>/alike", pages.alike, name="inbox-alike"),
     path("inbox/<uuid:approval_id>/seen", pages.seen, name="inbox-seen"),
 ]

@@ -16,12 +16,16 @@ from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject, JSONValue
 from executions import facts
 
-from . import picture, selectors
-from .models import ANY_APPROVER, Approval, ApprovalKind, DecisionKind
-from .services import weighing
+from . import inbox, picture, rights, selectors
+from .models import ANY_APPROVER, CLAIM, Approval, ApprovalKind, DecisionKind, OnTimeout
+from .services import handing, weighing
+from .services.edits import EDITABLE
 from .states import ApprovalStatus
 from .words import AFTER_REJECTION, FIXES, KINDS, OUTCOMES, money, outcome, question_of, urgency
 
+ALIKE_MAX = 100
+COLLEAGUES_MAX = 200
+AGREEING = (DecisionKind.APPROVE, DecisionKind.EDIT, DecisionKind.ANSWER)
 NAMES_MAX = 5  # of steps and people, before the rest is a number
 HISTORY_MAX = 30
 
@@ -34,6 +38,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     open_now = approval.status == ApprovalStatus.PENDING
     may_decide = open_now and selectors.decidable_by(user).filter(pk=approval.pk).exists()
     approve_word, reject_word = answer_words(approval)
+    editable = EDITABLE in approval.request
     return {
         "approval": approval,
         "icon": icon,
@@ -46,6 +51,9 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "holds": f"Holds {approval.holds} steps" if approval.holds > 1 else f"Holds {approval.block_name}",
         "spent": money(approval.spent),
         "level_word": "Any approver" if approval.level == ANY_APPROVER else f"Level {approval.level}",
+        "alike": _alike(approval, user) if may_decide else "",
+        "quorum": _quorum(approval),
+        **_hands(approval, user, open_now=may_decide),
         "changes": changed(approval),
         "facts": shown_facts(approval),
         "outcome": outcome(approval) if not open_now else "",
@@ -64,9 +72,48 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
             "kind": approval.kind,
             "contentHash": approval.content_hash,
             "inputSchema": approval.input_schema,
-            "form": approval.kind != ApprovalKind.FIX and bool(approval.input_schema),
+            "form": approval.kind != ApprovalKind.FIX and bool(approval.input_schema or editable),
+            "editable": approval.request.get(EDITABLE) if editable else None,
             "approveWord": approve_word,
         },
+    }
+
+
+def _alike(approval: Approval, user: User) -> str:
+    """How many others of the same step wait; empty: none."""
+    count = len(inbox.alike(inbox.Desk(user), approval).values("pk")[: ALIKE_MAX + 2]) - 1
+    if count < 1:
+        return ""
+    return f"over {ALIKE_MAX}" if count > ALIKE_MAX else str(count)
+
+
+def _quorum(approval: Approval) -> str:
+    """How many have agreed of how many who must; empty where one is enough."""
+    if approval.quorum == "any":
+        return ""
+    agreed = approval.votes.filter(
+        counts=True, level_index=approval.level_index, decision__in=AGREEING
+    ).count()
+    return f"{agreed} of all" if approval.quorum == "all" else f"{agreed} of {approval.quorum}"
+
+
+def _hands(approval: Approval, user: User, *, open_now: bool) -> dict[str, Any]:
+    """Who is at it, who else is asked, and to whom it can be given."""
+    holder = handing.holder(approval)
+    found: dict[str, Any] = {"holder": holder, "mine": holder is not None and holder == user}
+    if approval.claimed_at is not None:
+        found["held_until"] = approval.claimed_at + CLAIM
+    if not open_now:
+        return found
+    asked = rights.eligible(approval)
+    colleagues = access.holders(Permission.DECIDE, [approval.workspace_id]).exclude(pk=user.pk)
+    people = list(colleagues.order_by("first_name", "username")[:COLLEAGUES_MAX])
+    others = [person(one) for one in people if one.pk in asked]
+    more = len(asked - {user.pk}) - len(others[:NAMES_MAX])
+    named = ", ".join(others[:NAMES_MAX])
+    return found | {
+        "others": f"{named} and {more} more" if more > 0 else named,
+        "colleagues": [(one.get_username(), person(one)) for one in people],
     }
 
 
@@ -154,11 +201,30 @@ def _paths(approval: Approval) -> list[JSONObject]:
                 "steps": _refused(follows, known, behind),
             }
         )
-    expired = {"icon": "x", "name": "The step fails", "note": "as if there were no answer to wait for"}
+    steps = _unanswered(approval)
     paths.append(
-        {"key": "timeout", "icon": "hourglass", "title": "If nobody answers in time", "steps": [expired]}
+        {"key": "timeout", "icon": "hourglass", "title": "If nobody answers in time", "steps": steps}
     )
     return paths
+
+
+def _unanswered(approval: Approval) -> list[JSONObject]:
+    """Who is asked next, level by level, and what becomes of it in the end."""
+    later = [str(level.get("level", "")) for level in approval.levels[approval.level_index + 1 :]]
+    steps: list[JSONObject] = [
+        {"icon": "users", "name": "Any approver is asked" if level == ANY_APPROVER else f"{level} is asked"}
+        for level in later[:NAMES_MAX]
+    ]
+    icon, name = UNANSWERED[OnTimeout(approval.on_timeout)]
+    return [*steps, {"icon": icon, "name": name, "note": "if nobody there answers either" if steps else ""}]
+
+
+UNANSWERED = {
+    OnTimeout.FAIL: ("x", "The step fails"),
+    OnTimeout.APPROVE: ("check", "It counts as approved"),
+    OnTimeout.REJECT: ("x", "It counts as rejected"),
+    OnTimeout.WAIT: ("clock-pause", "It keeps waiting"),
+}
 
 
 def _refused(
@@ -236,6 +302,10 @@ def _history(approval: Approval) -> list[Happened]:
     ]
     if approval.claimed_by is not None and approval.claimed_at is not None:
         happened.append(Happened(approval.claimed_at, f"{person(approval.claimed_by)} took it"))
+    happened += [
+        Happened(given.at, f"{person(given.delegated_by)} gave it to {person(given.user)}", given.reason)
+        for given in approval.assignees.select_related("user", "delegated_by").exclude(delegated_by=None)
+    ]
     answered = approval.status in {ApprovalStatus.APPROVED, ApprovalStatus.REJECTED}
     if approval.closed_at and not (answered and len(happened) > 1 and approval.quorum == "any"):
         happened.append(Happened(approval.closed_at, outcome(approval)))

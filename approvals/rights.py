@@ -172,5 +172,5 @@ def eligible(approval: Approval) -> set[int]:
 def level_members(workspace_id: UUID, level: str) -> Q:
     """Of users: those whom a level asks, the permission to decide aside."""
     if level == ANY_APPROVER:
-        return Q()
+        return ~Q(pk__in=[])  # everybody; an empty Q would vanish beside another
     return Q(groups__in=ApprovalLevel.objects.filter(workspace=workspace_id, name=level).values("group"))

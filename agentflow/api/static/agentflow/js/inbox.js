@@ -136,14 +136,37 @@
     try { draft = JSON.parse(localStorage.getItem(key())) || {}; } catch { draft = {}; }
     $("#comment").value = draft.comment || "";
     $("#comment").oninput = keep;
+    hands();
     if (ask.form) form();
     $$("[data-p]", pane).forEach(el => { el.onmouseenter = el.onfocus = () => hot(el.dataset.p); });
     hot("approve");
     if (ask.kind === "fix") return fixes();
-    $("#approve").onclick = () => { const bad = invalid(); bad ? toField(bad) : send(true, value()); };
+    $("#approve").onclick = () => { const bad = invalid(); bad ? toField(bad) : send(true, answer()); };
     $("#reject").onclick = () => refuse(true);
     $("#unrefuse").onclick = () => refuse(false);
     $("#refusal").onsubmit = event => { event.preventDefault(); send(false, null, $("#reason").value || $("#comment").value); };
+  }
+  /* Taking, giving away, and saying something without deciding */
+  async function handed(action, body, then) {
+    const id = ask.id;
+    trouble("");
+    try { await AF.post(`/api/v1/approvals/${id}/${action}`, body); await then(id); refresh(); }
+    catch (problem) { await refused(problem, id); }
+  }
+  function hands() {
+    const menu = $("#more-actions"), giving = yes => { $("#actions").hidden = yes; $("#giving").hidden = !yes; if (menu) menu.open = false; (yes ? $("#give-to") : $("summary", menu)).focus(); };
+    menu?.addEventListener("click", event => {
+      const action = event.target.closest("[data-hand]")?.dataset.hand;
+      if (action === "give") return giving(true);
+      if (action) { menu.open = false; handed(action, {}, renewParts); }
+    });
+    $("#ungive").onclick = () => giving(false);
+    $("#giving").onsubmit = event => { event.preventDefault(); handed("delegate", { to: $("#give-to").value, reason: $("#give-why").value }, async id => { await open(id, false, true); say("Given"); }); };
+    $("#say-only").onclick = () => {
+      const box = $("#comment"), text = box.value.trim();
+      if (!text) return box.focus();
+      handed("comments", { text }, async id => { box.value = ""; keep(); await renewParts(id); say("Said"); });
+    };
   }
   /* Fields report when they are left; leaving the page counts. */
   addEventListener("pagehide", () => { if (!ask) return; if ($("#form")?.contains(document.activeElement)) document.activeElement.dispatchEvent(new Event("change", { bubbles: true })); keep(); });
@@ -154,7 +177,7 @@
   function form() {
     const place = $("#form"); place.hidden = false;
     editor = new JSONEditor(place, {
-      schema: ask.inputSchema, theme: "bootstrap5", object_layout: /grid_columns/.test(JSON.stringify(ask.inputSchema)) ? "grid" : "normal", show_errors: "interaction",
+      schema: schema(), ...(ask.editable === null ? {} : { startval: ask.editable }), theme: "bootstrap5", object_layout: /grid_columns/.test(JSON.stringify(ask.inputSchema)) ? "grid" : "normal", show_errors: "interaction",
       disable_collapse: true, disable_edit_json: true, disable_properties: true, no_additional_properties: false, prompt_before_delete: false, ajax: false, use_name_attributes: false,
     });
     editor.on("ready", () => {
@@ -163,13 +186,22 @@
     });
     editor.on("change", () => { keep(); if (tried) showErrors(); label(); });
   }
+  const schema = () => Object.keys(ask.inputSchema).length ? ask.inputSchema : shapeOf(ask.editable);
+  /* A value that came without a schema is edited as what it is. */
+  const shapeOf = one => Array.isArray(one) ? { type: "array", items: one.length ? shapeOf(one[0]) : {} }
+    : one && typeof one === "object" ? { type: "object", properties: Object.fromEntries(Object.entries(one).map(([name, inner]) => [name, shapeOf(inner)])) }
+    : { type: one === null ? "string" : typeof one };
+  const same = (one, other) => JSON.stringify(sorted(one)) === JSON.stringify(sorted(other));
+  const sorted = one => Array.isArray(one) ? one.map(sorted) : one && typeof one === "object" ? Object.fromEntries(Object.keys(one).sort().map(name => [name, sorted(one[name])])) : one;
+  /* What is sent: of a value that was shown to be changed, only what is otherwise. */
+  const answer = () => { const given = value(); return ask.editable === null ? given : same(given, ask.editable) ? null : { edited: given }; };
   /* Field by field: a whole value would take away the optional fields it does not name. */
   const fill = values => Object.entries(values || {}).forEach(([name, one]) => editor.getEditor(`root.${name}`)?.setValue(one));
   /* An optional field that was left empty was not answered. */
   const empty = one => one === "" || (Array.isArray(one) && !one.length);
   function value() {
     if (!editor) return null;
-    const given = structuredClone(editor.getValue()), required = ask.inputSchema.required || [];
+    const given = structuredClone(editor.getValue()), required = ask.editable === null ? ask.inputSchema.required || [] : Object.keys(ask.editable || {});
     if (given && typeof given === "object" && !Array.isArray(given)) for (const name of Object.keys(given)) if (empty(given[name]) && !required.includes(name)) delete given[name];
     return given;
   }
@@ -178,12 +210,12 @@
   const invalid = () => errors()[0];
   function label() {
     const bad = new Set(errors().map(e => e.path)).size, text = $("#approve span");
-    if (text) text.textContent = bad && tried ? `Fill in ${bad} ${bad === 1 ? "field" : "fields"}` : ask.approveWord;
+    if (text) text.textContent = bad && tried ? `Fill in ${bad} ${bad === 1 ? "field" : "fields"}` : ask.editable !== null && answer() ? "Approve with changes" : ask.approveWord;
   }
   function toField(error) { tried = true; showErrors(); label(); focus(error.path); }
   function focus(path) { const place = $(`[data-schemapath="${CSS.escape(path)}"]`, pane); (place && $("input,select,textarea", place) || $("#form")).focus(); place?.scrollIntoView({ block: "center" }); }
   /* The server's pointers are /response/amount; the form calls that root.amount. */
-  const pathOf = pointer => ["root", ...pointer.split("/").slice(2).map(part => part.replace(/~1/g, "/").replace(/~0/g, "~"))].join(".");
+  const pathOf = pointer => ["root", ...pointer.split("/").slice(pointer.startsWith("/response/edited/") ? 3 : 2).map(part => part.replace(/~1/g, "/").replace(/~0/g, "~"))].join(".");
 
   /* The four ways out of a step that cannot go on */
   function fixes() {
