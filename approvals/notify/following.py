@@ -150,14 +150,12 @@ def _for_targets(told: Sequence[Told], now: datetime) -> list[Delivery]:
 def _for_people(told: Sequence[Told], now: datetime) -> list[Delivery]:
     if not settings.AGENTFLOW_EMAIL:
         return []
-    people = _asked([each for each in told if each.asks]) | _asked_before(
-        [each for each in told if not each.asks]
-    )
+    people = _concerned(told)
     users = User.objects.in_bulk({pk for ids in people.values() for pk in ids})
     wanted = wishes.choices(list(users), {each.event.workspace_id for each in told})
     rows = []
     for each in told:
-        for user_id in sorted(people.get((each.approval.pk, each.asks), ())):
+        for user_id in sorted(people[each.approval.pk, each.asks]):
             user, choice = users[user_id], wanted[user_id, each.event.workspace_id]
             if not choice.wants(each.topic, Channel.EMAIL) or _own_doing(each, user):
                 continue
@@ -181,13 +179,20 @@ def _for_people(told: Sequence[Told], now: datetime) -> list[Delivery]:
     return rows
 
 
-def _asked(told: Sequence[Told]) -> dict[tuple[UUID, bool], set[int]]:
-    """Who may answer each question now: a query for each person, not for each question."""
-    approvals = {each.approval.pk: each.approval for each in told}
-    found: dict[tuple[UUID, bool], set[int]] = {(pk, True): set() for pk in approvals}
-    for user in _addressable({approval.workspace_id for approval in approvals.values()}):
-        for pk in selectors.decidable_by(user).filter(pk__in=list(approvals)).values_list("pk", flat=True):
-            found[pk, True].add(user.pk)
+def _concerned(told: Sequence[Told]) -> dict[tuple[UUID, bool], set[int]]:
+    """Whom each question concerns; `True`: those who are asked now, else those who were told of it, too."""
+    asked, before = _asked(told), _asked_before(told)
+    return {
+        (pk, asks): asked[pk] if asks else asked[pk] | before[pk] for pk in asked for asks in (True, False)
+    }
+
+
+def _asked(told: Sequence[Told]) -> dict[UUID, set[int]]:
+    """Who may answer each question now: some queries for each person, none for each question."""
+    found: dict[UUID, set[int]] = {each.approval.pk: set() for each in told}
+    for user in _addressable({each.event.workspace_id for each in told}):
+        for pk in selectors.decidable_by(user).filter(pk__in=list(found)).values_list("pk", flat=True):
+            found[pk].add(user.pk)
     return found
 
 
@@ -195,14 +200,13 @@ def _addressable(workspace_ids: Collection[UUID]) -> Iterable[User]:
     return access.holders(Permission.DECIDE, workspace_ids).exclude(email="") if workspace_ids else ()
 
 
-def _asked_before(told: Sequence[Told]) -> dict[tuple[UUID, bool], set[int]]:
+def _asked_before(told: Sequence[Told]) -> dict[UUID, set[int]]:
     """Who was told that the question is there: they are told what came of it."""
-    found: dict[tuple[UUID, bool], set[int]] = {}
-    rows = Delivery.objects.filter(
-        approval__in={each.approval.pk for each in told}, user__isnull=False, topic__in=ASKS
-    )
+    found: dict[UUID, set[int]] = {each.approval.pk: set() for each in told}
+    rows = Delivery.objects.filter(approval__in=found, user__isnull=False, topic__in=ASKS)
     for approval_id, user_id in rows.values_list("approval_id", "user_id").distinct():
-        found.setdefault((approval_id, False), set()).add(user_id)
+        if user_id is not None:
+            found[approval_id].add(user_id)
     return found
 
 

@@ -24,7 +24,7 @@ from django.utils import timezone
 from agentflow.api.context import origin
 from agentflow.errors import AgentflowError, Conflict, NotFound
 
-from ..models import Approval, ApprovalKind
+from ..models import Approval, ApprovalKind, ApprovalVote
 from ..services import answers, responding
 from ..states import ApprovalStatus
 from . import messages, wishes
@@ -180,11 +180,13 @@ def _find(token: str) -> SignedLink:
 
 
 def _standing(link: SignedLink, approval: Approval, visitor: AbstractBaseUser | AnonymousUser) -> Standing:
-    if not may_still_see(link.user, approval, asked=approval.status == ApprovalStatus.PENDING):
+    # Who has answered is asked no more, and may see what became of it.
+    asked = link.used_at is None and approval.status == ApprovalStatus.PENDING
+    if not may_still_see(link.user, approval, asked=asked and not _answered(link)):
         return Standing.BARRED
     if visitor.pk != link.user_id and needs_login(approval):
         return Standing.OTHER if visitor.is_authenticated else Standing.LOGIN
-    if link.used_at is not None:
+    if link.used_at is not None or _answered(link):
         return Standing.USED
     if approval.status != ApprovalStatus.PENDING:
         return Standing.CLOSED
@@ -193,6 +195,11 @@ def _standing(link: SignedLink, approval: Approval, visitor: AbstractBaseUser | 
     if link.content_hash != approval.content_hash:
         return Standing.CHANGED
     return Standing.OPEN
+
+
+def _answered(link: SignedLink) -> bool:
+    """Whether its person has answered already, by whatever way."""
+    return ApprovalVote.objects.filter(approval=link.approval_id, user=link.user_id, counts=True).exists()
 
 
 def needs_login(approval: Approval) -> bool:

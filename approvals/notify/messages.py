@@ -76,8 +76,16 @@ def content_of(delivery: Delivery, approval: Approval, links: Mapping[str, str] 
         facts=_facts(request.get("facts")),
         url=inbox_url(approval),
         links=links or {},
-        comment=str(delivery.facts.get("comment") or approval.comments)[:1000],
+        comment=_comment(delivery, approval)[:1000],
     )
+
+
+def _comment(delivery: Delivery, approval: Approval) -> str:
+    """What was said: under the question, or with its answer."""
+    if delivery.topic != Topic.COMMENTED:
+        return approval.comments
+    remark = approval.remarks.filter(pk=delivery.facts.get("commentId")).select_related("user").first()
+    return f"{person(remark.user)}: {remark.text}" if remark else ""
 
 
 def outcome(approval: Approval) -> str:

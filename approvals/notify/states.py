@@ -62,7 +62,9 @@ TOPICS: dict[str, Topic] = {
     "approval_requested": Topic.REQUESTED,
     "approval_delegated": Topic.REQUESTED,
     "approval_reassigned": Topic.REQUESTED,
+    "approval_advanced": Topic.REQUESTED,  # one level agreed, the next is asked
     "approval_reminder": Topic.REMINDER,
+    "approval_overdue": Topic.REMINDER,
     "approval_escalated": Topic.ESCALATED,
     "approval_responded": Topic.DECIDED,
     "approval_timeout": Topic.EXPIRED,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from agentflow.governance.models import AuditEntry, User
 from approvals.notify import wishes
 from approvals.notify.models import Delivery, Target, UserNotifications, WorkspaceNotifications
+from approvals.notify.wishes import Given
 from tests.approvals.conftest import Office
 from tests.approvals.notices import SECRET, follow, states, target
 from tests.factories.approvals import ApprovalFactory
@@ -158,3 +161,25 @@ def test_targets_and_defaults_are_written_in_the_admin_by_the_same_rules(office:
     assert client.post(change, {**defaults, "digest": "daily"}).status_code == 302
     assert WorkspaceNotifications.objects.get().digest == "daily"
     assert staff(office.viewer).get(add).status_code == 403
+
+
+def test_the_browser_tells_by_one_s_choice_and_quiet_hours(office: Office) -> None:
+    approval = ApprovalFactory.create(workspace=office.workspace)
+    client = browser(office.approver)
+
+    def shows(client: Client, pk: Any = approval.pk) -> bool:
+        return bool(client.get(f"/notifications/browser?approval={pk}").json()["show"])
+
+    def choose(**fields: Any) -> None:
+        given = Given(**{"topics": {}, **fields})
+        wishes.put(user=office.approver, workspace_id=office.workspace.pk, given=given)
+
+    assert shows(client)
+    assert not shows(browser(office.stranger))
+    assert not shows(client, "x")
+    choose(topics={"requested": ["email"]})
+    assert not shows(client)
+    now = timezone.now()
+    choose(quiet_from=(now - timedelta(hours=1)).time(), quiet_to=(now + timedelta(hours=1)).time())
+    assert not shows(client)
+    assert shows(client, ApprovalFactory.create(workspace=office.workspace, timeout_ms=1_800_000).pk)

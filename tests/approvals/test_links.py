@@ -236,6 +236,20 @@ def test_a_link_to_what_others_decided_shows_the_outcome(office: Office, box: Ma
     assert "approved this" in reply.content.decode()
 
 
+def test_where_several_must_agree_a_link_is_one_vote_and_then_says_so(office: Office, box: Mailbox) -> None:
+    approval, paths = mailed(office, box)
+    Approval.objects.filter(pk=approval.pk).update(quorum="2")
+    assert press(browser(), paths["approve"]).status_code == 302
+    approval.refresh_from_db()
+    assert approval.status == "pending"
+    for path in paths.values():
+        page = browser().get(path)
+        assert (page.status_code, "Your answer is recorded" in page.content.decode()) == (200, True)
+    assert press(browser(), paths["reject"]).status_code == 409
+    respond(approval_id=approval.pk, by=office.colleague, approved=True)
+    assert "approved this" in browser().get(paths["reject"]).content.decode()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_of_many_who_press_at_once_one_decides(office: Office, box: Mailbox) -> None:
     follow()

@@ -18,6 +18,7 @@ from approvals.notify.channels import sender_for
 from approvals.notify.models import Delivery
 from approvals.notify.moments import Quiet, send_at
 from approvals.notify.wishes import Given
+from approvals.services import handing
 from approvals.services.responding import respond
 from tests.approvals.conftest import Office, make_office
 from tests.approvals.notices import follow, make_due, send_all, states
@@ -106,6 +107,25 @@ def test_later_mails_about_a_question_answer_the_first(office: Office, box: Mail
     assert str(first["References"]) in str(second["References"])
     assert "rejected this" in box.text()
     assert "too much" in box.text()
+
+
+def test_what_is_said_under_a_question_and_who_is_asked_next_is_told(office: Office, box: Mailbox) -> None:
+    only(office, office.approver)
+    wish(office, office.approver, topics={"requested": ["email"], "commented": ["email"]})
+    approval = ask(office)
+    send_all()
+    handing.comment(approval_id=approval.pk, by=office.colleague, text="Look at the invoice")
+    send_all()
+    assert "Look at the invoice" in box.text()
+    handing.reassign(
+        approval_id=approval.pk, by=office.operator, to_user=office.approver.username, reason="ill"
+    )
+    send_all()
+    assert [mail["X-Agentflow-Event"] for mail in box.mails] == [
+        "approval_requested",
+        "approval_commented",
+        "approval_reassigned",
+    ]
 
 
 def test_who_decides_gets_no_mail_about_it(office: Office, box: Mailbox) -> None:

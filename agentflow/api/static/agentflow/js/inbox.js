@@ -312,9 +312,11 @@
     localStorage.setItem("notices", on || Notification.permission !== "granted" ? "off" : "on");
     ring();
   });
-  function notify(fresh) {
+  async function notify(fresh) {
     if (!ring() || !document.hidden) return;
-    const one = fresh[0], notice = new Notification(fresh.length > 1 ? `${fresh.length} new questions` : $("b", one).firstChild.textContent, { tag: "agentflow-inbox", body: $("small", one).textContent });
+    const one = fresh[0], told = await AF.get(`/notifications/browser?approval=${one.dataset.id}`).catch(() => ({ show: true }));
+    if (!told.show) return;
+    const notice = new Notification(fresh.length > 1 ? `${fresh.length} new questions` : $("b", one).firstChild.textContent, { tag: "agentflow-inbox", body: $("small", one).textContent });
     notice.onclick = () => { window.focus(); open(one.dataset.id); notice.close(); };
   }
   ring();
