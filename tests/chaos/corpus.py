@@ -334,7 +334,12 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "tool kinds": {
         "MCP": "an MCP server costs two seconds of import per call; tests/agents has its failures"
     },
-    "approval kinds": {},
+    "approval kinds": {
+        "review": "asked and decided in the transactions of `approval`; tests/approvals",
+        "edit": "asked and decided in the transactions of `approval`; tests/approvals",
+        "tool": "by an LLM agent that uses tools; its worker is lost in tests/executions/test_agent_loop.py",
+        "budget": "nothing asks it yet",
+    },
     "execution statuses": {},
     "block statuses": {},
     "block changes": {
