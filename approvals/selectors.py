@@ -221,7 +221,8 @@ def what_follows(approval: Approval) -> Follows:
     }[on_reject]
     approve = tuple(step for step, run_on in nexts if run_on in {"success", "always"})
     then: tuple[Step, ...] = ()
-    if approval.kind != ApprovalKind.INPUT and (block.agent_id or block.tool_type):
+    asked_before = approval.kind not in (ApprovalKind.INPUT, ApprovalKind.REVIEW)
+    if asked_before and (block.agent_id or block.tool_type):
         # It is asked before the block: what is approved is the block itself.
         approve, then = (_step(block, maybe=False),), approve
     if alone and on_reject == "continue":

@@ -85,6 +85,12 @@ class HumanGate(Protocol):
     def carry(self, asks: Sequence[tuple[HumanAsk, Decision]]) -> None:
         """Record that these were not asked, for the same had been decided."""
 
+    def stale(self, asks: Sequence[HumanAsk]) -> Sequence[HumanAsk]:
+        """Those whose block is asked about otherwise now: the open question shows something else."""
+
+    def renew(self, asks: Sequence[HumanAsk]) -> None:
+        """Withdraw what these blocks are asked, and ask these instead."""
+
     def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
         """Withdraw open questions of these blocks, or of the whole execution."""
 

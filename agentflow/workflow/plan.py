@@ -96,6 +96,16 @@ class PlanBlock:
         return self.block.agent_id is None and bool(self.block.capabilities) and not self.asks_input
 
     @property
+    def asks_before(self) -> bool:
+        """A person is asked before anything else is done."""
+        return self.human is not None and self.human.type != "review"
+
+    @property
+    def reviewed(self) -> bool:
+        """A person looks at its output, or at that of each item, before it flows on."""
+        return self.human is not None and self.human.type == "review"
+
+    @property
     def asks_input(self) -> bool:
         return self.human is not None and self.human.type == "input"
 
@@ -115,8 +125,14 @@ class PlanBlock:
 
     @property
     def routes(self) -> bool:
-        """Completing it takes more than closing its edges: it chooses, ends the run, or is to be kept."""
-        return self.conditions is not None or self.block.end is not None or self.block.checkpoint
+        """Completing it takes more than closing its edges: it chooses, ends the run, is to be kept
+        or to be looked at."""
+        return (
+            self.conditions is not None
+            or self.block.end is not None
+            or self.block.checkpoint
+            or self.reviewed
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,6 @@ class _BlockCheck:
             yield from _retry_issues(block.retry_policy, (*self.path, "retryPolicy"))
         yield from self._secrets(block)
         yield from self._rules()
-        yield from self._not_yet()
 
     def _people(self, own: HumanInLoop) -> Iterator[Issue]:
         path = (*self.path, "humanInLoop")
@@ -544,21 +543,6 @@ class _BlockCheck:
         except callbacks.BadCallback as error:
             at = (*self.path, "configuration", "callback", *error.pointer.split("/")[1:])
             yield _error("bad_callback", at, str(error), 'Write {"timeout": 3600000} for an hour.')
-
-    # fields whose time has not come
-
-    def _not_yet(self) -> Iterator[Issue]:
-        human = self.definition.human_of(self.block)
-        if human is not None and human.type in ("review", "edit"):
-            own = self.block.human_in_loop
-            mine = own is not None and "type" in own.model_fields_set
-            path = (*self.path, "humanInLoop", "type") if mine else (*self.path, "humanInLoop")
-            yield _error(
-                "not_executable_yet",
-                path,
-                f"A person's {human.type} is part of the model, but this version cannot execute it.",
-                "Use the type approval or input.",
-            )
 
 
 def _given(block: Block | Compensation, name: str) -> bool:

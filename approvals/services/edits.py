@@ -68,3 +68,15 @@ def _patched(shown: JSONValue, patch: JSONValue) -> JSONValue:
         return cast(JSONValue, jsonpatch.apply_patch(shown, patch))
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError) as error:
         raise BadEdits(f"The changes do not fit: {error!s:.200}", pointer=f"/response/{EDITS}") from error
+
+
+def check_state(response: JSONValue, request: JSONObject) -> None:
+    """Of an `edit`: every block that was shown, and no other, has an output still.
+
+    Raises:
+        BadEdits
+    """
+    edited = response[EDITED] if isinstance(response, dict) else None
+    if not isinstance(edited, dict) or set(edited) != set(request[EDITABLE]):
+        names = ", ".join(sorted(request[EDITABLE]))
+        raise BadEdits(f"Give the outputs of {names or 'no block'}, each.", pointer=f"/response/{EDITED}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from django.db.models import Exists, F, OuterRef, QuerySet
@@ -20,12 +20,13 @@ from templates_app.models import TemplateVersion
 
 from ..models import Approval, ApprovalKind, ApprovalPolicy
 from ..states import APPROVAL, ApprovalStatus
-from . import levels, policies, times, weighing
+from . import changes, levels, policies, times, weighing
 
 S = ApprovalStatus
 K = ApprovalKind
 BARRING = frozenset({K.APPROVAL, K.REVIEW, K.TOOL, K.BUDGET})  # that agree to something, and fill in nothing
 GATES = frozenset({"approval", "review"})
+STALE = "stale"  # the reason of a question that was asked again, because it showed what is no more
 TITLE_CHARS = 200  # of a title in an event: events are hints
 
 
@@ -59,9 +60,12 @@ class Gate:
 
     def open(self, asks: Sequence[HumanAsk]) -> None:
         """Ask all of these, each with its timer and its event."""
-        if not asks:
-            return
-        desk = Desk(asks)
+        if asks:
+            self._ask(asks, asked_before(asks))
+
+    def _ask(self, asks: Sequence[HumanAsk], before: Mapping[int, Approval]) -> None:
+        """`before` are the questions whose places they take, by the block."""
+        desk = Desk(asks, before)
         prepared = [desk.prepare(ask) for ask in asks]
         approvals = Approval.objects.bulk_create([approval for approval, _ in prepared])
         Timer.objects.bulk_create(
@@ -112,6 +116,28 @@ class Gate:
         store.append_many([_carried_event(approval) for approval in approvals])
         _poke(approvals)
 
+    def stale(self, asks: Sequence[HumanAsk]) -> Sequence[HumanAsk]:
+        shown = self._open_about(asks)
+        return [
+            ask for ask in asks if ask.block_pk in shown and shown[ask.block_pk].content_hash != _hash_of(ask)
+        ]
+
+    def renew(self, asks: Sequence[HumanAsk]) -> None:
+        before = self._open_about(asks)
+        for approval in before.values():
+            self.cancel(
+                execution_id=approval.execution_id,
+                block_pks=[approval.block_execution_id],
+                reason=STALE,
+            )
+        self._ask(asks, before)
+
+    def _open_about(self, asks: Sequence[HumanAsk]) -> dict[int, Approval]:
+        rows = Approval.objects.filter(
+            block_execution__in=[ask.block_pk for ask in asks], status=S.PENDING
+        ).exclude(kind=ApprovalKind.FIX)
+        return {approval.block_execution_id: approval for approval in rows}
+
     def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
         """Withdraw what is open; an answer that came first stands."""
         rows = Approval.objects.filter(execution_id=execution_id)
@@ -155,11 +181,18 @@ def tell(type: str, approval: Approval, **facts: JSONValue) -> None:
 class Desk:
     """Makes questions of one workspace; what they have in common is read once."""
 
-    def __init__(self, asks: Sequence[HumanAsk], *, weigh: bool = True) -> None:
+    def __init__(
+        self,
+        asks: Sequence[HumanAsk],
+        before: Mapping[int, Approval] | None = None,
+        *,
+        weigh: bool = True,
+    ) -> None:
         workspace_id = asks[0].workspace_id
         self._policy = policies.policy_of(workspace_id)
         self._book = levels.Book(workspace_id)
         self._barred: dict[UUID, dict[str, str]] = {}
+        self._before = before or {}
         places = [(ask.execution_id, ask.block_id) for ask in asks]
         self._weights = weighing.weigh(places) if weigh else {}
 
@@ -169,6 +202,7 @@ class Desk:
         first = ladder[0]
         weight = self._weights.get((ask.execution_id, ask.block_id), weighing.ALONE)
         due = times.times(first, self._policy)
+        before = self._before.get(ask.block_pk)
         approval = Approval(
             workspace_id=ask.workspace_id,
             execution_id=ask.execution_id,
@@ -185,6 +219,8 @@ class Desk:
             barred=self._bars(ask) if ask.kind in BARRING else {},
             respond_by=due.respond_by,
             due_soon_at=due.due_soon_at,
+            supersedes=before.pk if before is not None else None,
+            changes=changes.between(before.request, ask.request) if before is not None else [],
             holds=weight.holds,
             spent=weight.spent,
             pulled_s=weight.pulled_s,
@@ -197,6 +233,32 @@ class Desk:
         if ask.execution_id not in self._barred:
             self._barred[ask.execution_id] = barred_from(ask.execution_id, self._policy)
         return self._barred[ask.execution_id]
+
+
+def asked_before(asks: Sequence[HumanAsk]) -> dict[int, Approval]:
+    """What people were last asked about these blocks before a restart, by the block as it is now."""
+    now = BlockExecution.objects.filter(pk__in=[ask.block_pk for ask in asks if ask.kind != K.FIX])
+    places = {
+        (execution_id, idx, iteration): pk
+        for pk, execution_id, epoch, idx, iteration in now.values_list(
+            "pk", "execution_id", "epoch", "idx", "iteration"
+        )
+        if epoch > 1
+    }
+    if not places:
+        return {}
+    found: dict[int, Approval] = {}
+    rows = Approval.objects.filter(
+        execution__in={execution_id for execution_id, _, _ in places},
+        block_execution__idx__in={idx for _, idx, _ in places},
+        block_execution__iteration__in={iteration for _, _, iteration in places},
+    ).exclude(kind=K.FIX)
+    for approval in rows.select_related("block_execution").order_by("requested_at"):
+        row = approval.block_execution
+        pk = places.get((row.execution_id, row.idx, row.iteration))
+        if pk is not None and pk != row.pk:
+            found[pk] = approval
+    return found
 
 
 def barred_from(execution_id: UUID, policy: ApprovalPolicy) -> dict[str, str]:

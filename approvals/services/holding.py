@@ -29,6 +29,13 @@ class Expired(Conflict):
     remedy = "Nothing is left to do; reload to see what followed."
 
 
+class Stale(Conflict):
+    """What this showed has changed since, and is asked again."""
+
+    code = "approval_stale"
+    remedy = "Answer the question that took its place."
+
+
 class Withdrawn(Conflict):
     """The question was withdrawn: nobody needs the answer any more."""
 
@@ -68,6 +75,9 @@ def closed(approval: Approval) -> Conflict:
     if approval.status == S.EXPIRED:
         return Expired(**facts)
     if approval.status == S.CANCELLED:
+        newer = Approval.objects.filter(supersedes=approval.pk).values_list("pk", flat=True).first()
+        if approval.reason == "stale" and newer is not None:
+            return Stale(**facts, superseded_by=str(newer))
         return Withdrawn(**facts)
     assert approval.responder is not None  # a constraint of the table
     assert approval.responded_at is not None

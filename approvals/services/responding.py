@@ -17,7 +17,7 @@ from agentflow.types import JSONValue
 from executions.services import human
 
 from .. import rights
-from ..models import Approval
+from ..models import Approval, ApprovalKind
 from ..states import APPROVAL, ApprovalStatus
 from . import answers, climbing, gate, handing, holding, levels, votes
 from . import edits as editing
@@ -104,6 +104,8 @@ def _read(approval: Approval, *, approved: bool, response: JSONValue, comments: 
     edits = None
     if approved:
         response, edits = editing.applied(response, approval.request)
+        if approval.kind == ApprovalKind.EDIT and edits:
+            editing.check_state(response, approval.request)
     answers.check(
         kind=approval.kind, approved=approved, response=response, input_schema=approval.input_schema
     )

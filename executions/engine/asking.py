@@ -10,7 +10,7 @@ from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import Assignees, HumanInLoop, HumanLevel
 from agentflow.workflow.expressions import Expression, ExpressionError
-from agentflow.workflow.large import LargeUnavailable, noted
+from agentflow.workflow.large import LargeUnavailable, holds_large, noted
 from agentflow.workflow.plan import PlanBlock
 from executions.blobs import TooLarge
 from executions.ports import HumanAsk, LevelAsk
@@ -18,17 +18,26 @@ from executions.ports import HumanAsk, LevelAsk
 from .facts import Facts, as_text
 from .judging import FIX_SCHEMA, Change
 
+_TITLES = {"input": "Fill in: {}", "approval": "Approve: {}?", "edit": "Correct what {} is given"}
 MOST_NAMES = 100  # that an expression may give
 
 
 def question(
-    facts: Facts, planned: PlanBlock, pk: int, shown: JSONValue, levels: tuple[LevelAsk, ...]
+    facts: Facts,
+    planned: PlanBlock,
+    pk: int,
+    shown: JSONValue,
+    levels: tuple[LevelAsk, ...],
+    state: JSONObject,
 ) -> HumanAsk:
-    """What the template asks before (`approval`) or instead of (`input`) a block's work."""
+    """What the template asks before (`approval`, `edit`) or instead of (`input`) a block's work.
+
+    `state` is what the blocks before it gave, by blockId: what an `edit` may change.
+    """
     human = planned.human
     assert human is not None
     name = planned.block.name or planned.block_id
-    title = human.title or (f"Fill in: {name}" if human.type == "input" else f"Approve: {name}?")
+    title = human.title or _TITLES[human.type].format(name)
     ask = _ask(
         facts,
         planned,
@@ -43,7 +52,36 @@ def question(
             "description": human.description or planned.block.description or "",
             "facts": _bounded(shown if isinstance(shown, dict) else {"value": shown}),
             "onReject": human.on_reject,
+            **({"editable": state} if human.type == "edit" else {}),
         },
+    )
+    return by_rules(ask, human, levels)
+
+
+def review(facts: Facts, planned: PlanBlock, change: Change, levels: tuple[LevelAsk, ...]) -> HumanAsk:
+    """Whether a block's output flows on, as it is or changed; too large to show is too large to change."""
+    human = planned.human
+    assert human is not None
+    name = planned.block.name or planned.block_id
+    request: JSONObject = {
+        "title": human.title or f"Review: {name}",
+        "description": human.description or planned.block.description or "",
+        "facts": _bounded(change.output if isinstance(change.output, dict) else {"output": change.output}),
+        "onReject": human.on_reject,
+    }
+    text = None if holds_large(change.output) else as_text(change.output)
+    if text is not None and len(text) <= LIMITS.question_bytes:
+        request["editable"] = change.output
+    ask = _ask(
+        facts,
+        planned,
+        change.pk,
+        kind="review",
+        level=levels[0].level,
+        attempt=change.attempt or 0,
+        timeout_ms=levels[0].timeout_ms,
+        input_schema=human.input_schema or {},
+        request=request,
     )
     return by_rules(ask, human, levels)
 

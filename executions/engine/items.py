@@ -17,7 +17,7 @@ from executions import blobs
 from executions.blobs import TooLarge
 from executions.states import BlockStatus as B
 
-from . import asking, statements
+from . import statements
 from .facts import as_json
 from .judging import Change
 from .rows import loads
@@ -49,9 +49,8 @@ class Items:
 
     def after(self, change: Change) -> None:
         """Follow an item that moved: ask about it, look again at it, look after its child."""
-        planned = self._run.facts.plan[change.idx]
         if change.ask:
-            self._run.asks.append(asking.fix(self._run.facts, planned, change))
+            self._run.ask_about(change)
         elif change.delay_s is not None:
             self._run.look_again(change.delay_s)
         elif change.place is not None:

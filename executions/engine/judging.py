@@ -26,6 +26,7 @@ from agentflow.workflow.retry import delay_s, wants_retry
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 
+REVIEW = "review"  # the reason of a block whose output a person looks at
 AGENT = "agent"  # the reason of a block that waits for an agent
 SHUT_MIN_S, SHUT_MAX_S = 0.5, 15.0  # between two looks at an open circuit
 CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
@@ -151,13 +152,23 @@ def named(planned: PlanBlock) -> frozenset[str]:
 
 
 def completed(
-    planned: PlanBlock, base: Change, output: JSONValue, *, scope: Callable[[], dict[str, JSONValue]]
+    planned: PlanBlock,
+    base: Change,
+    output: JSONValue,
+    *,
+    scope: Callable[[], dict[str, JSONValue]],
+    reviewed: bool = False,
 ) -> Change:
     """Completed, with the branches its conditions choose; a choice that fails asks a person.
 
+    What a person is to look at first waits with its output, unless it was `reviewed`.
     An item of a `forEach` chooses nothing: its block does, once all items are settled.
     """
     ended = AttemptOutcome.OK if base.attempt is not None else None
+    if planned.reviewed and not reviewed and (planned.items is None or base.iteration):
+        return replace(
+            base, status=B.WAITING_HUMAN, output=output, reason=REVIEW, ask=REVIEW, ended=ended, error=None
+        )
     if planned.conditions is None or base.iteration:
         return replace(base, status=B.COMPLETED, output=output, ended=ended)
     names = scope()

@@ -17,7 +17,7 @@ from agentflow.workflow.conditions import holds
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.keys import key_text
-from agentflow.workflow.large import LargeUnavailable
+from agentflow.workflow.large import LargeUnavailable, holds_large
 from agentflow.workflow.moments import as_moment
 from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import Reason, Undecided, skip_reason
@@ -183,7 +183,7 @@ class Opener:
             return ask_fix(change, _why_not(error))
 
     def _ask_or_go(self, planned: PlanBlock, change: Change, names: JSONObject) -> Change:
-        if planned.human is not None:
+        if planned.asks_before:
             return self._ask(planned, change, names)
         return self._noop(planned, change, names) if planned.noop else self._go(planned, change, names)
 
@@ -274,7 +274,19 @@ class Opener:
             preds = self._outputs(planned.preds)
             shown = {self._facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
             shown = {key: value for key, value in shown.items() if value is not None} or self._facts.input
-        return asking.question(self._facts, planned, pk, shown, self.levels(planned, names))
+        levels = self.levels(planned, names)
+        return asking.question(self._facts, planned, pk, shown, levels, self._state(planned))
+
+    def _state(self, planned: PlanBlock) -> JSONObject:
+        """What the blocks before it gave that is small enough to be changed by hand."""
+        if planned.human is None or planned.human.type != "edit":
+            return {}
+        given = {self._facts.plan[idx].block_id: each for idx, each in self._outputs(planned.preds).items()}
+        return {
+            block_id: each["output"]
+            for block_id, each in sorted(given.items())
+            if each["status"] == "completed" and not holds_large(each["output"])
+        }
 
     def levels(self, planned: PlanBlock, names: JSONObject) -> tuple[LevelAsk, ...]:
         """Whom the template asks about a block."""
@@ -282,6 +294,13 @@ class Opener:
             planned,
             lambda expression: filled(expression.evaluate({**self._scope(expression.block_refs), **names})),
         )
+
+    def asked_now(self, block: Answered, idx: int) -> HumanAsk | None:
+        """The question about a block that waits for a person, as it would be asked now."""
+        try:
+            return self._question(self._facts.plan[idx], block.pk, block.names)
+        except (ExpressionError, LargeUnavailable):
+            return None
 
     def would_take(self, idx: int, again: Collection[int]) -> bool:
         """Whether a block would surely take a decision, if the blocks `again` run again and others do not."""
@@ -338,14 +357,16 @@ class Opener:
             case "retry":
                 return replace(change, reason="run_again", afresh=True)
             case "complete":
-                return self.complete(planned, change, response.get("output"))
+                return self.complete(planned, change, response.get("output"), reviewed=True)
             case "skip":
                 return replace(change, status=B.SKIPPED, reason=str(Reason.BY_HAND))
         error = {"kind": "critical", "code": "failed_by_hand", "message": "A person let this step fail."}
         return replace(change, status=B.FAILED, reason="failed_by_hand", error=error)
 
-    def complete(self, planned: PlanBlock, change: Change, output: JSONValue) -> Change:
-        """Completed with this output, and the branches that its conditions choose.
+    def complete(
+        self, planned: PlanBlock, change: Change, output: JSONValue, *, reviewed: bool = False
+    ) -> Change:
+        """As `judging.completed`, with large outputs put away.
 
         Raises:
             LargeUnavailable: it is made of a large value that cannot be read.
@@ -355,7 +376,7 @@ class Opener:
         except TooLarge as error:
             return replace(change, status=B.FAILED, reason=error.code, error=error.failure.as_json())
         refs = planned.conditions.block_refs - {planned.block_id} if planned.conditions else frozenset()
-        return completed(planned, change, output, scope=lambda: self._scope(refs))
+        return completed(planned, change, output, scope=lambda: self._scope(refs), reviewed=reviewed)
 
 
 def _why_not(error: ExpressionError | LargeUnavailable) -> Failure:

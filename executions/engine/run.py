@@ -43,7 +43,7 @@ from .compensating import Compensating
 from .deciding import Decisions
 from .facts import Facts, as_text, blob_of
 from .items import Items
-from .judging import Change
+from .judging import REVIEW, Change
 from .opening import Answered, Decided, Opener, SettledBlocks
 from .places import Places
 from .rows import loads
@@ -127,9 +127,18 @@ class Run:
         """As `Opener.after_wait`."""
         return self.opener.after_wait(pk, idx, event)
 
-    def complete(self, change: Change, output: JSONValue) -> Change:
+    def complete(self, change: Change, output: JSONValue, *, reviewed: bool = False) -> Change:
         """As `Opener.complete`."""
-        return self.opener.complete(self.facts.plan[change.idx], change, output)
+        return self.opener.complete(self.facts.plan[change.idx], change, output, reviewed=reviewed)
+
+    def ask_about(self, change: Change) -> None:
+        """Put the question that a change needs, as the run is left."""
+        planned = self.facts.plan[change.idx]
+        if change.ask == REVIEW:
+            levels = self.opener.levels(planned, {})
+            self.asks.append(asking.review(self.facts, planned, change, levels))
+        else:
+            self.asks.append(asking.about(self.facts, planned, change))
 
     # -- moving blocks --------------------------------------------------------
 
@@ -226,7 +235,7 @@ class Run:
         elif change.status is B.SKIPPED:
             close_skipped(self.facts.plan, change.idx, change.reason, closings)
         elif change.ask:
-            self.asks.append(asking.about(self.facts, planned, change))
+            self.ask_about(change)
         elif change.delay_s is not None:  # a backoff, or a wait
             self.look_again(change.delay_s)
         if change.items is not None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
-from executions import dispatch
+from agentflow.workflow.settlement import Reason
+from executions import blobs, dispatch
 from executions.engine import journal
-from executions.engine.facts import facts_of
+from executions.engine.facts import as_text, facts_of
 from executions.engine.judging import Change
 from executions.engine.opening import Answered
 from executions.engine.run import Run, locked
 from executions.models import BlockExecution, Execution, PointKind
 from executions.states import BlockStatus as B
+
+from . import editing
 
 # What an unanswered question makes of its block.
 _EXPIRED = {
@@ -85,9 +88,38 @@ def _about_a_tool(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
     )
 
 
+def _edited(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
+    """The blocks before it gave what the person says they gave; then it goes on."""
+    response = verdict.response
+    if verdict.approved and verdict.by is not None and isinstance(response, dict) and "edited" in response:
+        edited = response["edited"]
+        assert isinstance(edited, dict)  # the gate has looked
+        editing.overlay(run, edited, by=verdict.by, reason=f"approval {verdict.approval_id}")
+    return _by_template(run, block, verdict)
+
+
+def _reviewed(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
+    """The output flows on as it is or as it was changed; or it does not."""
+    planned = run.facts.plan[block.idx]
+    change = Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.COMPLETED)
+    given = verdict.response if isinstance(verdict.response, dict) else {}
+    output = given["edited"] if "edited" in given else blobs.of_row(as_text(block.output), block.output_blob)
+    if verdict.approved:
+        return run.complete(replace(change, reason="approved"), output, reviewed=True)
+    on_reject = planned.human.on_reject if planned.human is not None else "fail"
+    if on_reject == "fail":
+        return replace(change, status=B.FAILED, reason="rejected", error=_REFUSED)
+    if on_reject == "skip":
+        return replace(change, status=B.SKIPPED, reason=str(Reason.REJECTED))
+    refused = {"approved": False, "response": verdict.response, "output": output}
+    return run.complete(change, refused, reviewed=True)
+
+
 HANDLERS: dict[str, Handler] = {
     "approval": _by_template,
     "input": _by_template,
+    "edit": _edited,
+    "review": _reviewed,
     "fix": _by_template,
     "tool": _about_a_tool,
     "budget": _go_on,

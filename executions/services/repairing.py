@@ -91,7 +91,9 @@ def complete(*, execution_id: UUID, block_pk: int, output: JSONValue, by: User |
         )
     with _block(execution_id, block_pk) as (run, block):
         _check_open(block)
-        change = run.complete(Change(pk=block.pk, idx=block.idx, status=B.COMPLETED, reason=BY_HAND), output)
+        change = run.complete(
+            Change(pk=block.pk, idx=block.idx, status=B.COMPLETED, reason=BY_HAND), output, reviewed=True
+        )
         if change.ask:
             raise Unprocessable(
                 str((change.error or {}).get("message", "No branch fits.")),

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from agentflow.errors import Conflict
+from agentflow.errors import Conflict, NotPermitted
 from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry
 from agentflow.governance.roles import Role
 from approvals.models import Approval
 from approvals.services.expiry import expire
+from approvals.services.handing import claim
 from approvals.services.responding import respond
-from executions.ports import human_gate
+from executions.ports import LevelAsk, human_gate
 from executions.services import locking
 from tests.approvals.conftest import Office, make_office
-from tests.factories.approvals import ApprovalFactory, let_time_pass
+from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory, let_time_pass
 from tests.factories.executions import statuses
 from tests.factories.governance import member
 from tests.waiting import PATIENCE_S
@@ -135,3 +136,55 @@ def test_the_same_answer_sent_many_times_at_once_succeeds_each_time(office: Offi
     assert Approval.objects.get(pk=approval.pk).version == 2
     assert decided_events(approval) == ["approval_responded"]
     assert AuditEntry.objects.filter(target_id=str(approval.pk)).count() == 1
+
+
+def test_of_many_votes_at_once_two_decide_and_no_vote_is_lost(office: Office) -> None:
+    people = [office.approver, office.colleague, *(member(office.workspace, Role.APPROVER) for _ in range(4))]
+    for _ in range(3):
+        approval = ApprovalFactory.create(
+            workspace=office.workspace, levels=[LevelAsk("user", 60_000, quorum="2")]
+        )
+        results = at_once(*(partial(respond, approval_id=approval.pk, by=by, approved=True) for by in people))
+        lost = [result for result in results if isinstance(result, Conflict)]
+        assert [error.code for error in lost] == ["already_decided"] * 4
+        assert approval.votes.count() == 2
+        assert decided_events(approval) == ["approval_voted", "approval_responded"]
+        assert statuses(approval.execution)["ask"] == "ready"
+
+
+def test_an_answer_and_an_escalation_never_both_count(office: Office) -> None:
+    ApprovalLevelFactory.create(workspace=office.workspace, members=[office.colleague])
+    for _ in range(ROUNDS):
+        approval = ApprovalFactory.create(
+            workspace=office.workspace, levels=[LevelAsk("user", 60_000)], escalate=True
+        )
+        let_time_pass(approval)
+        answer, _ = at_once(
+            partial(permitted, respond, approval_id=approval.pk, by=office.approver, approved=True),
+            partial(expire, subject=approval.pk, execution_id=approval.execution_id),
+        )
+        approval.refresh_from_db()
+        if isinstance(answer, Approval):
+            assert (approval.status, approval.level) == ("approved", "user")
+            assert decided_events(approval) == ["approval_responded"]
+        else:
+            assert answer == "not_permitted"
+            assert (approval.status, approval.level) == ("pending", "finance")
+            assert decided_events(approval) == ["approval_escalated"]
+
+
+def test_of_two_who_claim_at_once_one_has_it(office: Office) -> None:
+    approval = ApprovalFactory.create(workspace=office.workspace)
+    results = at_once(
+        *(partial(claim, approval_id=approval.pk, by=by) for by in (office.approver, office.colleague))
+    )
+    lost = [result for result in results if isinstance(result, Conflict)]
+    assert [error.code for error in lost] == ["claimed_by_other"]
+
+
+def permitted(action: Callable[..., Any], **fields: Any) -> Any:
+    """What it gives, or the code of the refusal."""
+    try:
+        return action(**fields)
+    except NotPermitted as error:
+        return error.code

@@ -102,10 +102,10 @@ def unreachable(template: Template) -> str:
     return f"/blocks/{len(template['blocks']) - 1}"
 
 
-def not_executable_yet(template: Template) -> str:
+def two_who_fill_in(template: Template) -> str:
     i, block = at(template, "review")
-    block["humanInLoop"]["type"] = "edit"
-    return f"/blocks/{i}/humanInLoop/type"
+    block["humanInLoop"] |= {"type": "edit", "quorum": 2}
+    return f"/blocks/{i}/humanInLoop/quorum"
 
 
 KINDS = [
@@ -118,7 +118,7 @@ KINDS = [
     Broken("dag12-tokio-ci", "unknown_field", unknown_field),
     Broken("dag14-argo-nested-parallelism", "wrong_type", wrong_type),
     Broken("dag19-swf-switch", "unreachable_block", unreachable),
-    Broken("human05-job-announcement", "not_executable_yet", not_executable_yet),
+    Broken("human05-job-announcement", "contradicting_fields", two_who_fill_in),
 ]
 
 

@@ -235,17 +235,28 @@ def test_a_compensation_may_name_its_own_block_and_must_not_share_its_name() -> 
     assert ("duplicate_block_id", UNDO) in refusals(body)
 
 
-LATER: list[tuple[dict[str, Any], str]] = [
-    ({"humanInLoop": {"type": "review"}}, "humanInLoop/type"),
-    ({"humanInLoop": {"type": "edit"}}, "humanInLoop/type"),
+PEOPLE: list[tuple[dict[str, Any], str, str]] = [
+    ({"type": "edit", "quorum": 2}, "contradicting_fields", "quorum"),
+    ({"type": "input", "quorum": "all"}, "contradicting_fields", "quorum"),
+    ({"type": "input", "onTimeout": "approve"}, "contradicting_fields", "onTimeout"),
+    ({"approvalLevel": "x", "levels": [{"level": "y"}]}, "contradicting_fields", "levels"),
+    ({"assignees": {"expression": "nope.x"}}, "unknown_name", "assignees/expression"),
+    ({"assignees": {"expression": "item.owner"}}, "unknown_name", "assignees/expression"),
+    (
+        {"levels": [{"assignees": {"expression": "blocks.pay.output"}}]},
+        "not_upstream",
+        "levels/0/assignees/expression",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("fields", "at"), LATER)
-def test_what_cannot_be_executed_yet_is_said_and_not_ignored(fields: dict[str, Any], at: str) -> None:
+@pytest.mark.parametrize(("fields", "code", "at"), PEOPLE)
+def test_a_question_that_nobody_could_answer_so_is_refused(
+    fields: dict[str, Any], code: str, at: str
+) -> None:
     body = review()
-    body["blocks"][PAY].update(fields)
-    assert refusals(body) == {("not_executable_yet", f"/blocks/{PAY}/{at}")}
+    body["blocks"][PAY]["humanInLoop"] = fields
+    assert refusals(body) == {(code, f"/blocks/{PAY}/humanInLoop/{at}")}
 
 
 @pytest.mark.parametrize(
@@ -281,7 +292,7 @@ def test_all_issues_are_found_at_once_and_in_order() -> None:
     body["blocks"][SCORE]["dependencies"] = ["fetsh"]
     body["blocks"][ROUTE]["conditions"]["branches"][1]["nextBlocks"] = ["pay", "gone"]
     body["blocks"][PAY]["when"] = "nope"
-    body["blocks"][TELL]["humanInLoop"] = {"type": "edit"}
+    body["blocks"][TELL]["humanInLoop"] = {"type": "edit", "quorum": 2}
     body["blocks"][LOG]["dependencies"] = ["archive"]
     codes = [(issue.code, issue.pointer) for issue in found(body)]
     assert codes[0] == ("unknown_dependency", "/blocks/1/dependencies/0")
@@ -289,7 +300,7 @@ def test_all_issues_are_found_at_once_and_in_order() -> None:
         "unknown_dependency",
         "unknown_block",
         "unknown_name",
-        "not_executable_yet",
+        "contradicting_fields",
         "cycle",
     }
     assert [int(at.split("/")[2]) for _, at in codes] == sorted(int(at.split("/")[2]) for _, at in codes)
