@@ -8,6 +8,7 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 
 from ..models import Approval, ApprovalKind, DecisionKind
+from ..services.batch import MOST
 from ..states import ApprovalStatus
 
 COMMENTS_CHARS = 10_000
@@ -40,6 +41,28 @@ class Answer(StrictSerializer):
         required=False, allow_blank=True, default="", max_length=COMMENTS_CHARS, trim_whitespace=False
     )
     content_hash = serializers.CharField(required=False, allow_null=True, default=None, max_length=64)
+
+
+class ItemAnswer(Answer):
+    approval_id = serializers.UUIDField()
+    content_hash = serializers.CharField(max_length=64)
+
+
+class Answers(StrictSerializer):
+    """Body of respond-many: about one block of one version; each names what was read by its hash."""
+
+    answers = serializers.ListField(child=ItemAnswer(), allow_empty=False, max_length=MOST)
+
+
+class ItemResult(StrictSerializer):
+    approval_id = serializers.UUIDField()
+    ok = serializers.BooleanField()
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class ItemResults(StrictSerializer):
+    results = ItemResult(many=True)
 
 
 class Done(StrictSerializer):

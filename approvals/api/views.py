@@ -15,7 +15,7 @@ from agentflow.governance.models import User
 from .. import selectors
 from ..models import ApprovalKind
 from ..selectors import Filter
-from ..services import responding
+from ..services import batch, responding
 from ..states import ApprovalStatus
 from . import serializers
 
@@ -95,6 +95,22 @@ class RespondView(APIView):
         by = cast(User, request.user)  # anonymous ones came no further than authentication
         responding.respond(approval_id=approval_id, by=by, **body.validated_data)
         return Response({"success": True})
+
+
+class RespondManyView(APIView):
+    @extend_schema(
+        operation_id="approvals_respond_many",
+        request=serializers.Answers,
+        responses={200: serializers.ItemResults},
+    )
+    @idempotent
+    def post(self, request: Request) -> Response:
+        """Answer many questions about one block, of a list's items say; each is taken by itself."""
+        body = serializers.Answers(data=request.data)
+        body.is_valid(raise_exception=True)
+        answers = [batch.Answer(**given) for given in body.validated_data["answers"]]
+        results = batch.respond_many(by=cast(User, request.user), answers=answers)
+        return Response({"results": serializers.ItemResult(results, many=True).data})
 
 
 def _filter(request: Request, orderings: dict[str, str]) -> Filter:
