@@ -39,7 +39,9 @@ class Execution(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    workspace = models.ForeignKey("governance.Workspace", on_delete=models.PROTECT, related_name="executions")
+    workspace = models.ForeignKey(
+        "governance.Workspace", on_delete=models.PROTECT, related_name="executions", db_index=False
+    )
     template_version = models.ForeignKey(
         "templates_app.TemplateVersion", on_delete=models.PROTECT, related_name="executions"
     )
@@ -63,7 +65,12 @@ class Execution(models.Model):
         max_length=7, choices=Compensation.choices, blank=True, default="", db_default=""
     )
     parent_block = models.ForeignKey(
-        "BlockExecution", on_delete=models.PROTECT, null=True, blank=True, related_name="children"
+        "BlockExecution",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="children",
+        db_index=False,
     )
     parent_attempt = models.PositiveIntegerField(null=True, blank=True)
     depth = models.PositiveSmallIntegerField(default=0)  # 0 = started by a client, 1 = child of such a run
@@ -154,7 +161,7 @@ class BlockExecution(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="blocks")
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="blocks", db_index=False)
     epoch = models.PositiveIntegerField(default=1)
     idx = models.PositiveIntegerField()  # position in the version's plan
     iteration = models.PositiveIntegerField(default=0)  # 0 = the block; from 1 on, an item of its `forEach`
@@ -195,8 +202,9 @@ class BlockExecution(models.Model):
 
     class Meta:
         constraints = [
-            # The claim's and the settle's way to a block; there is no index on status, which would
-            # make every state change a non-HOT update.
+            # The claim's and the settle's way to a block, and the only one by execution: with a second a
+            # plan made while tables are small reads a whole run for each block.  There is no index on
+            # status, which would make every state change a non-HOT update.
             models.UniqueConstraint(
                 fields=["execution", "epoch", "idx", "iteration"], name="one_row_per_block_and_iteration"
             ),
@@ -238,7 +246,9 @@ class AttemptOutcome(models.TextChoices):
 class BlockAttempt(models.Model):
     """One ended attempt; the one in flight is the block's own row."""
 
-    block = models.ForeignKey(BlockExecution, on_delete=models.CASCADE, related_name="attempts")
+    block = models.ForeignKey(
+        BlockExecution, on_delete=models.CASCADE, related_name="attempts", db_index=False
+    )
     attempt = models.PositiveIntegerField()
     outcome = models.CharField(max_length=9, choices=AttemptOutcome.choices)
     agent_id = models.TextField(blank=True, default="")
@@ -363,12 +373,18 @@ class Timer(models.Model):
     """A moment at which the clock has something to do.  A row is deleted by the transaction that did it."""
 
     kind = models.CharField(max_length=20, choices=TimerKind.choices)
-    key = models.TextField(unique=True)  # "check:<execution>", "approval_timeout:<approval>"
+    key = models.TextField()  # "check:<execution>", "approval_timeout:<approval>"
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="timers")
     subject = models.UUIDField(null=True)  # the approval
     due_at = models.DateTimeField(db_index=True)
     tries = models.PositiveIntegerField(default=0)  # checks in a row that saw no progress: they grow rarer
     progress = models.BigIntegerField(default=0)  # what the last check saw: settled blocks plus attempts
+
+    class Meta:
+        constraints = [
+            # No `unique=True`, which would bring a second index for LIKE.
+            models.UniqueConstraint(fields=["key"], name="one_timer_per_key"),
+        ]
 
     def __str__(self) -> str:
         return self.key

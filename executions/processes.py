@@ -62,9 +62,23 @@ def plan_statements_once() -> None:
     connection_created.connect(_plan_once, dispatch_uid="plan_statements_once")
 
 
+def look_up_by_key() -> None:
+    """Let this process's connections look rows up one by one, however small a table is as yet.
+
+    To read a small table as a whole is cheaper, and so the planner does; but the plan is kept while the
+    table grows, and wide runs would pay for it.  So what counts for a plan here is the rows that it touches.
+    """
+    connection_created.connect(_use_indexes, dispatch_uid="look_up_by_key")
+
+
 def _plan_once(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET plan_cache_mode = force_generic_plan")
+
+
+def _use_indexes(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off; SET random_page_cost = 0.2; SET cpu_tuple_cost = 0.5")
 
 
 def deaf(signs: Signs) -> bool:

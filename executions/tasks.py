@@ -24,9 +24,10 @@ _pulse: WorkerPulse | None = None
 @celeryd_after_setup.connect
 def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
     """Consume a queue of one's own, and the lanes, beside the named ones and through the same consumer."""
-    from executions.processes import WorkerPulse, canary_queue, plan_statements_once
+    from executions.processes import WorkerPulse, canary_queue, look_up_by_key, plan_statements_once
 
     plan_statements_once()
+    look_up_by_key()
     global _pulse
     queues = instance.app.amqp.queues
     _pulse = WorkerPulse(queues=list(queues.consume_from), name=sender, threads=instance.concurrency)

@@ -7,19 +7,20 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 from uuid import UUID
 
-from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import OuterRef
+from django.db import connection
 
 from agentflow.errors import NotFound
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import parse
 from agentflow.workflow.large import NOTE, Large
 from agentflow.workflow.plan import Plan, compile_plan
-from executions.models import BlockExecution, Durability, Execution
+from executions.models import Durability
 from templates_app.models import TemplateVersion
+
+from .rows import loads
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -130,9 +131,16 @@ class _Recent(Generic[K, V]):
 
 
 _recent: _Recent[UUID, Facts] = _Recent(256)
-_ONCE = ArraySubquery(  # an effect is fixed at the start, so the first epoch tells it
-    BlockExecution.objects.filter(execution=OuterRef("pk"), epoch=1, iteration=0, effect="once").values("idx")
-)
+# By hand, for every run is read by every process that works on it.  An effect is fixed at the start, so
+# the first epoch tells which are `once`.
+_FACTS = """
+SELECT e.workspace_id, e.template_version_id, e.max_parallel, e.durability, e.input, e.simulation,
+  e.created_by_id, e.depth, e.root, w.slug, w.name,
+  (SELECT p.execution_id FROM executions_blockexecution p WHERE p.id = e.parent_block_id),
+  ARRAY(SELECT b.idx FROM executions_blockexecution b
+        WHERE b.execution_id = e.id AND b.epoch = 1 AND b.iteration = 0 AND b.effect = 'once')
+FROM executions_execution e JOIN governance_workspace w ON w.id = e.workspace_id WHERE e.id = %s
+"""
 
 
 def facts_of(execution_id: UUID) -> Facts | None:
@@ -140,42 +148,27 @@ def facts_of(execution_id: UUID) -> Facts | None:
     found = _recent.get(execution_id)
     if found is not None:
         return found
-    row = (
-        Execution.objects.filter(pk=execution_id)
-        .annotate(once=_ONCE)
-        .values(
-            "once",
-            "workspace_id",
-            "template_version_id",
-            "max_parallel",
-            "durability",
-            "input",
-            "simulation",
-            "created_by_id",
-            "depth",
-            "root",
-            "parent_block__execution_id",
-            "workspace__slug",
-            "workspace__name",
-        )
-        .first()
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(_FACTS, [execution_id])
+        row = cursor.fetchone()
     if row is None:
         return None
+    workspace_id, version_id, max_parallel, durability, input, simulation, *_ = row
+    created_by_id, depth, root_id, slug, name, parent_execution_id, once = row[6:]
     facts = Facts(
         execution_id=execution_id,
-        workspace_id=row["workspace_id"],
-        version=version_facts(row["template_version_id"]),
-        max_parallel=row["max_parallel"],
-        strict=row["durability"] == Durability.STRICT,
-        input=row["input"],
-        simulation=row["simulation"],
-        created_by_id=row["created_by_id"],
-        depth=row["depth"],
-        root_id=row["root"] or execution_id,
-        parent_execution_id=row["parent_block__execution_id"],
-        workspace=workspace_names(row["workspace_id"], row["workspace__slug"], row["workspace__name"]),
-        once=frozenset(row["once"]),
+        workspace_id=workspace_id,
+        version=version_facts(version_id),
+        max_parallel=max_parallel,
+        strict=durability == Durability.STRICT,
+        input=cast(JSONObject, loads(input)),
+        simulation=cast(JSONObject | None, loads(simulation)),
+        created_by_id=created_by_id,
+        depth=depth,
+        root_id=root_id or execution_id,
+        parent_execution_id=parent_execution_id,
+        workspace=workspace_names(workspace_id, slug, name),
+        once=frozenset(once),
     )
     _recent.put(execution_id, facts)
     return facts

@@ -46,6 +46,7 @@ class Items:
             items=[as_json(item) for item in change.items or ()],
             open=_open_at_once(planned),
         )
+        self._run.opened.append((change.idx, 1))
 
     def after(self, change: Change) -> None:
         """Follow an item that moved: ask about it, look again at it, look after its child."""

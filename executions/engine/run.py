@@ -42,6 +42,7 @@ from . import asking, points, statements
 from .compensating import Compensating
 from .deciding import Decisions
 from .facts import Facts, as_text, blob_of
+from .frontier import Position
 from .items import Items
 from .judging import REVIEW, Change
 from .opening import Answered, Decided, Opener, SettledBlocks
@@ -87,6 +88,7 @@ class Run:
         self.children_to_check: list[UUID] = []
         self._point: tuple[PointKind, str, int | None] | None = None
         self.seeks_agents = False  # a block waits until some agent is fit
+        self.opened: list[Position] = []  # blocks that have become ready
         self.left_unread = False  # a large value could not be read: what needs it waits
 
     @property
@@ -157,7 +159,9 @@ class Run:
         """Decide the blocks that have no open edge and were not decided yet."""
         if self.status is not E.RUNNING:
             return
-        rows = self.execute(statements.UNDECIDED, partial=list(self.facts.plan.partial)).fetchall()
+        self._decide(self.execute(statements.UNDECIDED, partial=list(self.facts.plan.partial)).fetchall())
+
+    def _decide(self, rows: Iterable[Sequence[Any]]) -> None:
         self.open([Decided(*row) for row in rows])
         for idx in self.facts.plan.fans:  # items that a pause held back, or whose outputs nobody could read
             accepted = self._items.next(self.facts.plan[idx]) + self._items.finish(self.facts.plan[idx])
@@ -266,6 +270,8 @@ class Run:
         changes = sorted(self._with_agents(changes), key=lambda change: change.pk)
         for change in changes:
             BLOCK.check(leaving, change.status)
+            if change.status is B.READY:
+                self.opened.append((change.idx, change.iteration))
         rows = self.execute(
             statements.MOVE,
             ids=[c.pk for c in changes],
@@ -327,8 +333,9 @@ class Run:
 
     def begin(self) -> None:
         """The first walker has come: pending becomes running, and the roots are decided."""
-        self.move_to(E.RUNNING)
-        self.advance()
+        EXECUTION.check(self.status, E.RUNNING)
+        self.status = E.RUNNING
+        self._decide(self.execute(statements.BEGIN, partial=list(self.facts.plan.partial)).fetchall())
 
     def move_to(self, status: E) -> None:
         EXECUTION.check(self.status, status)

@@ -19,8 +19,12 @@ FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
 # result is late.
 #
 # A row without an id is a block done ahead of its claim (module `ahead`).  Those count together or not
-# at all: when all claims were still held and each is as the walker took it to be.  `must` are claimed
-# whatever `want` says.  Ends and beginnings are seconds before now.
+# at all: when all claims were still held and each is as the walker took it to be.  A block that must be
+# claimed is, whatever `want` says.  Ends and beginnings are seconds before now.
+#
+# `traits` say of each edge's successor what is known of it, added up: 1 it is special, 2 a partial join,
+# 4 fast, 8 to be claimed.  As arrays to be searched for each block they would make a wide fork quadratic;
+# and without LIMIT 1 the planner, which expects few blocks in a run, would read them all to find some.
 SETTLE_AND_CLAIM = """
 WITH x AS (
   SELECT * FROM unnest(%(ids)s::bigint[], %(idxs)s::int[], %(attempts)s::int[], %(todos)s::int[],
@@ -36,8 +40,10 @@ held AS (
   FROM x WHERE b.id = x.pk AND b.status = 'running' AND b.attempt = x.attempt
   RETURNING b.id, b.idx, b.block_id, b.attempt, b.started_at, b.completed_at, x.agent, x.place),
 fresh AS (
-  SELECT b.id, x.* FROM x JOIN executions_blockexecution b
-    ON b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.idx AND b.iteration = 0
+  SELECT b.id, x.* FROM x CROSS JOIN LATERAL (
+    SELECT * FROM executions_blockexecution b
+    WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.idx AND b.iteration = 0
+    LIMIT 1) b
   WHERE x.pk IS NULL AND b.status = 'blocked' AND b.attempt = 0 AND b.effect <> 'once'
     AND b.effect_seq = 0 AND b.todo = x.todo AND b.dead = 0 AND b.failed = 0),
 ahead AS (
@@ -53,19 +59,22 @@ attempts AS (
   INSERT INTO executions_blockattempt (block_id, attempt, outcome, agent_id, started_at, ended_at)
   SELECT id, attempt, 'ok', agent, started_at, completed_at FROM done),
 closing AS (
-  SELECT e.succ, count(*)::int AS closed
-  FROM done d JOIN unnest(%(preds)s::int[], %(succs)s::int[]) AS e(pred, succ) ON e.pred = d.idx
-  WHERE NOT EXISTS (SELECT 1 FROM ahead a WHERE a.idx = e.succ) GROUP BY 1),
+  SELECT e.succ, e.traits, count(*)::int AS closed
+  FROM done d JOIN unnest(%(preds)s::int[], %(succs)s::int[], %(traits)s::int[]) AS e(pred, succ, traits)
+    ON e.pred = d.idx
+  WHERE NOT EXISTS (SELECT 1 FROM ahead a WHERE a.idx = e.succ) GROUP BY 1, 2),
 near AS (
-  SELECT b.id, b.idx, c.closed, b.todo = c.closed AS over,
-         b.todo = c.closed AND b.dead = 0 AND b.failed = 0 AND NOT b.idx = ANY(%(special)s::int[]) AS opens
-  FROM closing c JOIN executions_blockexecution b
-    ON b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = c.succ AND b.iteration = 0
+  SELECT b.id, b.idx, c.traits, c.closed, b.todo = c.closed AS over,
+         b.todo = c.closed AND b.dead = 0 AND b.failed = 0 AND c.traits & 1 = 0 AS opens
+  FROM closing c CROSS JOIN LATERAL (
+    SELECT * FROM executions_blockexecution b
+    WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = c.succ AND b.iteration = 0
+    LIMIT 1) b
   WHERE b.status = 'blocked'),
 fitting AS (
-  SELECT *, opens AND b_must AS must,
-         opens AND NOT b_must AND (%(want)s = 1 OR idx = ANY(%(fast)s::int[])) AS fits
-  FROM near, LATERAL (SELECT idx = ANY(%(must)s::int[]) AS b_must) m),
+  SELECT *, opens AND traits & 8 > 0 AS must,
+         opens AND traits & 8 = 0 AND (%(want)s = 1 OR traits & 4 > 0) AS fits
+  FROM near),
 ranked AS (SELECT *, count(*) FILTER (WHERE fits) OVER (ORDER BY idx) AS rank FROM fitting),
 chosen AS (SELECT *, must OR (fits AND rank <= %(want)s) AS mine FROM ranked),
 moved AS (
@@ -79,7 +88,7 @@ moved AS (
       started_at = CASE WHEN c.mine THEN statement_timestamp() END
   FROM chosen c WHERE b.id = c.id
   RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes, b.status,
-            b.tries_from, b.todo, b.dead, b.failed, c.over, c.opens),
+            b.tries_from, b.todo, b.dead, b.failed, c.over, c.opens, c.traits),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
@@ -94,29 +103,33 @@ sinks AS (
   WHERE id = %(execution)s AND s.closed > 0 RETURNING open_sinks)
 SELECT CASE WHEN NOT opens THEN 'decided' WHEN status = 'running' THEN 'claim' ELSE 'ready' END,
        id, idx, attempt, effect, effect_seq, crashes, tries_from, todo, dead, failed
-FROM moved WHERE over OR idx = ANY(%(partial)s::int[])
+FROM moved WHERE over OR traits & 2 > 0
 UNION ALL
 SELECT CASE WHEN early THEN 'ahead' ELSE 'done' END, id, idx, attempt, '', 0, 0, 0, 0, 0, 0 FROM done
 UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0, 0, 0 FROM sinks
 """
 
-# Claim up to `want` of what is ready.  A walker that holds no place yet (`newcomer`) gets one only
-# while fewer than `places` walkers are at work.  More than one block at once only of those known to be fast.
+# Claim up to `want` of what is ready from a position of the plan on.  A walker that holds no place yet
+# (`newcomer`) gets one only while fewer than `places` walkers are at work.  More than one block at once only
+# of those known to be fast.  Of what is left only as much is counted as there are places.
 CLAIM = """
-WITH live AS MATERIALIZED (
-  SELECT id, idx, iteration, status, lease_owner,
-         coalesce(idx = ANY(%(fast)s::int[]), true) AS fast
+WITH near AS MATERIALIZED (
+  SELECT id, idx, iteration, %(all_fast)s::bool OR idx = ANY(%(fast)s::int[]) AS fast
   FROM executions_blockexecution
-  WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status IN ('ready', 'running')
-    AND (status = 'running' OR available_at IS NULL OR available_at <= statement_timestamp())),
+  WHERE execution_id = %(execution)s AND epoch = %(epoch)s
+    AND (idx, iteration) >= (%(from_idx)s::int, %(from_iteration)s::int)
+    AND status = 'ready' AND (available_at IS NULL OR available_at <= statement_timestamp())
+  ORDER BY idx, iteration LIMIT %(want)s::int + %(places)s::int),
 tally AS (
-  SELECT count(*) FILTER (WHERE status = 'ready')::int AS ready,
-         count(DISTINCT lease_owner) FILTER (WHERE status = 'running')::int AS walkers FROM live),
+  SELECT count(*)::int AS ready,
+         CASE WHEN %(newcomer)s AND count(*) > 0 THEN (
+           SELECT count(DISTINCT lease_owner)::int FROM executions_blockexecution
+           WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'running') END AS walkers
+  FROM near),
 pick AS (
-  (SELECT id FROM live WHERE status = 'ready' AND fast ORDER BY idx, iteration LIMIT %(want)s)
+  (SELECT id FROM near WHERE fast ORDER BY idx, iteration LIMIT %(want)s)
   UNION ALL
-  (SELECT id FROM live WHERE status = 'ready' AND NOT fast
-     AND NOT EXISTS (SELECT 1 FROM live WHERE status = 'ready' AND fast)
+  (SELECT id FROM near WHERE NOT EXISTS (SELECT 1 FROM near WHERE fast)
      ORDER BY idx, iteration LIMIT least(%(want)s, 1))),
 moved AS (
   UPDATE executions_blockexecution b
@@ -132,7 +145,11 @@ events AS (
          jsonb_strip_nulls(jsonb_build_object('status', 'running', 'attempt', attempt,
            'item', nullif(iteration, 0))) FROM moved)
 SELECT id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, round, 0, 0 FROM moved
-UNION ALL SELECT 0, 0, 0, '', 0, 0, 0, 0, 0, ready, walkers FROM tally
+UNION ALL
+SELECT 0, coalesce(l.idx, -1), 0, '', 0, 0, 0, coalesce(l.iteration, 0), 0, ready, coalesce(walkers, 0)
+FROM tally LEFT JOIN (
+  SELECT idx, iteration FROM near WHERE NOT EXISTS (SELECT 1 FROM moved WHERE moved.id = near.id)
+  ORDER BY 1, 2 LIMIT 1) l ON true
 """
 
 # Give claims back for which nobody was called, as if they had not been made.  Fenced by the walker too: the
@@ -219,8 +236,25 @@ UPDATE executions_blockexecution b
 SET todo = b.todo - x.closed, dead = b.dead + x.dead, failed = b.failed + x.failed
 FROM unnest(%(idxs)s::int[], %(closed)s::int[], %(dead)s::int[], %(failed)s::int[])
   AS x(idx, closed, dead, failed)
-WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = x.idx AND b.iteration = 0
+CROSS JOIN LATERAL (
+  SELECT id FROM executions_blockexecution
+  WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = x.idx AND iteration = 0 LIMIT 1) o
+WHERE b.id = o.id
 RETURNING b.id, b.idx, b.todo, b.dead, b.failed, b.status
+"""
+
+# The first walker has come.  Gives the blocks whose opening is still to be decided, as UNDECIDED.
+BEGIN = """
+WITH begun AS (
+  UPDATE executions_execution
+  SET status = 'running', started_at = coalesce(started_at, statement_timestamp())
+  WHERE id = %(execution)s),
+event AS (
+  INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
+  VALUES (%(workspace)s, %(execution)s, 'execution_changed', 20, '{"status": "running"}'))
+SELECT id, idx, todo, dead, failed FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'blocked'
+  AND (todo = 0 OR idx = ANY(%(partial)s::int[])) ORDER BY idx
 """
 
 # Blocks whose opening is still to be decided: the roots of a new run, or what a pause left undecided.
@@ -436,27 +470,33 @@ FROM unnest(%(ids)s::bigint[], %(attempts)s::int[]) AS x(id, attempt)
 WHERE b.id = x.id AND b.attempt = x.attempt AND b.status = 'running' RETURNING b.id
 """
 
+# Nothing is written where the version was deleted meanwhile; else it is kept from that until this commits.
 START = """
-WITH execution AS (
+WITH version AS MATERIALIZED (
+  SELECT id FROM templates_app_templateversion WHERE id = %(version)s FOR KEY SHARE),
+execution AS (
   INSERT INTO executions_execution (id, workspace_id, template_version_id, status, epoch, input, simulation,
       max_parallel, open_sinks, failed_blocks, ends_as, parent_block_id, parent_attempt, depth, root,
       created_by_id, durability, created_at, deadline_at)
-  VALUES (%(execution)s, %(workspace)s, %(version)s, 'pending', 1, %(input)s::jsonb, %(simulation)s::jsonb,
-      %(max_parallel)s, %(open_sinks)s, 0, '', %(parent_block)s, %(parent_attempt)s, %(depth)s,
-      %(root)s, %(created_by)s, %(durability)s,
-      statement_timestamp(), statement_timestamp() + %(timeout_ms)s * interval '1 millisecond')),
+  SELECT %(execution)s::uuid, %(workspace)s::uuid, version.id, 'pending', 1, %(input)s::jsonb,
+      %(simulation)s::jsonb, %(max_parallel)s::int, %(open_sinks)s::int, 0, '', %(parent_block)s::bigint,
+      %(parent_attempt)s::int, %(depth)s::smallint, %(root)s::uuid, %(created_by)s::bigint,
+      %(durability)s::text, statement_timestamp(),
+      statement_timestamp() + %(timeout_ms)s::float8 * interval '1 millisecond'
+  FROM version),
 blocks AS (
   INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, block_id, status, todo, dead,
       failed, attempt, crashes, tries_from, round, effect, effect_seq, reason)
-  SELECT %(execution)s, 1, x.idx - 1, 0, x.block_id, CASE WHEN x.ready THEN 'ready' ELSE 'blocked' END,
-      x.todo, 0, 0, 0, 0, 0, 0, x.effect, 0, ''
-  FROM unnest(%(block_ids)s::text[], %(todos)s::int[], %(readies)s::bool[], %(effects)s::text[])
+  SELECT %(execution)s::uuid, 1, x.idx - 1, 0, x.block_id,
+      CASE WHEN x.ready THEN 'ready' ELSE 'blocked' END, x.todo, 0, 0, 0, 0, 0, 0, x.effect, 0, ''
+  FROM version, unnest(%(block_ids)s::text[], %(todos)s::int[], %(readies)s::bool[], %(effects)s::text[])
     WITH ORDINALITY AS x(block_id, todo, ready, effect, idx)),
 timer AS (
   INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)
-  VALUES ('check', %(timer)s, %(execution)s, statement_timestamp() + interval '5 seconds', 0, 0))
+  SELECT 'check', %(timer)s::text, %(execution)s::uuid, statement_timestamp() + interval '5 seconds', 0, 0
+  FROM version)
 INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
-VALUES (%(workspace)s, %(execution)s, 'execution_changed', 20, %(payload)s::jsonb)
+SELECT %(workspace)s::uuid, %(execution)s::uuid, 'execution_changed', 20, %(payload)s::jsonb FROM version
 """
 
 # A block waits for an event.  One that got its event and could not go on keeps it.

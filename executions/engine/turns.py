@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from django.db import transaction
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
+from agentflow.workflow.plan import PlanBlock
 from executions import dispatch
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
@@ -21,11 +22,22 @@ from executions.states import ExecutionStatus as E
 from . import statements
 from .ahead import AHEAD, is_plain, waited_for
 from .facts import Facts, as_text, blob_of
+from .frontier import BEGINNING, WINDOW, Frontier
 from .judging import CALLBACK, Change, Claim
 from .opening import Decided
 from .run import Run, lock_row, poke, raw_cursor
 
+SPECIAL, PARTIAL, FAST, MUST = 1, 2, 4, 8  # traits of a successor, as SETTLE_AND_CLAIM reads them
 SEEK_S = 2.0  # after so long it is looked whether a block that waits for an agent had better choose again
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a walker would take: `count` blocks, several at once only where `is_fast` says so of each."""
+
+    count: int
+    is_fast: Callable[[PlanBlock], bool] = lambda planned: False
+    all_fast: bool = False  # of every block
 
 
 @dataclass(slots=True)
@@ -46,20 +58,23 @@ def take_turn(
     walker: UUID,
     changes: list[Change],
     *,
-    want: int,
-    fast: Collection[int] | None = (),
+    want: Wanted | int,
+    frontier: Frontier | None = None,
     more: bool = True,
     repeated: bool = False,
 ) -> Turn:
-    """Record `changes`, the outcomes of this walker's claims, and claim up to `want` blocks.
+    """Record `changes`, the outcomes of this walker's claims, and claim what it wants, or so many blocks.
 
     Idempotent by the fences: a repeat records nothing twice.  Behind the claims' changes may stand
-    those of blocks done ahead; then all changes but the last completed plainly.  `fast` are blocks of
-    which several may be claimed at once; None: all of them.  `more`: ready blocks may have been left
-    by the last turn.  `repeated`: whether the last try committed is not known, so what it may have
-    claimed is taken up again.
+    those of blocks done ahead; then all changes but the last completed plainly.  `more`: ready blocks may
+    have been left by the last turn.  `repeated`: whether the last try committed is not known, so what it
+    may have claimed is taken up again.
     """
     turn = Turn()
+    want = Wanted(want) if isinstance(want, int) else want
+    frontier = frontier or Frontier()
+    if repeated:
+        frontier.forget()
     with transaction.atomic():
         cursor = raw_cursor()
         gate = lock_row(cursor, facts.execution_id)
@@ -72,7 +87,7 @@ def take_turn(
         held = [change for change in changes if change.pk != AHEAD]
         if run.status is E.RUNNING and held and all(is_plain(facts, change) for change in held):
             # A walker all of whose blocks were given to others has lost its place too.
-            newcomer = not _settle_plainly(run, turn, changes, walker=walker, want=want, fast=fast)
+            newcomer = not _settle_plainly(run, turn, changes, walker=walker, want=want)
         elif held:
             newcomer = not _settle(run, held, walker)
             turn.refused = len(held) < len(changes)
@@ -84,8 +99,10 @@ def take_turn(
         # Who got something need not look what else there is, unless others left some the last time.
         turn.ready_left += run.places.granted
         more = more or run.places.granted > 0
-        if run.works and (not turn.claims or (more and len(turn.claims) < want)):
-            _claim(run, turn, walker=walker, want=want - len(turn.claims), fast=fast, newcomer=newcomer)
+        frontier.opened(run.opened)
+        if run.works and (not turn.claims or (more and len(turn.claims) < want.count)):
+            rest = replace(want, count=want.count - len(turn.claims))
+            _claim(run, turn, walker=walker, want=rest, frontier=frontier, newcomer=newcomer)
         turn.works = run.works
     poke(facts)
     return turn
@@ -95,15 +112,13 @@ def _held(run: Run, walker: UUID, claims: list[Claim]) -> Iterable[Sequence[Any]
     return run.execute(statements.HELD, walker=walker, taken=[claim.pk for claim in claims])
 
 
-def _settle_plainly(
-    run: Run, turn: Turn, changes: list[Change], *, walker: UUID, want: int, fast: Collection[int] | None
-) -> int:
+def _settle_plainly(run: Run, turn: Turn, changes: list[Change], *, walker: UUID, want: Wanted) -> int:
     """How many of the claims' changes were accepted; the others came late."""
     facts, plan = run.facts, run.facts.plan
     plain = [change for change in changes if is_plain(facts, change)]
     last = None if len(plain) == len(changes) else changes[-1]  # done ahead, with another outcome
     edges = [(change.idx, succ) for change in plain for succ in plan[change.idx].succs]
-    succs = {succ for _, succ in edges}
+    traits = {succ: _traits(plan[succ], want, last) for succ in {succ for _, succ in edges}}
     idxs = {change.idx for change in plain}
     now = time.monotonic()
     rows = run.execute(
@@ -119,12 +134,9 @@ def _settle_plainly(
         ended=[now - c.times[1] if c.times else 0.0 for c in plain],
         preds=[pred for pred, _ in edges],
         succs=[succ for _, succ in edges],
-        special=[idx for idx in succs if idx in plan.special],
-        partial=[idx for idx in succs if idx in plan.partial],
+        traits=[traits[succ] for _, succ in edges],
         sinks=[c.idx for c in plain if not plan[c.idx].succs],
-        must=[] if last is None else [last.idx],
-        want=want,
-        fast=list(succs if fast is None else succs.intersection(fast)),
+        want=want.count,
         walker=walker,
         lease=LIMITS.lease_s,
     ).fetchall()
@@ -141,6 +153,7 @@ def _settle_plainly(
             turn.claims.append(Claim(pk, idx, attempt, effect, effect_seq, crashes, tries_from))
         elif kind == "ready":
             turn.ready_left += 1
+            run.opened.append((idx, 0))
         elif kind == "decided":
             decided.append(Decided(pk, idx, todo, dead, failed))
         elif kind == "sinks":
@@ -157,6 +170,12 @@ def _settle_plainly(
     if last is not None and not _settle_claimed(run, turn, last):
         turn.refused = True
     return len(held)
+
+
+def _traits(planned: PlanBlock, want: Wanted, last: Change | None) -> int:
+    special = SPECIAL * planned.special + PARTIAL * (planned.needed is not None)
+    fast = want.count > 1 and (want.all_fast or want.is_fast(planned))
+    return special + FAST * fast + MUST * (last is not None and last.idx == planned.idx)
 
 
 def _settle_claimed(run: Run, turn: Turn, change: Change) -> bool:
@@ -250,24 +269,50 @@ def _keep_late(run: Run, changes: list[Change]) -> None:
             )
 
 
-def _claim(
-    run: Run, turn: Turn, *, walker: UUID, want: int, fast: Collection[int] | None, newcomer: bool
-) -> None:
+def _claim(run: Run, turn: Turn, *, walker: UUID, want: Wanted, frontier: Frontier, newcomer: bool) -> None:
+    """Claim from where the walker expects something; from the beginning if nothing is ready there."""
+    if not _claim_from(run, turn, walker=walker, want=want, frontier=frontier, newcomer=newcomer):
+        frontier.forget()
+        _claim_from(run, turn, walker=walker, want=want, frontier=frontier, newcomer=newcomer)
+
+
+def _claim_from(
+    run: Run, turn: Turn, *, walker: UUID, want: Wanted, frontier: Frontier, newcomer: bool
+) -> bool:
+    """False: something may be ready that was not looked at."""
+    began = frontier.start
     rows = run.execute(
         statements.CLAIM,
-        want=want,
-        fast=None if fast is None else list(fast),
+        want=want.count,
+        from_idx=began[0],
+        from_iteration=began[1],
+        all_fast=want.all_fast,
+        fast=_fast_near(run.facts, want, began[0]),
         walker=walker,
         lease=LIMITS.lease_s,
         newcomer=newcomer,
         places=run.facts.max_parallel,
     )
-    claimed = 0
+    claims = []
+    first_left = None
     for *claim, ready, walkers in rows:
         if claim[0]:
-            turn.claims.append(Claim(*claim))
-            claimed += 1
+            claims.append(Claim(*claim))
         else:
             turn.ready_left = ready
             turn.walkers = walkers
-    turn.ready_left = max(0, turn.ready_left - claimed)
+            first_left = None if claim[1] < 0 else (claim[1], claim[7])
+    found = turn.ready_left > 0
+    turn.claims += claims
+    turn.ready_left -= len(claims)
+    frontier.looked(first_left=first_left, claimed=[(claim.idx, claim.iteration) for claim in claims])
+    return found or began == BEGINNING
+
+
+def _fast_near(facts: Facts, want: Wanted, first: int) -> list[int]:
+    """The fast blocks among the next; one that is farther away is claimed by itself."""
+    if want.all_fast or want.count <= 1:
+        return []
+    plan = facts.plan
+    last = min(first + WINDOW, len(plan.blocks) + len(plan.compensations))
+    return [idx for idx in range(first, last) if want.is_fast(plan[idx])]

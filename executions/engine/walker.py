@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -42,13 +43,14 @@ from . import statements
 from .ahead import AHEAD, Ahead, is_plain
 from .choosing import pick
 from .facts import Facts, facts_of
+from .frontier import Frontier
 from .journal import Journal, operation
 from .judging import Change, Claim, judge, named
 from .opening import SettledBlocks, simulated_event
 from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, first_batch, history, next_batch
 from .rows import loads
 from .run import raw_cursor
-from .turns import Turn, take_turn
+from .turns import Turn, Wanted, take_turn
 from .watch import MOMENT_S, STUTTER_S, Flight, watch
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,7 @@ T = TypeVar("T")
 SLICE_S = 1.0  # then the walker hands its place back, so that one wide run does not starve the others
 RETRY_S = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # a lost database connection; the lease outlives the sum
 OUTPUTS_KEPT = 2000
+FEW_KINDS = 32
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING, "error": Level.ERROR}
 
 
@@ -74,7 +77,9 @@ class Walker:
         self.outputs: SettledBlocks = {}
         self._epoch = 1
         self._edits = 0
-        self._done: set[int] = set()  # completed plainly by this walker
+        self._closed: Counter[int] = Counter()  # edges to a block that this walker closed, all plainly
+        self._frontier = Frontier()
+        self._walkers = 1  # at work on the run, when this one came
         self._more = True  # ready blocks may be left that this walker could take
 
     def run(self) -> bool:
@@ -85,6 +90,7 @@ class Walker:
             over = watch.leaving or time.monotonic() > until
             turn = self._turn(changes, want=0 if over else self.batch)
             self._more = turn.ready_left > 0
+            self._walkers = turn.walkers or self._walkers
             if over and turn.works and turn.ready_left:
                 dispatch.hint(self.facts.execution_id)
             if not turn.claims:
@@ -94,19 +100,28 @@ class Walker:
             if (turn.epoch, turn.edits) != (self._epoch, self._edits):
                 self._epoch, self._edits = turn.epoch, turn.edits
                 self.outputs.clear()
+                self._frontier.forget()
             if turn.refused:
                 self.outputs.clear()
             else:
-                self._done.update(change.idx for change in changes if is_plain(self.facts, change))
+                for change in changes:
+                    if is_plain(self.facts, change):
+                        self._closed.update(self.facts.plan[change.idx].succs)
             changes = self._work(turn)
             while self.facts.strict and len(changes) > 1:  # after a lost connection more may be held
                 self._turn([changes.pop(0)], want=0)
 
     def _turn(self, changes: list[Change], *, want: int) -> Turn:
-        fast = self._fast() if want > 1 else []
+        wanted = Wanted(want, self._is_fast, all_fast=want > 1 and self._all_fast())
         return self._patiently(
             lambda repeated: take_turn(
-                self.facts, self.id, changes, want=want, fast=fast, more=self._more, repeated=repeated
+                self.facts,
+                self.id,
+                changes,
+                want=wanted,
+                frontier=self._frontier,
+                more=self._more,
+                repeated=repeated,
             )
         )
 
@@ -126,14 +141,10 @@ class Walker:
                 time.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _fast(self) -> list[int] | None:
-        """Blocks that may share a transaction with others: known to be fast, and repeatable.  None: all."""
-        plan = self.facts.plan
-        if self.facts.simulation is not None:
-            blocks = (*plan.blocks, *plan.compensations)
-            return [planned.idx for planned in blocks if self._is_fast(planned)]
-        fast = [plan.alike[planned.likeness] for planned in plan.kinds if self._is_fast(planned)]
-        return None if len(fast) == len(plan.alike) else list(chain.from_iterable(fast))
+    def _all_fast(self) -> bool:
+        """Whether every block may share a transaction with others; not asked of runs with many kinds."""
+        kinds = self.facts.plan.alike
+        return len(kinds) <= FEW_KINDS and all(map(self._is_fast, self.facts.plan.kinds))
 
     def _is_fast(self, planned: PlanBlock) -> bool:
         return self._expected_ms(planned) <= FAST_MS
@@ -153,10 +164,10 @@ class Walker:
             Flight(claim, self.facts.execution_id, self.facts.plan[claim.idx].timeout_s)
             for claim in turn.claims
         ]
-        helpers = min(turn.ready_left, self.facts.max_parallel - max(turn.walkers, 1))
         first = self.facts.plan[turn.claims[0].idx]
         expected_ms = self._expected_ms(first)
         known_slow = SLOW_MS < expected_ms < float("inf")
+        helpers = self._helpers(turn.ready_left, expected_ms)
         if helpers > 0 and not (known_slow and watch.fork(self.facts.execution_id, helpers)):
             flights[0].may_fork = helpers
             flights[0].moment_s = STUTTER_S if expected_ms <= FAST_MS else MOMENT_S
@@ -178,9 +189,15 @@ class Walker:
             self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(changes))
         return changes
 
+    def _helpers(self, ready: int, expected_ms: float) -> int:
+        """How many others could help: few where what is ready would soon be done by one."""
+        if ready < self.facts.max_parallel and expected_ms <= FAST_MS:  # else more may be ready
+            ready = math.ceil(ready * expected_ms / BATCH_MS)
+        return min(ready, self.facts.max_parallel - self._walkers)
+
     def _go_ahead(self, carrier: Flight, changes: list[Change], *, until: float) -> None:
         """Do what these changes make possible and add what comes of it; `carrier` is watched meanwhile."""
-        ahead = Ahead(self.facts, before=self._done, is_fast=self._is_fast)
+        ahead = Ahead(self.facts, closed=self._closed, is_fast=self._is_fast)
         if not all(change.attempt == 1 and ahead.add(change) for change in changes):
             return
         while len(changes) < BATCH_BLOCKS and time.monotonic() < until and not watch.leaving:

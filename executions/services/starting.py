@@ -68,7 +68,6 @@ def start(
     specs = {} if simulation is not None else references.agents_of(version)
     pins = () if simulation is not None else checking.pinned(version, specs)
     with transaction.atomic():
-        hold(version.pk)
         insert(
             execution_id=execution_id,
             workspace_id=workspace_id,
@@ -160,7 +159,7 @@ def key_taken(template_id: UUID, key: str) -> BusinessKeyTaken:
 
 
 def hold(version_id: int) -> None:
-    """Keep the version from being deleted until this start commits.
+    """Keep the version from being deleted until this commits.
 
     Raises:
         NotFound: it was deleted since the caller read it.
@@ -242,6 +241,9 @@ def insert(
     """The run with its timer, its event and, unless somebody else writes them, its blocks.
 
     `specs` are the agents that its blocks name, where they are known already.
+
+    Raises:
+        NotFound: the version was deleted since the caller read it.
     """
     plan = version_facts(version_id).plan
     planned_blocks = plan.blocks if with_blocks else ()
@@ -249,7 +251,7 @@ def insert(
     effects = (
         ["pure"] * len(blocks) if simulation is not None else registry.effects(workspace_id, blocks, specs)
     )
-    raw_cursor().execute(
+    inserted = raw_cursor().execute(
         statements.START,
         {
             "execution": execution_id,
@@ -274,5 +276,7 @@ def insert(
             "payload": as_text({"status": "pending"}),
         },
     )
+    if inserted.rowcount == 0:
+        raise NotFound()
     if place is not None:
         ask_for_run(execution_id, workspace_id, place)

@@ -17,7 +17,7 @@ from approvals.models import Approval
 from executions import explain, planning, snapshot
 from executions.engine.ahead import Ahead
 from executions.engine.judging import Change
-from executions.engine.turns import take_turn
+from executions.engine.turns import Wanted, take_turn
 from executions.engine.walker import walk
 from executions.models import Execution
 from executions.services import control, forking, marking, reconcile, repairing, restarting
@@ -161,7 +161,7 @@ def test_independent_compensations_run_side_by_side_within_the_places(start: Sta
         _step(execution)
     held = claim(execution)
     assert facts(execution).plan[held.idx].block_id == "last:compensation"
-    assert not take_turn(facts(execution), uuid4(), [], want=5, fast=list(range(20))).claims
+    assert not take_turn(facts(execution), uuid4(), [], want=Wanted(5, all_fast=True)).claims
     finish(execution, held, None)
     assert len(take_turn(facts(execution), uuid4(), [], want=1).claims) == 1
     assert len(take_turn(facts(execution), uuid4(), [], want=1).claims) == 1
@@ -552,7 +552,7 @@ def test_a_fork_does_again_what_was_undone_and_undoes_only_what_it_did(run: Star
 
 def test_what_has_a_compensation_is_never_done_ahead_of_its_claim(start: Start) -> None:
     execution = start(template(*(done(f"n{i}", *([f"n{i - 1}"] if i else [])) for i in range(3))))
-    ahead = Ahead(facts(execution), before=(), is_fast=lambda planned: True)
+    ahead = Ahead(facts(execution), closed={}, is_fast=lambda planned: True)
     held = claim(execution)
     change = Change(pk=held.pk, idx=held.idx, attempt=1, status=BlockStatus.COMPLETED, output={})
     assert ahead.add(change)
