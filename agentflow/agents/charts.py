@@ -174,7 +174,7 @@ def _path(window: Window, value: Callable[[Bucket], float | None], most: float) 
             drawing = False
             continue
         y = HEIGHT - HEIGHT * found / most if most else HEIGHT
-        left, right = (f"{place:.1f} {y:.1f}" for place in (x + width * 0.2, x + width * 0.8))
+        left, right = (f"{place:.1f} {y:.1f}" for place in (x, x + width))
         parts.append(f"{'L' if drawing else 'M'}{left}L{right}")
         drawing = True
     return "".join(parts)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from django.contrib import admin
@@ -17,9 +17,10 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from . import access, selectors
+from . import access, selectors, vault
 from .admin_base import (
     AuditedAdmin,
+    BaseList,
     ChoiceFilter,
     WorkspaceFilter,
     WorkspaceScopedAdmin,
@@ -30,6 +31,7 @@ from .admin_base import (
 )
 from .forms import GroupForm, SecretForm, WorkspaceForm
 from .models import AuditEntry, Secret, User, Workspace, WorkspaceRole
+from .ports import SecretUse, secret_uses
 from .roles import Permission, Role
 from .services import secrets
 from .services import workspaces as service
@@ -212,6 +214,30 @@ class WorkspaceAdmin(AuditedAdmin, WorkspaceScopedAdmin):
                 service.revoke(user=user, role=role, workspace=workspace, by=by)
 
 
+SEALED = {
+    "first": "The first of the keys",
+    "older": "An older key: run manage.py rotate_secrets",
+    "none": "No key opens it: set it again",
+}
+
+
+class SecretList(BaseList):
+    """Asks for all secrets on the page together who uses them."""
+
+    result_list: Any
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        shown: list[Secret] = list(self.result_list)
+        found = secret_uses()({secret.workspace_id for secret in shown})
+        for secret in shown:
+            secret.use = found.get((secret.workspace_id, secret.name), UNUSED)  # type: ignore[attr-defined]
+        self.result_list = shown
+
+
+UNUSED = SecretUse((), None)
+
+
 @admin.register(Secret)
 class SecretAdmin(WorkspaceScopedAdmin):
     """Secrets by name.  A value is written here and never shown."""
@@ -219,7 +245,7 @@ class SecretAdmin(WorkspaceScopedAdmin):
     view_permission = Permission.ADMINISTER
     add_permission = change_permission = delete_permission = Permission.ADMINISTER
     form = SecretForm
-    list_display = ("name", "workspace_name", "updated_at", "updated_by")
+    list_display = ("name", "workspace_name", "used_by", "last_used", "updated_at", "updated_by")
     list_filter = (WorkspaceFilter,)
     list_select_related = ("workspace", "updated_by")
     search_fields = ("name",)
@@ -231,12 +257,36 @@ class SecretAdmin(WorkspaceScopedAdmin):
     def get_fields(self, request: HttpRequest, obj: Secret | None = None) -> tuple[str, ...]:
         if obj is None:
             return ("workspace", "name", "value")
-        return ("workspace_name", "name", "value", "created_at", "updated_at", "updated_by")
+        return ("workspace_name", "name", "value", *self.SHOWN)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Secret | None = None) -> tuple[str, ...]:
         if obj is None:
             return ()
-        return ("workspace_name", "name", "created_at", "updated_at", "updated_by")
+        return ("workspace_name", "name", *self.SHOWN)
+
+    SHOWN = ("used_by", "last_used", "sealed_with", "created_at", "updated_at", "updated_by")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SecretList]:
+        return SecretList
+
+    @admin.display(description="Used by")
+    def used_by(self, secret: Secret) -> SafeString | str:
+        return format_html_join(", ", "{}", ((link(url, name),) for name, url in self._use(secret).by)) or "-"
+
+    @admin.display(description="Last used", empty_value="-")
+    def last_used(self, secret: Secret) -> datetime | None:
+        return self._use(secret).last_used
+
+    @admin.display(description="Sealed with")
+    def sealed_with(self, secret: Secret) -> str:
+        return SEALED[vault.sealed_by(secret.sealed)]
+
+    @staticmethod
+    def _use(secret: Secret) -> SecretUse:
+        known: SecretUse | None = getattr(secret, "use", None)
+        if known is not None:
+            return known
+        return secret_uses()([secret.workspace_id]).get((secret.workspace_id, secret.name), UNUSED)
 
     def save_model(self, request: HttpRequest, obj: Secret, form: SecretForm, change: bool) -> None:
         secret, _ = secrets.put_secret(

@@ -52,6 +52,18 @@ def resealed(sealed: str) -> str:
         raise CannotOpen() from error
 
 
+def sealed_by(sealed: str) -> str:
+    """Which key opens it: `first`, an `older` one, or `none`."""
+    keys = _box()._fernets
+    for number, key in enumerate(keys):
+        try:
+            key.decrypt(sealed.encode())
+        except InvalidToken:
+            continue
+        return "older" if number else "first"
+    return "none"
+
+
 def _box() -> MultiFernet:
     signing = [settings.SECRET_KEY, *(str(each) for each in settings.SECRET_KEY_FALLBACKS)]
     return _box_of(tuple(settings.AGENTFLOW_SECRET_KEYS), tuple(signing))

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -11,8 +12,9 @@ from django.utils import timezone
 
 from agentflow.agents import performance, registry
 from agentflow.agents.models import Agent, AgentPolicy, AgentSource, Script
-from agentflow.governance.models import AuditEntry, Workspace
+from agentflow.governance.models import AuditEntry, Secret, Workspace
 from agentflow.governance.roles import Role
+from agentflow.governance.services import secrets
 from tests.factories.agents import AgentFactory, ScriptFactory
 from tests.factories.governance import WorkspaceFactory, member
 from tests.factories.templates import TemplateVersionFactory
@@ -292,3 +294,26 @@ def test_the_list_of_agents_is_narrowed_and_costs_the_same_for_many(home: Worksp
         ("circuit=open", 0),
     ):
         assert client.get(f"{AGENTS}?{query}").context["cl"].result_count == count
+
+
+def test_secrets_show_who_uses_them_and_when_and_never_their_values(home: Workspace, settings: Any) -> None:
+    by = member(home, Role.ADMIN, is_staff=True)
+    for name in ("CRM_TOKEN", "IDLE"):
+        secrets.put_secret(by=by, workspace_id=home.pk, name=name, value="canary-value")
+    configuration = {"url": "https://x.example/", "headers": {"Authorization": "Bearer ${secrets.CRM_TOKEN}"}}
+    agent = AgentFactory.create(workspace=home, agent_id="crm", configuration=configuration)
+    at = performance.beginning(timezone.now(), 300)
+    performance.merge({(agent.pk, "", at): performance.Bucket(successes=1)})
+    client = Client()
+    client.force_login(by)
+    shown = client.get("/admin/governance/secret/")
+    uses = {row.name: row.use for row in shown.context["cl"].result_list}
+    assert [name for name, _ in uses["CRM_TOKEN"].by] == ["crm"]
+    assert (uses["CRM_TOKEN"].last_used, uses["IDLE"].last_used) == (at, None)
+    secret = Secret.objects.get(name="CRM_TOKEN")
+    page = f"/admin/governance/secret/{secret.pk}/change/"
+    assert "The first of the keys" in client.get(page).content.decode()
+    settings.AGENTFLOW_SECRET_KEYS = [Fernet.generate_key().decode()]
+    later = client.get(page).content.decode()
+    assert "rotate_secrets" in later
+    assert "canary" not in later + shown.content.decode()
