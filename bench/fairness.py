@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .processes import machine, stage
+from .processes import PROCESSES, machine, stage
 from .report import ms, row, where
 from .service import Agentflow, Started
 
@@ -32,7 +32,11 @@ class Fairness:
             fleet.ready()
             self._took(small)  # the first one pays for what is read once
             results["alone_ms"] = [self._took(small) for _ in range(self.runs)]
+            fleet.stop("ours")  # or the first of them would be done before the last has come
             waiting = self._gather(many)
+            for number in range(PROCESSES):
+                fleet.worker(number)
+            fleet.ready()
             results["open_before"] = _open(waiting)
             results["beside_ms"] = [self._took(small) for _ in range(self.runs)]
             results["open_after"] = _open(waiting)
