@@ -169,6 +169,13 @@ def eligible(approval: Approval) -> set[int]:
     return set(people.values_list("pk", flat=True)) - gave - barred
 
 
+def people_of(workspace_id: UUID, level: str) -> frozenset[int]:
+    """Who may decide at a level now, the absent left out."""
+    absent = Absence.objects.filter(workspace=workspace_id, starts_at__lte=Now(), ends_at__gt=Now())
+    deciders = access.holders(Permission.DECIDE, [workspace_id]).filter(level_members(workspace_id, level))
+    return frozenset(deciders.exclude(pk__in=absent.values("user")).values_list("pk", flat=True))
+
+
 def level_members(workspace_id: UUID, level: str) -> Q:
     """Of users: those whom a level asks, the permission to decide aside."""
     if level == ANY_APPROVER:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -39,6 +39,9 @@ class Levels:
 
     def known_levels(self, workspace_id: UUID) -> set[str]:
         return set(ApprovalLevel.objects.filter(workspace=workspace_id).values_list("name", flat=True))
+
+    def people(self, workspace_id: UUID, levels: Collection[str]) -> Mapping[str, frozenset[int]]:
+        return {level: rights.people_of(workspace_id, level) for level in levels}
 
 
 # -- lists and one ----------------------------------------------------------------

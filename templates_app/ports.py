@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Protocol
 from uuid import UUID
 
@@ -12,6 +13,9 @@ class ApprovalLevels(Protocol):
     """The names a block's `approvalLevel` may bear in a workspace, beside `user`.  Bound by approvals."""
 
     def known_levels(self, workspace_id: UUID) -> set[str]: ...
+
+    def people(self, workspace_id: UUID, levels: Collection[str]) -> Mapping[str, frozenset[int]]:
+        """Who may decide at each of these levels now, the absent left out."""
 
 
 approval_levels: Port[ApprovalLevels] = Port("templates_app.approval_levels")

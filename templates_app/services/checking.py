@@ -23,7 +23,7 @@ from ..compiled import definition_of
 from ..models import TemplateVersion
 from ..ports import approval_levels
 from ..states import VersionStatus
-from . import llm_checks, references
+from . import coverage, llm_checks, references
 from .references import BadTarget, Call, Pinned, Target
 
 
@@ -39,6 +39,7 @@ def check(definition: Definition, *, workspace_id: UUID, template_id: UUID | Non
     return [
         *validation.check(definition),
         *row_issues(definition, workspace_id=workspace_id, template_id=template_id),
+        *coverage.issues(definition, workspace_id),
     ]
 
 
