@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
 from django.contrib.auth.models import Group
+from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from unfold.decorators import display
+from django.utils.timesince import timesince
+from unfold.decorators import action, display
+from unfold.forms import ActionForm
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from agentflow.governance import access
 from agentflow.governance.admin_base import (
     ChoiceFilter,
+    Table,
     WorkspaceFilter,
     WorkspaceScopedAdmin,
     chip,
@@ -25,9 +32,9 @@ from agentflow.governance.admin_base import (
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import selectors
-from .models import Approval, ApprovalLevel
-from .services import ladder
+from . import selectors, workload
+from .models import CLAIM, Approval, ApprovalLevel
+from .services import handing, ladder
 from .states import ApprovalStatus
 
 # Which of the pages' states an answer looks like, and its word.
@@ -49,9 +56,34 @@ class AgeFilter(ChoiceFilter):
     }
 
 
+class OverdueFilter(ChoiceFilter):
+    title = parameter_name = "attention"
+    choices_of = {
+        "late": ("Past its time", {"status": ApprovalStatus.PENDING, "respond_by__lte": Now()}),
+        "escalated": ("Escalated", {"status": ApprovalStatus.PENDING, "level_index__gt": 0}),
+        "taken": ("Taken", {"status": ApprovalStatus.PENDING, "claimed_at__gt": Now() - CLAIM}),
+    }
+
+
+class HandingForm(ActionForm):  # type: ignore[misc]  # unfold ships no types
+    """What the actions need besides the chosen rows."""
+
+    to = forms.CharField(required=False, max_length=150, label="to")
+    reason = forms.CharField(required=False, max_length=1000, label="reason")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("to", "reason"):
+            self.fields[name].widget = UnfoldAdminTextInputWidget()
+
+
 @admin.register(Approval)
 class ApprovalAdmin(WorkspaceScopedAdmin):
-    """To look at.  Questions are answered in the inbox, where one sees what one decides."""
+    """To look at, and to give to others.  Questions are answered in the inbox: there one sees what for."""
+
+    action_form = HandingForm
+    actions = ("reassign_selected", "release_selected")
+    list_before_template = "admin/agentflow/tables.html"
 
     list_display = (
         "question",
@@ -60,11 +92,12 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
         "level",
         "requested_at",
         "respond_by",
+        "claimed_by",
         "responder",
         "workspace",
     )
-    list_filter = ("status", "kind", "level", AgeFilter, WorkspaceFilter)
-    list_select_related = ("workspace", "responder")
+    list_filter = ("status", OverdueFilter, "kind", "level", AgeFilter, WorkspaceFilter)
+    list_select_related = ("workspace", "responder", "claimed_by")
     search_fields = ("block_name", "block_id", "execution__id")
     ordering = ("-requested_at", "-id")
     empty_words = "When an execution asks a person, the question is kept here."
@@ -141,9 +174,70 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
     def shown_response(self, approval: Approval) -> str:
         return readable(approval.response)
 
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        tables = [] if request.method == "POST" else [_groups(request), _people(request)]
+        response: HttpResponse = super().changelist_view(
+            request, {**(extra_context or {}), "tables": [table for table in tables if table.rows]}
+        )
+        return response
+
+    @action(description="Give to somebody else", permissions=["operate"])  # type: ignore[untyped-decorator]  # as above
+    def reassign_selected(self, request: HttpRequest, queryset: QuerySet[Approval]) -> None:
+        to, reason = (request.POST.get(name, "").strip() for name in ("to", "reason"))
+        if not to or not reason:
+            messages.error(request, "Say to whom (a username) and why, beside the action.")
+            return
+
+        def act(approval: Approval, by: User) -> None:
+            handing.reassign(approval_id=approval.pk, by=by, to_user=to, reason=reason)
+
+        self.each(request, queryset, act, permission=Permission.OPERATE, done=f"Given to {to}")
+
+    @action(description="Let others have what is taken", permissions=["operate"])  # type: ignore[untyped-decorator]
+    def release_selected(self, request: HttpRequest, queryset: QuerySet[Approval]) -> None:
+        def act(approval: Approval, by: User) -> None:
+            handing.release(approval_id=approval.pk, by=by)
+
+        self.each(request, queryset, act, permission=Permission.OPERATE, done="Free again")
+
+    def name_of(self, approval: Approval) -> str:
+        return str(self.question(approval))
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Approval]:
         rows = selectors.shown(selectors.visible(request.user)).select_related("workspace")
         return rows.order_by(*self.ordering)
+
+
+def _groups(request: HttpRequest) -> Table:
+    rows = [
+        (
+            one.level,
+            one.workspace,
+            one.open,
+            one.late or "-",
+            one.escalated or "-",
+            timesince(one.oldest, depth=1),
+        )
+        for one in workload.by_group(request.user)
+    ]
+    columns = ("Asked", "Workspace", "Open", "Past their time", "Escalated", "Oldest")
+    return _table("Waiting, by group", columns, rows, "groups")
+
+
+def _people(request: HttpRequest) -> Table:
+    rows = [
+        (one.name, one.taken or "-", one.asked or "-", one.late or "-", one.answered or "-")
+        for one in workload.by_person(request.user)
+    ]
+    columns = ("Person", "Taken", "Asked by name", "Past their time", "Answered in 7 days")
+    return _table("Waiting, by person", columns, rows, "people")
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], anchor: str) -> Table:
+    page = Paginator(rows, workload.ROWS_MAX).get_page(1)
+    return Table(title, columns, rows, page, anchor, empty="Nothing.", page_parameter=anchor)
 
 
 @admin.register(ApprovalLevel)

@@ -60,6 +60,11 @@ class Row:
     def place(self) -> str:
         return str(Place.of(self.approval))
 
+    @property
+    def mark(self) -> str:
+        """Another one means that the row says something else."""
+        return f"{self.approval.version}-{self.hint}-{self.approval.respond_by.timestamp():.0f}"
+
 
 @dataclass(slots=True)
 class Group:

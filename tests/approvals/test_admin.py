@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.contrib.auth.models import Group
 from django.test import Client
 
 from agentflow.governance.models import AuditEntry, User
 from approvals.models import ApprovalLevel
+from approvals.services import handing
 from tests.approvals.conftest import Office
 from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory
 
@@ -88,3 +91,27 @@ def test_ladders_of_other_workspaces_are_neither_seen_nor_made(office: Office) -
     assert client.post(LEVELS + "add/", form).status_code == 200
     assert ApprovalLevel.objects.count() == 1
     assert staff(office.approver).get(LEVELS).status_code == 403
+
+
+def test_operators_see_who_has_how_much_and_give_it_to_others(office: Office) -> None:
+    approvals = [ApprovalFactory.create(workspace=office.workspace) for _ in range(3)]
+    foreign = ApprovalFactory.create()
+    handing.claim(approval_id=approvals[0].pk, by=office.approver)
+    client = staff(office.operator)
+    page = client.get("/admin/approvals/approval/").content.decode()
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert f"any approver {office.workspace.name} 3 - -" in words
+    assert f"{office.approver.username} 1 - - -" in words
+    for attention in ("late", "escalated", "taken"):
+        assert client.get("/admin/approvals/approval/", {"attention": attention}).status_code == 200
+
+    body = {"action": "reassign_selected", "_selected_action": [each.pk for each in [*approvals, foreign]]}
+    assert b"Say to whom" in client.post("/admin/approvals/approval/", body, follow=True).content
+    given = {**body, "to": office.colleague.username, "reason": "Holiday"}
+    assert b"3." in client.post("/admin/approvals/approval/", given, follow=True).content
+    for approval in approvals:
+        (row,) = approval.assignees.all()
+        assert (row.user, row.reason) == (office.colleague, "Holiday")
+    assert not foreign.assignees.exists()
+    viewer = staff(office.viewer).post("/admin/approvals/approval/", given, follow=True)
+    assert b"Given to" not in viewer.content

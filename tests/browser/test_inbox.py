@@ -243,6 +243,38 @@ def test_the_inbox_is_worked_by_keys_and_open_to_everybody(
     assert violations(phone) == []
 
 
+def test_two_people_at_once_see_each_other(service: Service, team: Team, visit: Visit) -> None:
+    """One at a desk, one on a phone: who takes, decides or comes late is seen by the other as it happens."""
+    team.start(approval("Pay back €640.00?"))
+    service.until(lambda: pending(team))
+    team.start(approval("Deploy to production?"))
+    service.until(lambda: len(pending(team)) == 2)
+    desk = visit(team.approver, "/inbox/")
+    phone = visit(team.second_approver, "/inbox/", screen=PHONE)
+    for page in (desk, phone):
+        page.locator("#live:not(.off)").wait_for()
+    desk.locator("#question").get_by_text("Pay back").wait_for()
+    desk.fill("#comment", "half a sentence")
+
+    phone.get_by_role("link", name="Pay back").click()
+    phone.locator("#more-actions summary").click()
+    phone.get_by_role("button", name="Take it").click()
+    phone.get_by_text("Taken by you").wait_for()
+    desk.get_by_text("Tom Berg is at it").wait_for()
+    desk.locator(".item", has_text="taken by Tom Berg").wait_for()
+    assert desk.input_value("#comment") == "half a sentence"
+    desk.get_by_role("button", name="Approve").click()
+    desk.locator("#trouble", has_text="Tom Berg has claimed this").wait_for()
+    desk.get_by_role("button", name="Only say it").click()
+    phone.locator(".hist", has_text="Noor Haddad wrote").get_by_text("half a sentence").wait_for()
+
+    phone.get_by_role("button", name="Approve").click()
+    desk.locator("#outcome").get_by_text("Tom Berg approved this").wait_for()
+    desk.locator(".item.gone", has_text="Pay back").wait_for()
+    assert desk.evaluate("document.documentElement.scrollWidth") <= 1440
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1440])
 def test_no_page_scrolls_sideways(service: Service, team: Team, visit: Visit, width: int) -> None:
     execution = team.start(approval("Pay back €640.00 for order 48213 and all that came after it?"))

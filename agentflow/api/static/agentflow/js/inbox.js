@@ -3,6 +3,7 @@
 (() => {
   const { $, $$ } = AF, waitingTab = $("main").dataset.tab === "waiting", wide = matchMedia("(min-width:720px)");
   const rows = $("#rows"), pane = $("#pane"), say = text => ($("#say").textContent = text);
+  const touched = new Set(); // questions that something happened to since they were last looked at
   let query = $("main").dataset.query, ask = null, editor = null, draft = {}, sending = false, tried = false, arriving = null;
 
   /* List */
@@ -37,6 +38,7 @@
   }
   /* Looks again. Rows that left are struck where they are; new ones wait behind a button, so nothing jumps. */
   const refresh = AF.coalesce(async () => {
+    if (touched.size > 1000) touched.clear();
     const asked = query, html = await AF.fragment(shownPath());
     if (asked !== query) return;
     const box = document.createElement("div"); box.innerHTML = html;
@@ -53,7 +55,7 @@
     if (fresh.length) { say(`${fresh.length} new ${fresh.length === 1 ? "question" : "questions"}`); notify(fresh.map(one => now.get(one))); }
     if (!id || sending || $(".detail", pane).dataset.status !== "pending") return;
     if (left.some(el => el.dataset.id === id)) await open(id, false, true);
-    else if (now.has(id) && was && now.get(id).dataset.version !== was) await renewParts(id);
+    else if (touched.delete(id) || (now.has(id) && was && now.get(id).dataset.version !== was)) await renewParts(id);
   }, 200);
   $("#fresh").onclick = () => { if (arriving) { show(arriving); $("#scroll").scrollTop = 0; (items()[0] || $("#scroll")).focus(); } };
   rows.addEventListener("click", async event => {
@@ -324,7 +326,7 @@
   /* Live */
   const strip = $("#off");
   if (waitingTab) AF.live("/ws/approvals", {
-    message: data => data.type?.startsWith("approval_") && refresh(),
+    message: data => { if (data.type?.startsWith("approval_")) { touched.add(data.approvalId); refresh(); } },
     on: () => { strip.hidden = true; refresh(); },
     off: ({ seen, wait }) => { strip.hidden = false; $("div", strip).innerHTML = `<b>Live updates are off.</b> You see ${AF.clock(seen)}. Trying again in ${wait} s. You can still decide.`; },
   });
