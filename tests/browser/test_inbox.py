@@ -263,6 +263,7 @@ def test_two_people_at_once_see_each_other(service: Service, team: Team, visit: 
     desk.get_by_text("Tom Berg is at it").wait_for()
     desk.locator(".item", has_text="taken by Tom Berg").wait_for()
     assert desk.input_value("#comment") == "half a sentence"
+    assert violations(desk) == []
     desk.get_by_role("button", name="Approve").click()
     desk.locator("#trouble", has_text="Tom Berg has claimed this").wait_for()
     desk.get_by_role("button", name="Only say it").click()
