@@ -92,7 +92,7 @@ def words(used: JSONObject | None) -> str:
     given, got = used.get("inputTokens") or 0, used.get("outputTokens") or 0
     parts = [f"{given + got:,} tokens ({given:,} in, {got:,} out)"] if given or got else []
     parts += [f"{_money(amount)} {currency}" for currency, amount in sorted((used.get("cost") or {}).items())]
-    return ", ".join([*parts, used["model"]] if used.get("model") else parts)
+    return ", ".join([*parts, used["model"]] if parts and used.get("model") else parts)
 
 
 def _money(amount: float) -> str:

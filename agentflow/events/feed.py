@@ -117,6 +117,10 @@ class EventFeed(AuthenticatedConsumer):
     async def poke(self, event: JSONObject) -> None:
         self._poked.set()
 
+    async def shown(self, event: JSONObject) -> None:
+        """What is not stored yet: without a cursor, and gone when it is missed."""
+        await self.push(event["message"])
+
     # Feeding --------------------------------------------------------------------------------------
 
     async def _feed(self) -> None:

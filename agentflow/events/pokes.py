@@ -8,6 +8,8 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from channels.layers import get_channel_layer
 
@@ -16,6 +18,7 @@ log = logging.getLogger(__name__)
 ROUND_S = 0.1  # one subject is told at most ten times a second
 SEND_TIMEOUT_S = 2.0
 AT_ONCE = 50  # groups told concurrently, over as many connections at most
+SHOWN_MAX = 1000  # previews that wait: more are dropped
 QUIET_S = 60.0  # between two complaints about an unreachable channel layer
 
 
@@ -32,6 +35,7 @@ class Pokes:
     def _forget(self) -> None:
         # Bounded: while the channel layer hangs, the oldest are dropped, which costs nothing.
         self._waiting: deque[str] = deque(maxlen=10_000)
+        self._shown: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._wake = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -39,6 +43,15 @@ class Pokes:
 
     def add(self, group: str) -> None:
         self._waiting.append(group)
+        self._begin()
+
+    def show(self, group: str, name: str, message: Mapping[str, Any]) -> None:
+        """Let sockets of the group see what is not stored yet; of one name only what came last."""
+        if len(self._shown) < SHOWN_MAX:
+            self._shown[group, name] = message
+            self._begin()
+
+    def _begin(self) -> None:
         if not self._wake.is_set():
             self._wake.set()
             if self._thread is None:
@@ -60,18 +73,23 @@ class Pokes:
             groups: set[str] = set()
             while self._waiting:
                 groups.add(self._waiting.popleft())
-            loop.run_until_complete(self._send(groups))
+            messages: list[tuple[str, dict[str, Any]]] = [(group, {"type": "poke"}) for group in groups]
+            while self._shown:
+                (group, _), shown = self._shown.popitem()
+                messages.append((group, {"type": "shown", "message": dict(shown)}))
+            loop.run_until_complete(self._send(messages))
             time.sleep(max(0.0, ROUND_S - (time.monotonic() - started)))
 
-    async def _send(self, groups: set[str]) -> None:
+    async def _send(self, messages: list[tuple[str, dict[str, Any]]]) -> None:
         layer = get_channel_layer()
         gate = asyncio.Semaphore(AT_ONCE)
 
-        async def send(group: str) -> None:
+        async def send(group: str, message: dict[str, Any]) -> None:
             async with gate:
-                await asyncio.wait_for(layer.group_send(group, {"type": "poke"}), SEND_TIMEOUT_S)
+                await asyncio.wait_for(layer.group_send(group, message), SEND_TIMEOUT_S)
 
-        for result in await asyncio.gather(*map(send, groups), return_exceptions=True):
+        sent = (send(group, message) for group, message in messages)
+        for result in await asyncio.gather(*sent, return_exceptions=True):
             if isinstance(result, Exception) and time.monotonic() - self._complained_at >= QUIET_S:
                 self._complained_at = time.monotonic()
                 log.warning("live pages are late by some seconds: the channel layer fails: %r", result)

@@ -224,6 +224,12 @@ def poke(*, execution_id: UUID | None = None, workspace_id: UUID | None = None) 
         transaction.on_commit(partial(pokes.add, approvals_group(workspace_id)), robust=True)
 
 
+def show_text(*, execution_id: UUID, block_id: str, attempt: int, text: str) -> None:
+    """Let who looks on see what a block's agent has written so far; nothing of it is stored."""
+    message = {"type": "block_text", "executionId": str(execution_id), "blockId": block_id}
+    pokes.show(execution_group(execution_id), block_id, {**message, "attempt": attempt, "text": text})
+
+
 def execution_group(execution_id: UUID) -> str:
     """The channel-layer group of one execution's readers."""
     return f"execution.{execution_id}"

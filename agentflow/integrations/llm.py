@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from .egress import EgressError, EgressPolicy
 if TYPE_CHECKING:
     import openai
 
+TELL_S = 0.1  # a text that grows is told so often at most,
+TOLD_CHARS = 4000  # and of it what was written last
 MOST_COST = 1e9  # of one answer: a provider that says more is not believed
 
 
@@ -60,7 +63,7 @@ def ask(
     on_cancel: http_watch.OnCancel | None = None,
     on_text: Callable[[str], object] | None = None,
 ) -> Answer:
-    """Ask once; repeating is the engine's business.  With `on_text` the text so far is told as it comes.
+    """Ask once; repeating is the engine's business.  With `on_text` the text so far is told now and then.
 
     Raises:
         EgressError: no answer came, or one that cannot be understood.
@@ -136,6 +139,7 @@ def _assembled(lines: Iterable[str], on_text: Callable[[str], object]) -> bytes:
     choice: JSONObject = {"message": message}
     told: JSONObject = {"choices": [choice]}
     plain: list[str] = []
+    due = 0.0  # when the text so far may be told again
     for line in lines:
         if not line.startswith("data:"):
             plain.append(line)
@@ -155,7 +159,9 @@ def _assembled(lines: Iterable[str], on_text: Callable[[str], object]) -> bytes:
                     _add(calls, call)
                 if delta.get("content"):
                     text.append(str(delta["content"]))
-                    on_text("".join(text))
+                    if time.monotonic() >= due:
+                        due = time.monotonic() + TELL_S
+                        on_text("".join(text)[-TOLD_CHARS:])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise _unusable(f"{type(error).__name__}: {error}"[:200]) from error
     if not text and not calls and not choice.keys() - {"message"}:

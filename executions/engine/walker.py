@@ -337,6 +337,12 @@ class Walker:
             simulated=self._simulated(planned, claim),
             callback_url=lambda: self._callback_url(flight),
             journal=lambda: self._journal(flight),
+            show=lambda text: store.show_text(
+                execution_id=self.facts.execution_id,
+                block_id=block.block_id,
+                attempt=claim.attempt,
+                text=text,
+            ),
             cancel=flight.token,
             log=lambda level, message: self._log(block.block_id, level, message),
         )

@@ -255,7 +255,7 @@ def test_what_is_written_so_far_is_shown_while_the_answer_comes(call: Invoke, mo
     )
     assert output_of(outcome)["text"] == "Dear Ada"
     assert usage_of(outcome) == {"inputTokens": 5, "outputTokens": 2, "model": "small-1"}
-    assert shown == ["Dear", "Dear Ada"]
+    assert shown == ["Dear"]  # more often than ten times a second nothing is shown
     assert json.loads(model.seen[0].body)["stream_options"] == {"include_usage": True}
     for broken in (events("Dear", ends=None), b"data: {\n\n", b'data: {"choices": [3]}\n\n', b"data: []\n\n"):
         model.on(PATH, lambda exchange, body=broken: exchange.reply(body, content_type=stream))  # type: ignore[misc]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from itertools import chain, repeat
+
 import pytest
 
 from agentflow.types import JSONObject
+from tests.factories.agents import AgentFactory
+from tests.factories.templates import write_template
+from tests.llm import ScriptedModel, completion, wants
+from tests.servers import Exchange, http_server
 from tests.service import Service
 
 from .conftest import Team, Visit
@@ -168,3 +176,48 @@ def test_who_may_not_operate_sees_the_points_and_no_buttons(
     page.locator("#points li", has_text="Checkpoint: Fetch").wait_for()
     assert page.locator("#points button").count() == 0
     assert page.goto(f"/executions/{execution}/points/1?do=fork").status == 403
+
+
+def test_what_an_agent_writes_and_does_is_seen_as_it_comes(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    """A model that writes on and on; then it wants to use a tool, which a person decides."""
+    goes_on = threading.Event()
+
+    def half(exchange: Exchange) -> None:
+        asks = json.dumps(wants(("refund", {"order": "A-1"}))["choices"][0]["message"]["tool_calls"])
+        exchange.start(content_type="text/event-stream", connection="close")
+        exchange.handler.close_connection = True
+        for word in chain(["Let me look"], repeat(" closer")):
+            exchange.write(f'data: {{"choices": [{{"delta": {{"content": "{word}"}}}}]}}\n\n'.encode())
+            if goes_on.wait(0.2):
+                break
+        exchange.write(
+            f'data: {{"choices": [{{"delta": {{"tool_calls": {asks}}}, "finish_reason": "tool_calls"}}]}}\n\n'
+            "data: [DONE]\n\n".encode()
+        )
+
+    with http_server() as server:
+        team.workspace.egress_allow = [server.allowed]
+        team.workspace.save()
+        ScriptedModel(server, [half, completion("Refunded.")])
+        agent = {"baseUrl": server.url("/v1"), "model": "small", "prompt": "Help.", "stream": True}
+        agent["tools"] = ["refund"]
+        AgentFactory.create(workspace=team.workspace, agent_id="help", tool_type="LLM", configuration=agent)
+        url = {"url": server.url("/refund"), "method": "POST"}
+        AgentFactory.create(workspace=team.workspace, agent_id="refund", tool_type="API", configuration=url)
+        server.on("/refund", lambda exchange: exchange.json({"refunded": True}))
+        version = write_template(
+            team.workspace, team.author, {"blockId": "answer", "name": "Answer", "agentId": "help"}
+        )
+        reply = team.api(team.author).post("/executions", json={"templateId": str(version.template_id)})
+        execution = reply.json()["executionId"]
+        page = visit(team.author, f"/executions/{execution}/")
+        service.until(lambda: server.seen)
+        page.locator('.node[data-st="running"]', has_text="Answer").wait_for()
+        page.locator("#writing", has_text="Let me look closer").wait_for()
+        goes_on.set()
+        page.locator('.node[data-st="human"]', has_text="Answer").wait_for()
+        page.get_by_role("tab", name="Attempts").click()
+        page.locator(".tries li", has_text="Tool refund").wait_for()
+        assert page.locator(".tries li", has_text="Let me look closer").count() == 1

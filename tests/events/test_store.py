@@ -15,6 +15,7 @@ from agentflow.errors import InvalidInput
 from agentflow.events import store
 from agentflow.events.models import Event
 from agentflow.events.store import Cursor
+from agentflow.types import JSONObject
 from tests.waiting import PATIENCE_S, until
 
 WRITERS = 16
@@ -229,3 +230,33 @@ def test_a_poke_that_is_rolled_back_is_not_sent(db: None) -> None:
     with transaction.atomic():
         store.poke(execution_id=uuid.uuid4())
     assert len(pokes._waiting) == before  # the test's own transaction never commits
+
+
+def test_of_a_text_that_grows_what_came_last_is_shown_and_nothing_is_stored(db: None) -> None:
+    execution_id = uuid.uuid4()
+    layer = get_channel_layer()
+
+    @async_to_sync
+    async def listen() -> list[JSONObject]:
+        import asyncio
+
+        channel = await layer.new_channel()
+        await layer.group_add(store.execution_group(execution_id), channel)
+        for length in range(500):
+            store.show_text(execution_id=execution_id, block_id="write", attempt=1, text="x" * length)
+        got: list[JSONObject] = []
+        while not got or len(got[-1]["message"]["text"]) < 499:
+            got.append(await asyncio.wait_for(layer.receive(channel), PATIENCE_S))
+        return got
+
+    shown = listen()
+    assert len(shown) <= 20
+    assert shown[-1]["type"] == "shown"
+    assert shown[-1]["message"] == {
+        "type": "block_text",
+        "executionId": str(execution_id),
+        "blockId": "write",
+        "attempt": 1,
+        "text": "x" * 499,
+    }
+    assert not Event.objects.exists()

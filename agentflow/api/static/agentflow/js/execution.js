@@ -77,6 +77,13 @@
     $$(".box", $("#step")).forEach((el, i) => (el.scrollTop = scrolls[i] || 0));
     if (focus) document.getElementById(focus)?.focus();
   }
+  /* What an agent has written so far: shown while it comes, and gone with the next state of its step. */
+  function writing({ blockId, text }) {
+    if (blockId !== chosen || !$("#writing")) return;
+    $("#writing").hidden = false;
+    $("#writing pre").textContent = text;
+    $("#writing .box").scrollTop = $("#writing .box").scrollHeight;
+  }
   function choose(id, show = false) {
     chosen = id; graph.choose(id);
     $$(".g-row", $("#gantt")).forEach(row => row.dataset.id === id ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current"));
@@ -178,7 +185,11 @@
 
   const strip = $("#off");
   AF.live(`/ws/executions/${page.id}`, {
-    message: event => { if (event.type !== "block_log" && event.type !== "hello") { refresh(); points(); } if (event.type !== "hello") more(); },
+    message: event => {
+      if (event.type === "block_text") return writing(event);
+      if (event.type === "block_step" && event.blockId === chosen) chosenMark = "";
+      if (event.type !== "block_log" && event.type !== "hello") { refresh(); points(); } if (event.type !== "hello") more();
+    },
     on: () => { strip.hidden = true; refresh(); more(); points(); },
     off: ({ seen, wait }) => { strip.hidden = false; $("div", strip).innerHTML = `<b>Live updates are off.</b> You see ${AF.clock(seen)}. Trying again in ${wait} s.`; },
   });
