@@ -259,7 +259,7 @@ def test_two_people_at_once_see_each_other(service: Service, team: Team, visit: 
     phone.get_by_role("link", name="Pay back").click()
     phone.locator("#more-actions summary").click()
     phone.get_by_role("button", name="Take it").click()
-    phone.get_by_text("Taken by you").wait_for()
+    phone.locator(".chip", has_text="Taken by you").wait_for()
     desk.get_by_text("Tom Berg is at it").wait_for()
     desk.locator(".item", has_text="taken by Tom Berg").wait_for()
     assert desk.input_value("#comment") == "half a sentence"
