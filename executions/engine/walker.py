@@ -35,7 +35,7 @@ from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.large import Large, LargeUnavailable, holds_large
 from agentflow.workflow.plan import PlanBlock
 from executions import callbacks, dispatch
-from executions.blobs import TooLarge, filled, kept, of_row
+from executions.blobs import TooLarge, filled, kept
 from executions.services import starting
 from executions.states import BlockStatus as B
 
@@ -44,11 +44,11 @@ from .ahead import AHEAD, Ahead, is_plain
 from .choosing import pick
 from .facts import Facts, facts_of
 from .frontier import Frontier
+from .inputs import Inputs
 from .journal import Journal, operation
 from .judging import Change, Claim, judge, named
-from .opening import SettledBlocks, simulated_event
+from .opening import SettledBlocks
 from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, first_batch, history, next_batch
-from .rows import loads
 from .run import raw_cursor
 from .turns import Turn, Wanted, take_turn
 from .watch import MOMENT_S, STUTTER_S, Flight, watch
@@ -58,7 +58,6 @@ T = TypeVar("T")
 
 SLICE_S = 1.0  # then the walker hands its place back, so that one wide run does not starve the others
 RETRY_S = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # a lost database connection; the lease outlives the sum
-OUTPUTS_KEPT = 2000
 FEW_KINDS = 32
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING, "error": Level.ERROR}
 
@@ -74,8 +73,7 @@ class Walker:
         self.facts = facts
         self.id = uuid4()
         self.batch = 1 if facts.strict else first_batch(map(self._expected_ms, facts.plan.kinds))
-        self.outputs: SettledBlocks = {}
-        self._epoch = 1
+        self.inputs = Inputs(facts)
         self._edits = 0
         self._closed: Counter[int] = Counter()  # edges to a block that this walker closed, all plainly
         self._frontier = Frontier()
@@ -97,12 +95,12 @@ class Walker:
                 return worked
             worked = True
             # After a restart or an edit what was read before may be no output any more.
-            if (turn.epoch, turn.edits) != (self._epoch, self._edits):
-                self._epoch, self._edits = turn.epoch, turn.edits
-                self.outputs.clear()
+            if (turn.epoch, turn.edits) != (self.inputs.epoch, self._edits):
+                self.inputs.epoch, self._edits = turn.epoch, turn.edits
+                self.inputs.forget()
                 self._frontier.forget()
             if turn.refused:
-                self.outputs.clear()
+                self.inputs.forget()
             else:
                 for change in changes:
                     if is_plain(self.facts, change):
@@ -158,6 +156,9 @@ class Walker:
 
     # -- work -----------------------------------------------------------------
 
+    def _known(self, claims: list[Claim]) -> SettledBlocks:
+        return self._patiently(lambda _: self.inputs.read(claims))
+
     def _work(self, turn: Turn) -> list[Change]:
         """Call the agents of all claims, one after the other, outside any transaction."""
         flights = [
@@ -173,15 +174,16 @@ class Walker:
             flights[0].moment_s = STUTTER_S if expected_ms <= FAST_MS else MOMENT_S
         with watch.holding(flights):
             started = time.monotonic()
-            inputs = self._inputs([flight.claim for flight in flights])
-            events = self._patiently(lambda _: self._events([flight.claim.idx for flight in flights]))
-            items = self._items([flight.claim.pk for flight in flights if flight.claim.iteration])
+            claims = [flight.claim for flight in flights]
+            known = self._known(claims)
+            events = self._patiently(lambda _: self.inputs.events(claims))
+            items = self._patiently(lambda _: self.inputs.items(claims))
             changes = []
             for flight in flights:
                 if flight.token.cancelled:
                     continue  # its lease is lost: another has it
                 event = events.get(flight.claim.idx)
-                changes.append(self._call(flight, inputs, items.get(flight.claim.pk), event))
+                changes.append(self._call(flight, known, items.get(flight.claim.pk), event))
             if len(changes) == len(flights) and turn.epoch == 1 and not self.facts.strict:
                 self._go_ahead(flights[-1], changes, until=started + BATCH_MS / 1000)
             worked_ms = (time.monotonic() - started) * 1000
@@ -208,7 +210,7 @@ class Walker:
             flight = Flight(claim, self.facts.execution_id, planned.timeout_s, token=carrier.token)
             carrier.started, carrier.timeout_s = time.monotonic(), planned.timeout_s
             carrier.abandon = partial(self._abandon_ahead, list(changes))
-            change = self._call(flight, self._inputs([claim]), None, None)
+            change = self._call(flight, self._known([claim]), None, None)
             if carrier.token.cancelled or flight.needs_row:
                 return
             changes.append(change)
@@ -238,13 +240,13 @@ class Walker:
         try:
             if planned.mapping is not None:
                 resolved = planned.mapping.resolve(
-                    {**self._scope(known, planned.mapping.block_refs), **names}
+                    {**self.inputs.scope(known, planned.mapping.block_refs), **names}
                 )
                 given = resolved
             elif claim.iteration:
                 given = {"item": item, "index": claim.iteration - 1}
             else:
-                given = self._default_input(planned, known)
+                given = self.inputs.by_default(planned, known)
             if any(type(block["output"]) is Large for block in known.values()):
                 given, resolved = self._whole(given, resolved)
         except ExpressionError as error:
@@ -266,7 +268,7 @@ class Walker:
             history.note(planned.likeness, ms)
         change = self._judge(planned, flight, outcome, known)
         if change.status is B.COMPLETED and not claim.iteration:
-            self.outputs[claim.idx] = {"output": change.output, "status": "completed"}
+            self.inputs.keep(claim.idx, change.output)
         return replace(change, input=resolved, times=(flight.started, time.monotonic()))
 
     def _whole(self, given: JSONValue, resolved: JSONValue) -> tuple[JSONValue, JSONValue]:
@@ -297,7 +299,7 @@ class Walker:
                     limited=flight.limited,
                 )
             outcome = Failed(child)
-        change = judge(planned, claim, outcome, scope=lambda: self._scope(known, named(planned)))
+        change = judge(planned, claim, outcome, scope=lambda: self.inputs.scope(known, named(planned)))
         if agent_id == change.agent_id and not flight.limited:
             return change
         return replace(change, agent_id=agent_id, limited=flight.limited)
@@ -310,7 +312,7 @@ class Walker:
             outcome_unknown=True,
         )
         planned = self.facts.plan[flight.claim.idx]
-        change = self._judge(planned, flight, Failed(failure), self.outputs)
+        change = self._judge(planned, flight, Failed(failure), self.inputs.outputs)
         take_turn(self.facts, uuid4(), [change], want=0)
         dispatch.hint(self.facts.execution_id)
 
@@ -400,75 +402,6 @@ class Walker:
         return SimulatedBlock(
             seconds=_simulated_s(planned, script), output=outputs.get(planned.block_id, {}), failure=failure
         )
-
-    # -- inputs ---------------------------------------------------------------
-
-    def _inputs(self, claims: list[Claim]) -> SettledBlocks:
-        return self._patiently(lambda _: self._fetch(claims))
-
-    def _fetch(self, claims: list[Claim]) -> SettledBlocks:
-        """The outputs that these claims read, in at most one query."""
-        wanted: set[int] = set()
-        for claim in claims:
-            planned = self.facts.plan[claim.idx]
-            refs = set(planned.sources) if planned.mapping is None else set()
-            if planned.mapping is not None:
-                refs |= self.facts.plan.refs(planned.mapping.block_refs)
-            if planned.conditions is not None:
-                refs |= self.facts.plan.refs(planned.conditions.block_refs - {planned.block_id})
-            if planned.repeat_until is not None:
-                refs |= self.facts.plan.refs(planned.repeat_until.block_refs)
-                self.outputs.pop(planned.idx, None)  # the last round's output is in the row
-            wanted |= refs
-        missing = [idx for idx in wanted if idx not in self.outputs]
-        held = not any(claim.pk == AHEAD for claim in claims)  # else the last outputs are in no row yet
-        if held and len(self.outputs) + len(missing) > OUTPUTS_KEPT:
-            self.outputs.clear()
-            missing = list(wanted)
-        if missing:
-            rows = raw_cursor().execute(
-                statements.OUTPUTS,
-                {"execution": self.facts.execution_id, "epoch": self._epoch, "idxs": missing},
-            )
-            for idx, status, output, blob in rows:
-                self.outputs[idx] = {"output": of_row(output, blob), "status": status}
-        return {idx: self.outputs[idx] for idx in wanted if idx in self.outputs}
-
-    def _events(self, idxs: list[int]) -> dict[int, JSONValue]:
-        """What blocks with `wait.event` waited for."""
-        waited = [idx for idx in set(idxs) if (wait := self.facts.plan[idx].block.wait) and wait.event]
-        if not waited:
-            return {}
-        if self.facts.simulation is not None:
-            return {idx: simulated_event(self.facts, self.facts.plan[idx]) for idx in waited}
-        rows = raw_cursor().execute(
-            statements.EVENTS_TAKEN,
-            {"execution": self.facts.execution_id, "epoch": self._epoch, "idxs": waited},
-        )
-        return {idx: loads(event) for idx, event in rows}
-
-    def _items(self, pks: list[int]) -> dict[int, JSONValue]:
-        """What the rows of a `forEach` stand for."""
-        if not pks:
-            return {}
-        rows = raw_cursor().execute(
-            "SELECT id, item FROM executions_blockexecution WHERE id = ANY(%s::bigint[])", (pks,)
-        )
-        return {pk: loads(item) for pk, item in rows}
-
-    def _default_input(self, planned: PlanBlock, known: SettledBlocks) -> JSONValue:
-        """Without a mapping a block gets its completed dependencies' outputs, or the run's input."""
-        if not planned.sources:
-            return self.facts.input
-        return {
-            self.facts.plan[idx].block_id: known[idx]["output"]
-            for idx in planned.sources
-            if idx in known and known[idx]["status"] == "completed"
-        }
-
-    def _scope(self, known: SettledBlocks, block_ids: frozenset[str]) -> dict[str, JSONValue]:
-        refs = self.facts.plan.refs(block_ids)
-        return self.facts.scope({idx: known[idx] for idx in refs if idx in known})
 
 
 def _left_open(outcome: Any) -> bool:

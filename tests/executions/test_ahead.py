@@ -11,7 +11,7 @@ from django.db import connection
 
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
-from executions.engine import profile, walker
+from executions.engine import inputs, profile, walker
 from executions.engine.ahead import AHEAD
 from executions.engine.judging import Change
 from executions.engine.profile import history
@@ -274,7 +274,7 @@ def test_what_was_done_in_the_same_turn_is_not_forgotten(run: Start, monkeypatch
     """A walker keeps so many outputs only; those that are in no row yet are the last to go."""
     echoes = template(*(block(name, *before) for name, before in zip("abcdef", [(), *"abcde"], strict=False)))
     one_by_one = run(echoes, input={"n": 1})
-    monkeypatch.setattr(walker, "OUTPUTS_KEPT", 2)
+    monkeypatch.setattr(inputs, "OUTPUTS_KEPT", 2)
 
     execution = run(echoes, input={"n": 1})
 

@@ -57,7 +57,7 @@ def test_later_blocks_see_the_edit_and_the_original_stays(start: Start, author: 
 def test_a_walker_forgets_what_it_read_before_the_edit(start: Start, author: User) -> None:
     execution = paused(start, author)
     walker = Walker(facts(execution))
-    walker.outputs[0] = {"output": {"n": 1}, "status": "completed"}
+    walker.inputs.keep(0, {"n": 1})
     editing.edit(execution_id=execution.pk, outputs={"a": {"n": 2}}, by=author)
     control.resume(execution_id=execution.pk, by=author)
     walker.run()

@@ -179,7 +179,7 @@ def test_a_walker_forgets_what_it_read_in_the_epoch_before(run: Start, author: U
     )
     restarting.restart(execution_id=execution.pk, by=author, request=RestartRequest(from_block="b"))
     walker = Walker(facts(execution))
-    walker.outputs[0] = {"output": "from before", "status": "completed"}
+    walker.inputs.keep(0, "from before")
     walker.run()
     execution.refresh_from_db()
     assert rows(execution)["b"].output == rows(execution, 1)["b"].output
