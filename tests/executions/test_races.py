@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from agentflow.governance.models import User
 from agentflow.lifecycle import IllegalTransition
 from agentflow.types import JSONObject
+from approvals.models import Approval
 from executions.engine.turns import take_turn
 from executions.engine.walker import SLICE_S, walk
 from executions.models import Execution, Timer
@@ -242,6 +243,7 @@ def test_two_clocks_at_once_end_a_question_once(start: Start) -> None:
     for _ in range(TIMES):
         execution = start(template(asking, block("b", "a")))
         drain(execution)
+        Approval.objects.filter(execution=execution).update(respond_by=Now())
         Timer.objects.filter(execution=execution, kind="approval_timeout").update(due_at=Now())
         at_once(*[ticking.tick] * 3)
         drain(execution)

@@ -28,6 +28,9 @@ OBJECTS = re.compile(r"^/api/v1(/(?:executions|approvals|templates|agents|script
 
 BODIES: dict[str, Any] = {
     "respond": {"approved": True},
+    "delegate": {"to": "somebody", "reason": "away"},
+    "reassign": {"to": "somebody", "reason": "away"},
+    "comments": {"text": "why?"},
     "agents": {
         "agentId": "x",
         "name": "x",
