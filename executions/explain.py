@@ -233,7 +233,8 @@ def _waiting_for_an_agent(row: BlockRow, scene: Scene) -> Reason:
     if not queues:
         known = scene.facts.get(row.block_id, NOTHING_KNOWN)
         wanted = ", ".join(known.capabilities) or "this"
-        return Reason("waiting_agent", f"No agent that can do {wanted} is fit just now.")
+        message = f"No agent that can do {wanted} is fit just now."
+        return Reason("waiting_agent", message, until=row.available_at)
     first = queues[0]
     bears = [f"{first.limit} at a time"] if first.limit is not None else []
     bears += [f"{first.rate} a minute"] if first.rate is not None else []
@@ -242,6 +243,7 @@ def _waiting_for_an_agent(row: BlockRow, scene: Scene) -> Reason:
         "waiting_agent",
         f"Waits for the agent “{first.agent_id}”{others}, which takes {' and '.join(bears) or 'no more'}; "
         f"{first.held} {'is' if first.held == 1 else 'are'} at work and {first.before} come before it.",
+        until=row.available_at,
         waits_for=tuple(queue.agent_id for queue in queues),
         key=first.agent_id,
         limit=first.limit or first.rate or 0,

@@ -179,6 +179,7 @@ class BlockExecution(models.Model):
     effect = models.CharField(max_length=5)  # pure | keyed | once, fixed at start
     effect_seq = models.PositiveIntegerField(default=0)
     available_at = models.DateTimeField(null=True)  # backoff: not to be claimed before
+    agent_until = models.DateTimeField(null=True)  # so long the next attempt waits for an agent: its patience
     lease_owner = models.UUIDField(null=True)
     lease_expires_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)  # of the latest attempt

@@ -29,6 +29,7 @@ REASONS: Mapping[str, str] = {
     "items": "it works through its items",
     "items_failed": "some of its items failed",
     "lost_race": "others were there first",
+    "no_agent": "no agent was free for it in time",
     "no_failure": "nothing before it failed",
     "repeat": "its next round begins",
     "timer": "it waits for its moment",

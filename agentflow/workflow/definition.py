@@ -274,6 +274,7 @@ class Block(_Part):
     wait: Wait | None = None
     concurrency: Concurrency | None = None
     timeout: Duration | None = None
+    agent_patience: Duration | None = None
     on_error: Literal["fail", "continue"] = "fail"
     compensation: Compensation | None = None
     effect: Literal["pure", "keyed", "once"] | None = None
@@ -293,6 +294,7 @@ class GlobalSettings(_Part):
     max_parallel_blocks: int = Field(default=LIMITS.max_parallel_blocks, ge=1, le=LIMITS.blocks_per_template)
     durability: Durability = "group"
     concurrency: RunConcurrency | None = None
+    agent_patience: Duration | None = None
     default_retry_policy: RetryPolicy | None = None
     human_in_loop_defaults: HumanInLoop | None = None
 
@@ -324,6 +326,10 @@ class Definition(_Part):
     def timeout_of(self, block: Block) -> int:
         """How long one attempt of the block may take, in ms."""
         return block.timeout or LIMITS.block_timeout_ms
+
+    def agent_patience_of(self, block: Block) -> int | None:
+        """How long an attempt may wait for an agent, in ms; None: as long as it takes."""
+        return block.agent_patience or self.global_settings.agent_patience
 
 
 def compensation_id(block_id: str) -> str:

@@ -56,6 +56,7 @@ class PlanBlock:
     human: HumanInLoop | None
     retry: RetryPolicy
     timeout_s: float
+    patience_s: float | None  # for an agent; None: it waits as long as it takes
     likeness: str  # blocks with equal likeness do the same work on other input: they share a speed history
     compensates: int | None = None  # of a compensation: the block that it undoes
     assignees: tuple[
@@ -314,9 +315,15 @@ def _compile_block(
         human=definition.human_of(block),
         retry=definition.retry_policy_of(block),
         timeout_s=definition.timeout_of(block) / 1000,
+        patience_s=_patience_s(definition, block),
         likeness=_likeness(block),
         assignees=_assignees(definition.human_of(block)),
     )
+
+
+def _patience_s(definition: Definition, block: Block) -> float | None:
+    patience_ms = definition.agent_patience_of(block)
+    return None if patience_ms is None else patience_ms / 1000
 
 
 def _assignees(human: HumanInLoop | None) -> tuple[Expression | None, ...]:

@@ -526,6 +526,13 @@ class _BlockCheck:
                 "Only a block that calls an agent takes a place of a concurrency key.",
                 "Name an agent, or move the key to the block that does the work.",
             )
+        if block.agent_patience is not None and (not called or (human is not None and human.type == "input")):
+            yield _error(
+                "contradicting_fields",
+                (*self.path, "agentPatience"),
+                "Only a block that calls an agent can wait for one.",
+                "Remove agentPatience, or name an agent or capabilities.",
+            )
         if block.wait is not None and (block.wait.seconds or 0) > LONGEST_WAIT_S:
             yield _error(
                 "out_of_range",

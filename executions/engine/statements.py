@@ -153,13 +153,15 @@ FROM tally LEFT JOIN (
 """
 
 # Give claims back for which nobody was called, as if they had not been made.  Fenced by the walker too: the
-# next claim of such a block has the same attempt.
+# next claim of such a block has the same attempt.  Its patience is counted from the attempt's first wait.
 HAND_BACK = """
 WITH moved AS (
   UPDATE executions_blockexecution b
   SET status = 'waiting_external', reason = 'agent', attempt = b.attempt - 1, lease_owner = NULL,
-      lease_expires_at = NULL, available_at = NULL
-  FROM unnest(%(ids)s::bigint[], %(attempts)s::int[]) AS x(id, attempt)
+      lease_expires_at = NULL,
+      agent_until = coalesce(b.agent_until, statement_timestamp() + x.patience * interval '1 second'),
+      available_at = coalesce(b.agent_until, statement_timestamp() + x.patience * interval '1 second')
+  FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(patience)s::float8[]) AS x(id, attempt, patience)
   WHERE b.id = x.id AND b.attempt = x.attempt AND b.status = 'running' AND b.lease_owner = %(walker)s::uuid
   RETURNING b.id, b.block_id, b.iteration, b.attempt),
 events AS (
@@ -168,6 +170,12 @@ events AS (
          jsonb_strip_nulls(jsonb_build_object('status', 'waiting_external', 'attempt', attempt,
            'reason', 'agent', 'item', nullif(iteration, 0))) FROM moved)
 SELECT id FROM moved
+"""
+
+# The attempts that blocks waited for an agent to begin: from here they count as made.
+COUNT_WAITED = """
+UPDATE executions_blockexecution SET attempt = attempt + 1
+WHERE id = ANY(%(ids)s::bigint[]) AND status = 'waiting_external' AND reason = 'agent'
 """
 
 # What a walker holds; all that it brought back is settled by now.
@@ -196,6 +204,7 @@ moved AS (
       error = x.error::jsonb, reason = x.reason, choice = x.choice::jsonb,
       available_at = statement_timestamp() + x.delay * interval '1 second',
       lease_owner = NULL, lease_expires_at = NULL,
+      agent_until = CASE WHEN b.status = 'waiting_external' AND x.ended = '' THEN b.agent_until END,
       crashes = CASE WHEN x.afresh THEN 0 ELSE b.crashes + (x.ended = 'rescued')::int END,
       tries_from = CASE WHEN x.afresh THEN b.attempt
                         ELSE b.tries_from + (x.reason = 'circuit_open' AND x.status = 'ready')::int END,

@@ -205,10 +205,12 @@ def _settle(run: Run, changes: list[Change], walker: UUID) -> int:
 
 def _hand_back(run: Run, changes: list[Change], walker: UUID) -> int:
     """Let blocks wait for whose call no agent was free."""
+    patience = [run.facts.plan[change.idx].patience_s for change in changes]
     rows = run.execute(
         statements.HAND_BACK,
         ids=[change.pk for change in changes],
         attempts=[change.attempt for change in changes],
+        patience=patience,
         walker=walker,
     )
     moved = {pk for (pk,) in rows}
@@ -217,7 +219,7 @@ def _hand_back(run: Run, changes: list[Change], walker: UUID) -> int:
             priority = run.facts.plan[change.idx].block.priority
             run.places.ask_for_agents(change.pk, change.agents or (), priority)
     if moved:
-        run.look_again(SEEK_S)
+        run.look_again(min([SEEK_S, *(each for each in patience if each is not None)]))
     return len(moved)
 
 

@@ -134,13 +134,15 @@ def _take_children(run: Run) -> None:
 
 
 def _end_waits(run: Run) -> None:
-    """Blocks whose moment has come, and those whose event or callback has not."""
+    """Blocks whose moment has come, and those whose event, callback or agent has not."""
     rows = run.execute(
         "SELECT reason, id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, round"
         " FROM executions_blockexecution WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
         " AND status = 'waiting_external' AND available_at <= statement_timestamp() ORDER BY id"
     ).fetchall()
-    changes = [_wait_over(run, reason, Claim(*waited)) for reason, *waited in rows]
+    impatient = [Claim(*waited) for reason, *waited in rows if reason == judging.AGENT]
+    changes = seeking.give_up(run, impatient)
+    changes += [_wait_over(run, reason, Claim(*each)) for reason, *each in rows if reason != judging.AGENT]
     if changes:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
 

@@ -6,23 +6,28 @@ that was registered, switched on or off, or that is well again.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
+from dataclasses import replace
 from uuid import UUID
 
 from django.db.models.signals import post_delete, post_save
 
 from agentflow.agents import registry
 from agentflow.agents.models import Agent, AgentPolicy
+from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.plan import PlanBlock
 from executions import dispatch
 from executions.engine import statements
 from executions.engine.choosing import waits_in_vain
-from executions.engine.judging import Change
+from executions.engine.judging import Change, Claim, failed
 from executions.engine.places import ANY_AGENT, OF_AGENT, UNLIMITED
 from executions.engine.run import Run, raw_cursor
-from executions.models import Place
+from executions.models import AttemptOutcome, Place
 from executions.states import BlockStatus as B
 
 WOKEN_AT_ONCE = 100
+NO_AGENT = "no_agent"
 
 _WAITING = """
 SELECT b.id, b.idx, b.iteration, b.effect, p.key FROM executions_place p
@@ -46,6 +51,32 @@ def seek(run: Run) -> None:
             run.seeks_agents = True
     if changes:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
+
+
+def give_up(run: Run, waited: list[Claim]) -> list[Change]:
+    """Fail the attempts of blocks whose patience is over, as attempts at which nobody was called."""
+    if waited:
+        run.execute(statements.COUNT_WAITED, ids=[each.pk for each in waited])
+    return [_impatient(run.facts.plan[each.idx], replace(each, attempt=each.attempt + 1)) for each in waited]
+
+
+def _impatient(planned: PlanBlock, claim: Claim) -> Change:
+    base = Change(
+        pk=claim.pk,
+        idx=claim.idx,
+        iteration=claim.iteration,
+        attempt=claim.attempt,
+        status=B.FAILED,
+        ended=AttemptOutcome.ERROR,
+    )
+    return failed(planned, base, claim, _no_agent(planned), uniform=random.random)
+
+
+def _no_agent(planned: PlanBlock) -> Failure:
+    who = planned.block.agent_id
+    wanted = f"The agent {who!r}" if who else f"An agent that can do {', '.join(planned.block.capabilities)}"
+    message = f"{wanted} was not free within {planned.patience_s or 0:g} s, the patience of the block."
+    return Failure(FailureKind.AGENT, NO_AGENT, message)
 
 
 def wake(workspace_id: UUID, agent_id: str) -> None:

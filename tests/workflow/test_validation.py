@@ -131,6 +131,12 @@ DEFECTS: list[tuple[dict[str, Any], str, str]] = [
         "bad_callback",
         "/blocks/1/configuration/callback/timeout",
     ),
+    (
+        broken(SCORE, to={"blockId": "score", "agentPatience": 1000}),
+        "contradicting_fields",
+        "/blocks/1/agentPatience",
+    ),
+    (broken(SCORE, "agentPatience", to=0), "out_of_range", "/blocks/1/agentPatience"),
     (broken(SCORE, "dependencies", to=["fetsh"]), "unknown_dependency", "/blocks/1/dependencies/0"),
     (broken(SCORE, "dependencies", to=["fetch", "score"]), "self_dependency", "/blocks/1/dependencies/1"),
     (broken(FETCH, "dependencies", to=["score"]), "cycle", "/blocks/0/dependencies/0"),
