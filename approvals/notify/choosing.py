@@ -10,18 +10,15 @@ from zoneinfo import available_timezones
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.utils import timezone
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_http_methods
 
-from agentflow.errors import InvalidInput, NotFound
+from agentflow.errors import InvalidInput
 from agentflow.governance import access
 from agentflow.governance.models import User, Workspace
 
-from .. import selectors
 from . import wishes
-from .moments import send_at
 from .states import Channel, Digest, Topic
 from .wishes import Given
 
@@ -62,22 +59,6 @@ def preferences(request: HttpRequest) -> HttpResponse:
             return HttpResponseRedirect(f"{request.path}?workspace={workspace.pk}")
     context = _context(user, workspace, request) | {"workspaces": own, "issues": issues}
     return render(request, "notify/preferences.html", context, status=400 if issues else 200)
-
-
-@login_required
-@require_GET
-def browser(request: HttpRequest) -> HttpResponse:
-    """Whether the browser should tell its user of `?approval=` now: by their choice and quiet hours."""
-    user = request.user
-    assert isinstance(user, User)  # login_required
-    try:
-        approval = selectors.find(user, UUID(request.GET.get("approval", "")))
-    except (ValueError, NotFound):
-        return JsonResponse({"show": False})
-    choice = wishes.choice_of(user, approval.workspace_id)
-    now = timezone.now()
-    moment = send_at(now, quiet=choice.quiet, zone=choice.zone_info, respond_by=approval.respond_by)
-    return JsonResponse({"show": choice.wants(Topic.REQUESTED, Channel.BROWSER) and moment.at == now})
 
 
 def _chosen(own: list[Workspace], named: str | None) -> Workspace | None:

@@ -93,14 +93,15 @@ class Told:
 def plan(events: Sequence[Event]) -> None:
     """Write the deliveries of these events."""
     now = _now()
-    told = _told(events, now)
+    told = tellable(events, now)
     if not told:
         return
     rows = [*_for_targets(told, now), *_for_people(told, now)]
     Delivery.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
 
 
-def _told(events: Iterable[Event], now: datetime) -> list[Told]:
+def tellable(events: Iterable[Event], now: datetime) -> list[Told]:
+    """Those of the events that are still worth telling."""
     known = [(event, TOPICS[event.type]) for event in events if event.type in TOPICS]
     ids = {_approval_id(event) for event, _ in known}
     approvals = Approval.objects.defer("request", "input_schema", "response").in_bulk(
@@ -157,7 +158,7 @@ def _for_people(told: Sequence[Told], now: datetime) -> list[Delivery]:
     for each in told:
         for user_id in sorted(people[each.approval.pk, each.asks]):
             user, choice = users[user_id], wanted[user_id, each.event.workspace_id]
-            if not choice.wants(each.topic, Channel.EMAIL) or _own_doing(each, user):
+            if not choice.wants(each.topic, Channel.EMAIL) or own_doing(each, user):
                 continue
             moment = send_at(
                 now,
@@ -210,7 +211,7 @@ def _asked_before(told: Sequence[Told]) -> dict[UUID, set[int]]:
     return found
 
 
-def _own_doing(told: Told, user: User) -> bool:
+def own_doing(told: Told, user: User) -> bool:
     facts = told.event.payload or {}
     return user.get_username() in {facts.get("approver"), facts.get("by")}
 

@@ -66,7 +66,7 @@ def content_of(delivery: Delivery, approval: Approval, links: Mapping[str, str] 
         delivery=delivery,
         approval=approval,
         headline=HEADLINES[Topic(delivery.topic)],
-        title=line(request.get("title") or f"Approve: {approval.block_name}?", TITLE_CHARS),
+        title=title(approval),
         description=str(request.get("description") or "")[:2000],
         template_name=line(approval.execution.template_version.template.name, TITLE_CHARS),
         block_name=line(approval.block_name, TITLE_CHARS),
@@ -84,8 +84,18 @@ def _comment(delivery: Delivery, approval: Approval) -> str:
     """What was said: under the question, or with its answer."""
     if delivery.topic != Topic.COMMENTED:
         return approval.comments
-    remark = approval.remarks.filter(pk=delivery.facts.get("commentId")).select_related("user").first()
-    return f"{person(remark.user)}: {remark.text}" if remark else ""
+    return remark(approval, delivery.facts)
+
+
+def title(approval: Approval) -> str:
+    return line(approval.request.get("title") or f"Approve: {approval.block_name}?", TITLE_CHARS)
+
+
+def remark(approval: Approval, facts: Mapping[str, Any]) -> str:
+    """The comment that an event's facts name, and whose it is; empty where it is gone."""
+    number: Any = facts.get("commentId")
+    said = approval.remarks.filter(pk=number).select_related("user").first()
+    return f"{person(said.user)}: {said.text}" if said else ""
 
 
 def outcome(approval: Approval) -> str:

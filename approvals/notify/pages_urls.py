@@ -2,10 +2,10 @@
 
 from django.urls import path
 
-from . import choosing, pages
+from . import choosing, notices, pages
 
 urlpatterns = [
     path("notifications/", choosing.preferences, name="notifications"),
-    path("notifications/browser", choosing.browser, name="notifications-browser"),
+    path("notifications/browser", notices.browser, name="notifications-browser"),
     path("decide/<str:token>/", pages.decide, name="decide"),
 ]

@@ -9,16 +9,20 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry, User
 from approvals.notify import wishes
 from approvals.notify.models import Delivery, Target, UserNotifications, WorkspaceNotifications
+from approvals.notify.states import Topic
 from approvals.notify.wishes import Given
+from approvals.services import gate
 from tests.approvals.conftest import Office
 from tests.approvals.notices import SECRET, follow, states, target
 from tests.factories.approvals import ApprovalFactory
 from tests.factories.governance import client_of
 
 TARGETS = "/api/v1/notifications/targets"
+ALL_IN_BROWSER = {topic: ["browser"] for topic in Topic.values}
 HOOK = {"name": "ops", "channel": "webhook", "url": "https://hooks.example.com/x", "secret": "${secrets.KEY}"}
 
 
@@ -163,23 +167,49 @@ def test_targets_and_defaults_are_written_in_the_admin_by_the_same_rules(office:
     assert staff(office.viewer).get(add).status_code == 403
 
 
-def test_the_browser_tells_by_one_s_choice_and_quiet_hours(office: Office) -> None:
-    approval = ApprovalFactory.create(workspace=office.workspace)
-    client = browser(office.approver)
+def shown(user: User, *events: Any) -> list[str]:
+    """What the browser of `user` is to show of these events, else of all."""
+    numbers = events or Event.objects.order_by("id").values_list("id", flat=True)
+    asked = "&".join(f"event={number}" for number in numbers)
+    reply = browser(user).get(f"/notifications/browser?{asked}")
+    assert reply.status_code == 200
+    return [notice["title"] for notice in reply.json()["notices"]]
 
-    def shows(client: Client, pk: Any = approval.pk) -> bool:
-        return bool(client.get(f"/notifications/browser?approval={pk}").json()["show"])
+
+def test_the_browser_tells_by_one_s_choice_and_quiet_hours(office: Office) -> None:
+    question = ApprovalFactory.create(workspace=office.workspace, request={"title": "Pay?"})
 
     def choose(**fields: Any) -> None:
         given = Given(**{"topics": {}, **fields})
         wishes.put(user=office.approver, workspace_id=office.workspace.pk, given=given)
 
-    assert shows(client)
-    assert not shows(browser(office.stranger))
-    assert not shows(client, "x")
+    assert shown(office.approver) == ["Pay?"]
+    assert shown(office.stranger) == shown(office.viewer) == []
+    assert shown(office.approver, "x", "-1", "²", "9" * 30) == []
     choose(topics={"requested": ["email"]})
-    assert not shows(client)
+    assert shown(office.approver) == []
     now = timezone.now()
     choose(quiet_from=(now - timedelta(hours=1)).time(), quiet_to=(now + timedelta(hours=1)).time())
-    assert not shows(client)
-    assert shows(client, ApprovalFactory.create(workspace=office.workspace, timeout_ms=1_800_000).pk)
+    assert shown(office.approver) == []
+    Event.objects.all().delete()
+    ApprovalFactory.create(workspace=office.workspace, request={"title": "Soon?"}, timeout_ms=1_800_000)
+    assert shown(office.approver) == ["Soon?"]
+    assert question.status == "pending"
+
+
+def test_the_browser_tells_of_every_topic_to_those_whom_it_concerns(office: Office) -> None:
+    question = ApprovalFactory.create(workspace=office.workspace, request={"title": "Pay?"})
+    address = f"/api/v1/approvals/{question.pk}"
+    wishes.put(user=office.approver, workspace_id=office.workspace.pk, given=Given(topics=ALL_IN_BROWSER))
+    assert client_of(office.colleague).post(f"{address}/comments", {"text": "In stock?"}).status_code == 201
+    assert shown(office.approver) == ["New comment: Pay?"]  # the last of each question
+    assert shown(office.colleague) == ["Pay?"]  # not what they did themselves
+    gate.tell("approval_reminder", question)
+    assert shown(office.approver) == ["Still waiting for an answer: Pay?"]
+    assert client_of(office.colleague).post(f"{address}/respond", {"approved": True}).status_code == 200
+    assert shown(office.approver) == ["Decided: Pay?"]
+    assert shown(office.colleague) == shown(office.viewer) == []
+    wishes.put(user=office.approver, workspace_id=office.workspace.pk, given=Given(topics={"decided": []}))
+    assert shown(office.approver) == ["New comment: Pay?"]  # what asked for an answer is over
+    Event.objects.update(at=timezone.now() - timedelta(days=2))
+    assert shown(office.approver) == []

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from agentflow.governance.models import User
 from agentflow.types import JSONObject
+from approvals.models import Approval
+from approvals.notify import links
+from approvals.notify.models import Delivery, SignedLink
+from tests.factories.approvals import ApprovalFactory
 from tests.service import Service
 
 from .conftest import PHONE, Team, Visit, violations
@@ -274,6 +279,74 @@ def test_two_people_at_once_see_each_other(service: Service, team: Team, visit: 
     desk.locator(".item.gone", has_text="Pay back").wait_for()
     assert desk.evaluate("document.documentElement.scrollWidth") <= 1440
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+# The page is one that nobody looks at, and remembers the notices it showed.
+IN_THE_BACKGROUND = """
+    Object.defineProperty(document, "hidden", { get: () => true });
+    window.told = [];
+    window.Notification = class extends Notification {
+        constructor(title, options) { super(title, options); told.push(`${title} | ${options.body}`); }
+    };
+"""
+
+
+def test_the_browser_shows_each_ticked_topic_while_nobody_looks(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    page = visit(team.approver, "/inbox/")
+    page.context.grant_permissions(["notifications"])
+    page.add_init_script(IN_THE_BACKGROUND)
+    page.reload()
+    page.locator("#live:not(.off)").wait_for()
+    page.get_by_role("button", name="Notify me").click()
+    page.get_by_role("button", name="Notices on").wait_for()
+
+    team.start(approval("Pay back €640.00?"))
+    service.until(lambda: "Pay back €640.00? | Pay refund" in page.evaluate("told"))
+    (asked,) = pending(team)
+    address = f"/approvals/{asked['approvalId']}"
+    other = team.api(team.second_approver)
+    assert other.post(f"{address}/comments", json={"text": "Is it in stock?"}).status_code == 201
+    service.until(
+        lambda: "New comment: Pay back €640.00? | Tom Berg: Is it in stock?" in page.evaluate("told")
+    )
+    assert other.post(f"{address}/respond", json={"approved": True}).status_code == 200
+    service.until(lambda: "Decided: Pay back €640.00? | Tom Berg approved this." in page.evaluate("told"))
+    assert page.evaluate("told.length") == 3
+
+
+def test_choosing_and_a_link_s_page_are_open_to_everybody(team: Team, visit: Visit) -> None:
+    question = ApprovalFactory.create(workspace=team.workspace)
+    page = visit(team.approver, "/notifications/")
+    assert violations(page) == []
+    page.goto(link_to(question, team.approver))
+    page.get_by_role("button", name="Approve").wait_for()
+    assert violations(page) == []
+
+
+def link_to(question: Approval, user: User) -> str:
+    """The address that a mail would have."""
+    delivery = Delivery.objects.create(
+        workspace_id=question.workspace_id,
+        approval=question,
+        event_id=1,
+        event_at=question.requested_at,
+        topic="requested",
+        channel="email",
+        user=user,
+        state="sent",
+        next_at=question.requested_at,
+    )
+    link = SignedLink.objects.create(
+        delivery=delivery,
+        approval=question,
+        user=user,
+        action="approve",
+        content_hash=question.content_hash,
+        expires_at=question.respond_by,
+    )
+    return f"/decide/{links.token_of(link)}/"
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1440])

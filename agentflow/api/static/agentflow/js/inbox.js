@@ -52,7 +52,7 @@
     for (const [one, el] of known) if (now.has(one)) renew(el, now.get(one));
     if (!known.size) { show(html); if (fresh.length && !shownId() && wide.matches) open(fresh[0], false); }
     else if (fresh.length) { arriving = html; const button = $("#fresh"); button.hidden = false; button.textContent = `${fresh.length} new`; }
-    if (fresh.length) { say(`${fresh.length} new ${fresh.length === 1 ? "question" : "questions"}`); notify(fresh.map(one => now.get(one))); }
+    if (fresh.length) say(`${fresh.length} new ${fresh.length === 1 ? "question" : "questions"}`);
     if (!id || sending || $(".detail", pane).dataset.status !== "pending") return;
     if (left.some(el => el.dataset.id === id)) await open(id, false, true);
     else if (touched.delete(id) || (now.has(id) && was && now.get(id).dataset.version !== was)) await renewParts(id);
@@ -314,19 +314,24 @@
     localStorage.setItem("notices", on || Notification.permission !== "granted" ? "off" : "on");
     ring();
   });
-  async function notify(fresh) {
-    if (!ring() || !document.hidden) return;
-    const one = fresh[0], told = await AF.get(`/notifications/browser?approval=${one.dataset.id}`).catch(() => ({ show: true }));
-    if (!told.show) return;
-    const notice = new Notification(fresh.length > 1 ? `${fresh.length} new questions` : $("b", one).firstChild.textContent, { tag: "agentflow-inbox", body: $("small", one).textContent });
-    notice.onclick = () => { window.focus(); open(one.dataset.id); notice.close(); };
+  const news = []; // numbers of events; the server says which of them this person wants to be told of, and how
+  const tell = AF.coalesce(async () => {
+    if (!news.length) return;
+    const asked = news.splice(0).slice(-20).map(id => `event=${id}`).join("&");
+    const { notices } = await AF.get(`/notifications/browser?${asked}`).catch(() => ({ notices: [] }));
+    if (notices.length > 3) return notice(`${notices.length} questions of yours moved`, "", "inbox", () => {});
+    notices.forEach(one => notice(one.title, one.text, one.approvalId, () => open(one.approvalId)));
+  }, 200);
+  function notice(title, body, about, then) {
+    const shown = new Notification(title, { tag: `agentflow-${about}`, body });
+    shown.onclick = () => { window.focus(); then(); shown.close(); };
   }
   ring();
 
   /* Live */
   const strip = $("#off");
   if (waitingTab) AF.live("/ws/approvals", {
-    message: data => { if (data.type?.startsWith("approval_")) { touched.add(data.approvalId); refresh(); } },
+    message: data => { if (!data.type?.startsWith("approval_")) return; touched.add(data.approvalId); refresh(); if (ring() && document.hidden) { news.push(data.id); tell(); } },
     on: () => { strip.hidden = true; refresh(); },
     off: ({ seen, wait }) => { strip.hidden = false; $("div", strip).innerHTML = `<b>Live updates are off.</b> You see ${AF.clock(seen)}. Trying again in ${wait} s. You can still decide.`; },
   });
