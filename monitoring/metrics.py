@@ -26,6 +26,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from approvals.models import Approval
+from approvals.notify.models import Delivery
+from approvals.notify.states import OPEN, DeliveryState
 from approvals.states import ApprovalStatus
 from executions.models import BlockExecution, Execution
 from executions.states import BlockStatus, ExecutionStatus
@@ -70,7 +72,14 @@ class WorkCollector(Collector):
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}")
-                families = [_executions(), _blocks(), _oldest_ready(), _overdue(), _approvals()]
+                families = [
+                    _executions(),
+                    _blocks(),
+                    _oldest_ready(),
+                    _overdue(),
+                    _approvals(),
+                    _deliveries(),
+                ]
         except DatabaseError:
             up.add_metric([], 0)
             return [up]
@@ -133,6 +142,22 @@ def _oldest_ready() -> GaugeMetricFamily:
 def _approvals() -> GaugeMetricFamily:
     family = GaugeMetricFamily("agentflow_approvals_pending", "Questions that wait for a person.")
     family.add_metric([], Approval.objects.filter(status=ApprovalStatus.PENDING).count())
+    return family
+
+
+def _deliveries() -> GaugeMetricFamily:
+    """Those sent and not needed are left out: they only wait to be removed."""
+    family = GaugeMetricFamily(
+        "agentflow_deliveries",
+        "Messages to people and programs that are to be sent, or were given up.",
+        labels=["status"],
+    )
+    told = [*OPEN, DeliveryState.DEAD]
+    counts = dict(
+        Delivery.objects.filter(state__in=told).values_list("state").annotate(Count("pk")).order_by()
+    )
+    for state in told:
+        family.add_metric([state.value], counts.get(state.value, 0))
     return family
 
 

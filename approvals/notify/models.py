@@ -178,6 +178,10 @@ class Delivery(models.Model):
         indexes = [
             # the clock: which lanes have something due, and the next of one
             models.Index(fields=["lane", "next_at", "id"], condition=Q(state__in=OPEN), name="delivery_due"),
+            # what is watched: the few that wait or were given up
+            models.Index(
+                fields=["state"], condition=Q(state__in=[*OPEN, DeliveryState.DEAD]), name="delivery_watched"
+            ),
             # the lists
             models.Index(fields=["workspace", "-created_at", "-id"], name="delivery_of_workspace"),
         ]

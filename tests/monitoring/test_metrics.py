@@ -9,8 +9,10 @@ from django.db.models.functions import Now
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
+from approvals.notify.models import Delivery
 from executions.models import Execution
 from monitoring import metrics
+from tests.factories.approvals import ApprovalFactory
 from tests.factories.executions import ExecutionFactory
 
 
@@ -56,6 +58,28 @@ def test_the_oldest_ready_block_ages_until_something_moves() -> None:
     Execution.objects.all().delete()
     ExecutionFactory.create(graph="a", blocks={"a": later})
     assert scraped()["agentflow_oldest_ready_seconds", ""] == 0
+
+
+@pytest.mark.django_db
+def test_messages_that_wait_or_were_given_up_are_counted() -> None:
+    approval = ApprovalFactory.create()
+    for number, state in enumerate(["pending", "pending", "failed", "dead", "sent", "dropped"]):
+        Delivery.objects.create(
+            workspace_id=approval.workspace_id,
+            approval=approval,
+            event_id=number,
+            event_at=approval.requested_at,
+            topic="requested",
+            channel="webhook",
+            state=state,
+            next_at=approval.requested_at,
+        )
+    found = scraped()
+    assert {status: value for (name, status), value in found.items() if name == "agentflow_deliveries"} == {
+        "pending": 2,
+        "failed": 1,
+        "dead": 1,
+    }
 
 
 @pytest.mark.django_db
