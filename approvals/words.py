@@ -8,7 +8,7 @@ from datetime import datetime
 from agentflow.api.templatetags.agentflow_ui import person
 
 from .inbox import SOON
-from .models import Approval, ApprovalKind
+from .models import Approval, ApprovalKind, DecisionKind
 from .states import ApprovalStatus
 
 KINDS = {  # icon, what it is called, what the list says about it
@@ -57,6 +57,8 @@ def question_of(approval: Approval) -> str:
 def outcome(approval: Approval) -> str:
     """What became of a question, in a few words."""
     who = person(approval.responder) if approval.responder else ""
+    if approval.decision == DecisionKind.REWORK:
+        return f"{who} sent this back"
     if approval.status == ApprovalStatus.APPROVED:
         return f"{who} {'approved' if approval.kind == ApprovalKind.APPROVAL else 'answered'} this"
     return {

@@ -60,6 +60,9 @@ class Execution(models.Model):
     failed_blocks = models.PositiveIntegerField(default=0)
     # The epoch whose decisions are taken again where the same is asked; null: none.  A restart sets it.
     decisions_of = models.PositiveIntegerField(null=True)
+    # Why a person last sent it back, as expressions see it in `context.rework`, with the epoch that this
+    # began: {"round", "comment", "by", "askedBy", "blocks": ["<blockId>"], "epoch"}; null: never.
+    rework = models.JSONField(null=True)
     ends_as = models.CharField(max_length=10, blank=True)  # while cancelling: the status that follows
     compensation = models.CharField(
         max_length=7, choices=Compensation.choices, blank=True, default="", db_default=""

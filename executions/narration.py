@@ -39,6 +39,7 @@ REASONS: Mapping[str, str] = {
     "poison": "its worker vanished again and again",
     "rejected": "a person refused",
     "restart": "somebody restarted the execution",
+    "rework": "a person sent it back",
     "retry": "the attempt failed",
     "run_again": "a person asked for another attempt",
     "run_ended": "the execution ended early",
@@ -169,6 +170,8 @@ def _approval_responded(block_id: str, facts: JSONObject) -> str:
     approved = facts.get("approved")
     verb = "answered" if approved is None else "approved" if approved else "refused"
     person = facts.get("by") or facts.get("approver") or "A person"
+    if facts.get("decision") == "rework":
+        return f"{person} was asked{_about(block_id)}, and sent the execution back."
     return f"{person} {verb}{_about(block_id)}."
 
 

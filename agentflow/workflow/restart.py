@@ -7,7 +7,7 @@ were.  A block that runs again begins with the edges that carried blocks have cl
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .plan import Plan
 from .settlement import Closing, Closings, Reason, close_completed, close_failed, close_skipped, uncaught
@@ -73,6 +73,17 @@ def return_plan(plan: Plan, settled: Mapping[int, Settled], point: Collection[in
     or that ended the run, and all behind them.  `settled` holds the blocks of the point at least.
     """
     return _planned(plan, settled, _not_at(plan, settled, set(point).intersection(settled)))
+
+
+def rework_plan(plan: Plan, settled: Mapping[int, Settled], roots: Collection[int]) -> RestartPlan:
+    """What runs again when a run that goes on is sent back to these blocks: they and all behind them.
+
+    `settled` holds the blocks that have ended; others that do not run again stay open, and are counted.
+    """
+    reruns = _with_losers(plan, settled, _with_descendants(plan, roots))
+    found = _planned(plan, settled, reruns)
+    open_sinks = sum(idx in reruns or idx not in settled for idx in plan.sinks)
+    return replace(found, open_sinks=open_sinks)
 
 
 def _planned(plan: Plan, settled: Mapping[int, Settled], reruns: set[int]) -> RestartPlan:
@@ -185,7 +196,10 @@ def _lost_before(plan: Plan, settled: Mapping[int, Settled], join: int, reruns: 
     todo, found = [join], set[int]()
     while todo:
         for pred in plan[todo.pop()].preds:
-            if pred not in reruns and pred not in found and settled[pred].status == "cancelled":
+            ended = settled.get(pred)
+            if pred in reruns or pred in found or ended is None:
+                continue
+            if ended.status == "cancelled":
                 found.add(pred)
                 todo.append(pred)
     return found

@@ -43,6 +43,22 @@ class Answer(StrictSerializer):
     content_hash = serializers.CharField(required=False, allow_null=True, default=None, max_length=64)
 
 
+class SendBack(StrictSerializer):
+    """Body of rework."""
+
+    comments = serializers.CharField(
+        max_length=COMMENTS_CHARS, help_text="What should be done otherwise; `context.rework.comment` there."
+    )
+    blocks = serializers.ListField(
+        child=serializers.CharField(max_length=200),
+        required=False,
+        default=list,
+        max_length=100,
+        help_text="Blocks before the one that asks. Default: those directly before it; a review's own.",
+    )
+    content_hash = serializers.CharField(required=False, allow_null=True, default=None, max_length=64)
+
+
 class ItemAnswer(Answer):
     approval_id = serializers.UUIDField()
     content_hash = serializers.CharField(max_length=64)

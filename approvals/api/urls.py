@@ -11,6 +11,7 @@ urlpatterns = [
     path("approvals", views.ApprovalsView.as_view(), name="approvals"),
     path("approvals/<uuid:approval_id>", views.ApprovalView.as_view(), name="approval"),
     path("approvals/<uuid:approval_id>/respond", views.RespondView.as_view(), name="approval-respond"),
+    path("approvals/<uuid:approval_id>/rework", views.ReworkView.as_view(), name="approval-rework"),
     path("approvals/<uuid:approval_id>/claim", handing.ClaimView.as_view(), name="approval-claim"),
     path("approvals/<uuid:approval_id>/release", handing.ReleaseView.as_view(), name="approval-release"),
     path("approvals/<uuid:approval_id>/delegate", handing.DelegateView.as_view(), name="approval-delegate"),

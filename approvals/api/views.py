@@ -15,7 +15,7 @@ from agentflow.governance.models import User
 from .. import selectors
 from ..models import ApprovalKind
 from ..selectors import Filter
-from ..services import batch, responding
+from ..services import batch, responding, rework
 from ..states import ApprovalStatus
 from . import serializers
 
@@ -94,6 +94,20 @@ class RespondView(APIView):
         body.is_valid(raise_exception=True)
         by = cast(User, request.user)  # anonymous ones came no further than authentication
         responding.respond(approval_id=approval_id, by=by, **body.validated_data)
+        return Response({"success": True})
+
+
+class ReworkView(APIView):
+    @extend_schema(
+        operation_id="approvals_rework", request=serializers.SendBack, responses={200: serializers.Done}
+    )
+    @idempotent
+    def post(self, request: Request, approval_id: UUID) -> Response:
+        """Send the execution back: blocks before the one that asks run again, and what depends on them."""
+        body = serializers.SendBack(data=request.data)
+        body.is_valid(raise_exception=True)
+        by = cast(User, request.user)  # anonymous ones came no further than authentication
+        rework.send_back(approval_id=approval_id, by=by, **body.validated_data)
         return Response({"success": True})
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from agentflow.events import store
@@ -18,7 +18,7 @@ from executions.ports import Decision, HumanAsk
 from executions.states import BlockStatus
 from templates_app.models import TemplateVersion
 
-from ..models import Approval, ApprovalKind, ApprovalPolicy
+from ..models import Approval, ApprovalKind, ApprovalPolicy, DecisionKind
 from ..states import APPROVAL, ApprovalStatus
 from . import changes, levels, policies, times, weighing
 
@@ -90,7 +90,7 @@ class Gate:
         }
         answered = Approval.objects.filter(
             block_execution__in=list(iterations), status__in=[S.APPROVED, S.REJECTED]
-        ).exclude(kind=ApprovalKind.FIX)
+        ).exclude(Q(kind=ApprovalKind.FIX) | Q(decision=DecisionKind.REWORK))
         return {
             iterations[approval.block_execution_id]: Decision(
                 approval_id=approval.pk,

@@ -9,7 +9,7 @@ from agentflow.governance.models import User
 from executions.models import Execution
 from executions.services import locking
 
-from ..models import Approval
+from ..models import Approval, DecisionKind
 from ..states import ApprovalStatus
 
 S = ApprovalStatus
@@ -83,4 +83,5 @@ def closed(approval: Approval) -> Conflict:
     assert approval.responded_at is not None
     who = approval.responder.get_full_name() or approval.responder.get_username()
     at = approval.responded_at.isoformat(timespec="seconds")
-    return AlreadyDecided(f"{who} {approval.status} this at {at}.", **facts)
+    did = "sent this back" if approval.decision == DecisionKind.REWORK else f"{approval.status} this"
+    return AlreadyDecided(f"{who} {did} at {at}.", **facts)

@@ -17,7 +17,7 @@ from agentflow.types import JSONValue
 from executions.services import human
 
 from .. import rights
-from ..models import Approval, ApprovalKind
+from ..models import Approval, ApprovalKind, DecisionKind
 from ..states import APPROVAL, ApprovalStatus
 from . import answers, climbing, gate, handing, holding, levels, votes
 from . import edits as editing
@@ -69,7 +69,7 @@ def respond(
     execution, approval = holding.locked(approval_id, by)
     access.require(by, Permission.DECIDE, approval.workspace_id)
     if (said := votes.known(approval, by)) is not None:
-        if votes.same(said, approved, response, comments):
+        if said.decision != DecisionKind.REWORK and votes.same(said, approved, response, comments):
             return approval
         if approval.status != S.PENDING:
             raise holding.closed(approval)
@@ -85,7 +85,7 @@ def respond(
     decisive = _settled(approval, by, answer)
     if decisive is None:
         return approval
-    _record(approval, by, decisive)
+    record(approval, by, decisive)
     human.answered(
         execution=execution,
         block_pk=approval.block_execution_id,
@@ -141,7 +141,8 @@ def _keep_on(approval: Approval, by: User, answer: votes.Answer, event: str) -> 
     _audit("approval.vote", approval, by, answer)
 
 
-def _record(approval: Approval, by: User, answer: votes.Answer) -> None:
+def record(approval: Approval, by: User, answer: votes.Answer) -> None:
+    """Close a question with the answer that decides it."""
     to = S.APPROVED if answer.approved else S.REJECTED
     decision = answer.decision(approval.kind)
     moved = Approval.objects.filter(

@@ -32,8 +32,11 @@ class Answer:
     response: JSONValue = None
     comments: str = ""
     edits: list[JSONObject] | None = None
+    rework: bool = False
 
     def decision(self, kind: str) -> DecisionKind:
+        if self.rework:
+            return D.REWORK
         if not self.approved:
             return D.REJECT
         if self.edits:

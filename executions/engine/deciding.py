@@ -23,10 +23,11 @@ class Decisions:
     def about(self, planned: PlanBlock, iteration: int, ask: HumanAsk) -> Decision | None:
         """The decision that counts for this question, if there is one.
 
-        A refusal that failed its block is none: to go on, somebody has to think again.
+        A refusal that failed its block is none: to go on, somebody has to think again.  So it is for what
+        a person sent back.
         """
         epoch = self._run.decisions_of
-        if epoch is None or planned.human is None:
+        if epoch is None or planned.human is None or self._sent_back(planned):
             return None
         if planned.idx not in self._by_idx:
             self._by_idx[planned.idx] = human_gate().decisions(
@@ -36,6 +37,14 @@ class Decisions:
         if found is None or not (found.approved or planned.human.on_reject != "fail"):
             return None
         return found if found.content_hash == human_gate().content_hash(ask) else None
+
+    def _sent_back(self, planned: PlanBlock) -> bool:
+        rework = self._run.rework
+        return (
+            rework is not None
+            and rework["epoch"] == self._run.epoch
+            and planned.block_id in (*rework["blocks"], rework["askedBy"])
+        )
 
     def take(self, ask: HumanAsk, decision: Decision) -> None:
         """Its block was moved on by it; recorded as the run is left."""

@@ -22,6 +22,9 @@ from templates_app.models import TemplateVersion
 
 from .rows import loads
 
+# `context.rework` of a run that was not: an expression reads the comment without asking whether there is one.
+NEVER_SENT_BACK: JSONObject = {"round": 0, "comment": "", "by": "", "askedBy": "", "blocks": []}
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -92,8 +95,11 @@ class Facts:
     def widest_key(self) -> int:
         return max((key.limit for key in self.plan.keys), default=0)
 
-    def scope(self, outputs: dict[int, JSONObject]) -> dict[str, JSONValue]:
-        """What an expression may name.  `outputs` is `{idx: {"output": ..., "status": ...}}`."""
+    def scope(self, outputs: dict[int, JSONObject], rework: JSONObject | None = None) -> dict[str, JSONValue]:
+        """What an expression may name.
+
+        `outputs` is `{idx: {"output": ..., "status": ...}}`, `rework` why the run was last sent back.
+        """
         return {
             "input": self.input,
             "context": {
@@ -102,6 +108,7 @@ class Facts:
                 "templateName": self.version.template_name,
                 "versionNumber": self.version.number,
                 "simulated": self.simulation is not None,
+                "rework": rework or NEVER_SENT_BACK,
             },
             "workspace": self.workspace,
             "blocks": {self.plan[idx].block_id: value for idx, value in outputs.items()},

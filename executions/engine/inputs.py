@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentflow.types import JSONValue
+from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.plan import PlanBlock
 from executions.blobs import of_row
 
@@ -23,6 +23,7 @@ class Inputs:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.epoch = 1
+        self.rework: JSONObject | None = None  # why the run was last sent back
         self.outputs: SettledBlocks = {}
 
     def forget(self) -> None:
@@ -102,4 +103,4 @@ class Inputs:
     def scope(self, known: SettledBlocks, block_ids: frozenset[str]) -> dict[str, JSONValue]:
         """The names of an expression that refers to these blocks."""
         refs = self.facts.plan.refs(block_ids)
-        return self.facts.scope({idx: known[idx] for idx in refs if idx in known})
+        return self.facts.scope({idx: known[idx] for idx in refs if idx in known}, self.rework)

@@ -87,6 +87,7 @@ class Opener:
         seconds_until: Callable[[datetime], float],
         asks: list[HumanAsk],
         decisions: Decisions,
+        rework: Callable[[], JSONObject | None],
     ) -> None:
         self._facts = facts
         self._outputs = outputs
@@ -94,6 +95,7 @@ class Opener:
         self._seconds_until = seconds_until
         self._asks = asks
         self.decisions = decisions
+        self._rework = rework
 
     def open(self, decided: list[Decided]) -> list[Change]:
         """Ready, skipped, waiting or settled at once: one change for each block that is decided."""
@@ -105,7 +107,7 @@ class Opener:
         return changes
 
     def _scope(self, block_ids: frozenset[str]) -> dict[str, JSONValue]:
-        return self._facts.scope(self._outputs(self._facts.plan.refs(block_ids)))
+        return self._facts.scope(self._outputs(self._facts.plan.refs(block_ids)), self._rework())
 
     def _prefetch(self, decided: list[Decided]) -> None:
         """One read for the outputs that all guards and questions of a round name."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, cast
 from uuid import UUID
 
 import psycopg
@@ -70,6 +70,7 @@ class Run:
         self.compensation: str = gate[5]
         self.edits: int = gate[6]
         self.decisions_of: int | None = gate[7]
+        self.rework = cast(JSONObject | None, loads(gate[8]))
         self.known: SettledBlocks = {}
         self.asks: list[HumanAsk] = []
         self.opener = Opener(
@@ -79,6 +80,7 @@ class Run:
             seconds_until=self._seconds_until,
             asks=self.asks,
             decisions=Decisions(self),
+            rework=lambda: self.rework,
         )
         self._items = Items(self)
         self.places = Places(self)

@@ -13,6 +13,7 @@ from django.db import transaction
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
+from agentflow.types import JSONObject
 from agentflow.workflow.plan import PlanBlock
 from executions import dispatch
 from executions.models import AttemptOutcome
@@ -50,6 +51,7 @@ class Turn:
     works: bool = False  # as `Run.works`
     epoch: int = 1
     edits: int = 0
+    rework: JSONObject | None = None
     refused: bool = False  # what was done ahead does not count
 
 
@@ -82,7 +84,7 @@ def take_turn(
             return turn
         run = Run(facts, cursor, gate)
         run.places.of_agents = any(change.limited for change in changes)
-        turn.epoch, turn.edits = run.epoch, run.edits
+        turn.epoch, turn.edits, turn.rework = run.epoch, run.edits, run.rework
         newcomer = True
         held = [change for change in changes if change.pk != AHEAD]
         if run.status is E.RUNNING and held and all(is_plain(facts, change) for change in held):

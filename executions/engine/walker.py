@@ -94,6 +94,7 @@ class Walker:
             if not turn.claims:
                 return worked
             worked = True
+            self.inputs.rework = turn.rework
             # After a restart or an edit what was read before may be no output any more.
             if (turn.epoch, turn.edits) != (self.inputs.epoch, self._edits):
                 self.inputs.epoch, self._edits = turn.epoch, turn.edits

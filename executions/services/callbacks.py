@@ -182,7 +182,10 @@ def _judged(run: Run, claim: Claim, outcome: Outcome) -> Change:
         outcome = replace(outcome, output=run.opener.keep(outcome.output))
     refs = plan.refs(named(plan[claim.idx]))
     return judge(
-        plan[claim.idx], claim, outcome, scope=lambda: run.facts.scope(run.outputs(refs - {claim.idx}))
+        plan[claim.idx],
+        claim,
+        outcome,
+        scope=lambda: run.facts.scope(run.outputs(refs - {claim.idx}), run.rework),
     )
 
 

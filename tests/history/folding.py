@@ -82,7 +82,7 @@ class Fold:
             if after is not E.PENDING:
                 self._say("I2", f"its first change is {after}")
         elif "epoch" in payload:
-            self._restart(before, after, payload["epoch"])
+            self._restart(before, after, payload["epoch"], event)
         elif before in TERMINAL:
             self._say("I3", f"it was {before} and became {after} in the same epoch")
         elif "compensation" in payload:
@@ -92,14 +92,30 @@ class Fold:
         elif not EXECUTION.allows(before, after):
             self._say("I10" if before is E.PAUSED else "I2", f"{before} became {after}")
 
-    def _restart(self, before: E, after: E, epoch: int) -> None:
-        if not RESTART.allows(before, after) or epoch != self.epoch + 1:
+    def _restart(self, before: E, after: E, epoch: int, event: Event) -> None:
+        rework = (event.payload or {}).get("reason") == "rework"
+        allowed = before is after is E.RUNNING if rework else RESTART.allows(before, after)
+        if not allowed or epoch != self.epoch + 1:
             self._say("I2", f"epoch {epoch} follows {self.epoch}, {before} became {after}")
         for (old, idx, iteration), standing in list(self.standings.items()):
             if old == self.epoch and idx < len(self.story.plan.blocks):
                 self.standings[epoch, idx, iteration] = standing
+        if rework:
+            self._move_on(event.at)
         self.epoch = epoch
         self.compensates = False
+
+    def _move_on(self, at: datetime) -> None:
+        """Rows that were open have gone to the next epoch; something stands for each in the old one."""
+        open_ = {
+            idx
+            for (epoch, idx, iteration), standing in self.standings.items()
+            if epoch == self.epoch and not iteration and standing.status not in SETTLED
+        }
+        for place in [p for p in self.standings if p[0] == self.epoch and p[1] in open_]:
+            del self.standings[place]
+        for idx in open_:
+            self.standings[self.epoch, idx, 0] = Standing(B.CANCELLED, 0, "rework", at)
 
     # -- blocks ---------------------------------------------------------------
 
@@ -115,7 +131,7 @@ class Fold:
             payload.get("reason", ""),
             event.at if payload["status"] in SETTLED else None,
         )
-        if after.reason == "restart" and after.status is B.BLOCKED:
+        if after.reason in ("restart", "rework") and after.status is B.BLOCKED:
             self._run_anew(planned.idx)
         elif after.reason == "compensation" and planned.compensates is not None:
             self._begin_compensation(planned, after, known=place in self.standings)

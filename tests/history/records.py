@@ -50,7 +50,8 @@ def _recorded(story: Story) -> Iterator[str]:
             after = payload["status"]
             changes[after] += 1
             changes["resumed"] += before == E.PAUSED and after in (E.RUNNING, E.PENDING)
-            changes["restarted"] += "epoch" in payload
+            changes["restarted"] += "epoch" in payload and payload.get("reason") != "rework"
+            changes["sent_back"] += payload.get("reason") == "rework"
             before = after
     expected = {
         "execution.start": int(execution.parent_block_id is None and execution.forked_from_id is None),
@@ -62,6 +63,9 @@ def _recorded(story: Story) -> Iterator[str]:
     for action, count in expected.items():
         if entries[action] != count:
             yield f"{count} times {action}, and {entries[action]} audit entries"
+    sent_back = sum(entry.detail.get("decision") == "rework" for entry in story.decisions)
+    if sent_back != changes["sent_back"]:
+        yield f"{changes['sent_back']} times sent back, and {sent_back} audit entries"
     by_command = (execution.error or {}).get("code") == "cancelled"
     if entries["execution.cancel"] < by_command or entries["execution.cancel"] > changes[E.CANCELLING]:
         yield f"it was stopped {changes[E.CANCELLING]} times, {entries['execution.cancel']} audit entries"
