@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentflow.governance.models import User
@@ -85,7 +87,7 @@ def test_a_refusal_takes_its_reason_in_place(service: Service, team: Team, visit
     page = visit(team.approver, "/inbox/")
     page.get_by_role("heading", name="Deploy to production?").wait_for()
     page.keyboard.press("r")
-    page.get_by_role("textbox", name="Reason").fill("Tests are red")
+    page.get_by_placeholder("Why?").fill("Tests are red")
     page.keyboard.press("Enter")
 
     page.get_by_text("Noor Haddad rejected this").first.wait_for()
@@ -220,10 +222,10 @@ def test_the_inbox_is_worked_by_keys_and_open_to_everybody(
     assert violations(page) == []
     page.keyboard.press("Escape")
     page.keyboard.press("r")
-    page.get_by_role("textbox", name="Reason").wait_for()
+    page.get_by_placeholder("Why?").wait_for()
     assert violations(page) == []
     page.keyboard.type("jk?")  # letters of a text are no keys
-    assert page.get_by_role("textbox", name="Reason").input_value() == "jk?"
+    assert page.get_by_placeholder("Why?").input_value() == "jk?"
     page.get_by_role("button", name="Back").click()
     page.click("#filters")
     page.emulate_media(color_scheme="dark")
@@ -314,6 +316,86 @@ def test_the_browser_shows_each_ticked_topic_while_nobody_looks(
     assert other.post(f"{address}/respond", json={"approved": True}).status_code == 200
     service.until(lambda: "Decided: Pay back €640.00? | Tom Berg approved this." in page.evaluate("told"))
     assert page.evaluate("told.length") == 3
+
+
+class Line:
+    """The live connection of a page, to be cut and mended."""
+
+    def __init__(self, page: Any) -> None:
+        self._cut = False
+        self._sockets: list[Any] = []
+        page.route_web_socket("**/ws/approvals*", self._connect)
+        page.reload()
+
+    def _connect(self, socket: Any) -> None:
+        if self._cut:
+            socket.close()
+        else:
+            socket.connect_to_server()
+            self._sockets.append(socket)
+
+    def cut(self) -> None:
+        self._cut = True
+        self._sockets.pop().close()
+
+    def mend(self) -> None:
+        self._cut = False
+
+
+def test_questions_are_changed_given_away_and_decided_in_a_table(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    """Approving with changes while the line is cut, delegating, a batch; axe-core where each is done."""
+    schema = {"type": "object", "properties": {"amount": {"type": "number", "title": "Amount"}}}
+    tool = ApprovalFactory.create(
+        workspace=team.workspace,
+        kind="tool",
+        request={"title": "May it pay?", "editable": {"amount": 640}},
+        input_schema=schema,
+    )
+    page = visit(team.approver, f"/inbox/{tool.pk}/")
+    line = Line(page)
+    page.locator("#live:not(.off)").wait_for()
+    line.cut()
+    page.locator("#live.off", has_text="Reconnecting").wait_for()
+    page.locator("#off", has_text="Live updates are off.").wait_for()
+    page.get_by_role("textbox", name="Amount").fill("500")
+    page.keyboard.press("Tab")
+    changed = page.get_by_role("button", name="Approve with changes")
+    changed.wait_for()
+    assert violations(page) == []
+    changed.click()
+    page.locator("#outcome").get_by_text("Noor Haddad").wait_for()
+    votes = team.api(team.approver).get(f"/approvals/{tool.pk}").json()["votes"]
+    assert [vote["edits"] for vote in votes] == [[{"op": "replace", "path": "/amount", "value": 500}]]
+
+    team.start(approval("Deploy to production?"))
+    service.until(lambda: pending(team))
+    line.mend()
+    page.locator("#live:not(.off)").wait_for()
+    page.locator("#off").wait_for(state="hidden")
+    page.get_by_role("button", name="1 new").click()  # it came while the line was cut
+    page.get_by_role("link", name="Deploy to production?").click()
+    page.locator("#more-actions summary").click()
+    page.get_by_role("button", name="Give it to somebody").click()
+    page.select_option("#give-to", team.second_approver.username)
+    page.fill("#give-why", "It is your service")
+    page.get_by_role("button", name="Give", exact=True).click()
+    page.get_by_text("You may read this").wait_for()
+    assert pending(team) == []
+
+    first = team.start(approval("Pay back?"))
+    template = team.api(team.author).get(f"/executions/{first}").json()["templateId"]
+    again = {"templateId": template, "workspaceId": str(team.workspace.pk), "simulation": {}}
+    assert team.api(team.author).post("/executions", json=again).status_code == 201
+    service.until(lambda: len(pending(team)) == 2)
+    page.goto(f"/inbox/{pending(team)[0]['approvalId']}/alike")
+    page.get_by_label("Choose all").check()
+    page.get_by_role("button", name="Approve 2").click()
+    assert violations(page) == []
+    page.get_by_role("button", name="Confirm: approve 2").click()
+    page.locator("#say", has_text="2 approved").wait_for()
+    assert pending(team) == []
 
 
 def test_choosing_and_a_link_s_page_are_open_to_everybody(team: Team, visit: Visit) -> None:
