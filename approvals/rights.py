@@ -171,8 +171,17 @@ def eligible(approval: Approval) -> set[int]:
 
 def people_of(workspace_id: UUID, level: str) -> frozenset[int]:
     """Who may decide at a level now, the absent left out."""
+    return _there(workspace_id, level_members(workspace_id, level))
+
+
+def people_among(workspace_id: UUID, users: Collection[int], groups: Collection[int]) -> frozenset[int]:
+    """Who of these people and members may decide now, the absent left out."""
+    return _there(workspace_id, Q(pk__in=users) | Q(groups__in=groups))
+
+
+def _there(workspace_id: UUID, people: Q) -> frozenset[int]:
     absent = Absence.objects.filter(workspace=workspace_id, starts_at__lte=Now(), ends_at__gt=Now())
-    deciders = access.holders(Permission.DECIDE, [workspace_id]).filter(level_members(workspace_id, level))
+    deciders = access.holders(Permission.DECIDE, [workspace_id]).filter(people)
     return frozenset(deciders.exclude(pk__in=absent.values("user")).values_list("pk", flat=True))
 
 

@@ -15,13 +15,14 @@ from agentflow.governance import access
 from agentflow.types import JSONObject
 from agentflow.workflow import definition as definitions
 from agentflow.workflow.conditions import NoBranchMatched, choose, compile_conditions
-from agentflow.workflow.definition import Block, Definition
+from agentflow.workflow.definition import Assignees, Block, Definition
 from agentflow.workflow.expressions import ExpressionError
-from executions.ports import HumanInteraction
+from executions.ports import HumanInteraction, LevelAsk
 from templates_app.models import TemplateVersion
 
 from . import rights
 from .models import Approval, ApprovalAssignee, ApprovalComment, ApprovalKind, ApprovalLevel, ApprovalVote
+from .services.levels import Book
 from .states import ApprovalStatus
 
 ORDERINGS = {
@@ -42,6 +43,11 @@ class Levels:
 
     def people(self, workspace_id: UUID, levels: Collection[str]) -> Mapping[str, frozenset[int]]:
         return {level: rights.people_of(workspace_id, level) for level in levels}
+
+    def assigned(self, workspace_id: UUID, assignees: Assignees) -> tuple[frozenset[int], list[str]]:
+        named = LevelAsk("", 0, users=assignees.users, groups=assignees.groups, roles=assignees.roles)
+        found = Book(workspace_id).named(named)
+        return rights.people_among(workspace_id, found.users, found.groups), list(found.notes)
 
 
 # -- lists and one ----------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 from agentflow.bus import Port
+from agentflow.workflow.definition import Assignees
 
 
 class ApprovalLevels(Protocol):
@@ -16,6 +17,9 @@ class ApprovalLevels(Protocol):
 
     def people(self, workspace_id: UUID, levels: Collection[str]) -> Mapping[str, frozenset[int]]:
         """Who may decide at each of these levels now, the absent left out."""
+
+    def assigned(self, workspace_id: UUID, assignees: Assignees) -> tuple[frozenset[int], list[str]]:
+        """Who of those named may decide now, the absent left out; and why names lead to nobody."""
 
 
 approval_levels: Port[ApprovalLevels] = Port("templates_app.approval_levels")

@@ -74,6 +74,15 @@ def above(approval: Approval) -> int | None:
     return index if index < len(approval.levels) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Ids of those whom a level names, and why names lead to nobody."""
+
+    users: tuple[int, ...]
+    groups: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
 class Book:
     """The names that a workspace knows, read once for any number of questions.
 
@@ -103,7 +112,8 @@ class Book:
             ]
         return found
 
-    def _level(self, asked: LevelAsk, *, business_hours: bool) -> Level:
+    def named(self, asked: LevelAsk) -> Named:
+        """The people and groups that a level names; whom nobody knows is noted."""
         users: list[int] = []
         groups: list[int] = []
         notes = [asked.note] if asked.note else []
@@ -119,13 +129,17 @@ class Book:
             else:
                 words = f"{name!r} is neither somebody who may decide here nor a group"
                 self._add(self._group(name), groups, words, notes)
+        return Named(tuple(dict.fromkeys(users)), tuple(dict.fromkeys(groups)), tuple(notes))
+
+    def _level(self, asked: LevelAsk, *, business_hours: bool) -> Level:
+        named = self.named(asked)
         return Level(
             level=asked.level,
             timeout_ms=asked.timeout_ms,
             quorum=asked.quorum,
-            users=tuple(dict.fromkeys(users)),
-            groups=tuple(dict.fromkeys(groups)),
-            note="; ".join(notes)[:1000],
+            users=named.users,
+            groups=named.groups,
+            note="; ".join(named.notes)[:1000],
             reminders_ms=asked.reminders_ms,
             business_hours=business_hours,
         )

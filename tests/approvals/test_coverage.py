@@ -42,3 +42,19 @@ def test_who_is_away_does_not_count(office: Office) -> None:
     assert warned(office, approvalLevel="finance") == []
     assert go_away(office.approver).status_code == 201
     assert warned(office, approvalLevel="finance") == ["not_enough_approvers"]
+
+
+def test_names_that_lead_to_nobody_are_told_and_those_named_are_counted(office: Office) -> None:
+    one, two = office.approver.username, office.colleague.username
+    assert warned(office, assignees={"users": [one]}) == []
+    assert warned(office, assignees={"users": [one, two]}, quorum=2) == []
+    assert warned(office, assignees={"users": [one]}, quorum=2) == ["not_enough_approvers"]
+    assert warned(office, assignees={"users": [one, "nobody"]}) == ["unknown_assignee"]
+    assert warned(office, assignees={"users": [office.viewer.username]}) == ["unknown_assignee"]
+    assert warned(office, assignees={"groups": ["nowhere"]}, quorum=2) == [
+        "unknown_assignee"
+    ]  # the level is asked
+    assert warned(office, assignees={"roles": ["approver"]}, quorum=2) == []
+    assert warned(office, assignees={"users": [one], "expression": "input.boss"}, quorum=2) == []
+    assert go_away(office.approver).status_code == 201
+    assert warned(office, assignees={"users": [one]}) == ["not_enough_approvers"]
