@@ -31,6 +31,7 @@ BODIES: dict[str, Any] = {
     "delegate": {"to": "somebody", "reason": "away"},
     "reassign": {"to": "somebody", "reason": "away"},
     "comments": {"text": "why?"},
+    "rework": {"comments": "why?"},
     "agents": {
         "agentId": "x",
         "name": "x",
