@@ -10,7 +10,7 @@ from agentflow.agents.calls import CIRCUIT_OPEN
 from agentflow.types import JSONObject
 
 from . import facts, selectors, snapshot
-from .engine.judging import AGENT
+from .engine.judging import AGENT, BUDGET
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Compensation, Execution
 from .narration import reason_words
@@ -133,6 +133,9 @@ def _ready(row: BlockRow, scene: Scene) -> Reason:
         if row.reason == CIRCUIT_OPEN:
             said = "Calls of its agent fail just now: it waits until the agent's circuit closes."
             return Reason(CIRCUIT_OPEN, said, until=row.available_at)
+        if row.reason == BUDGET:
+            said = "A budget is used up: it waits for the answer to the question about it."
+            return Reason("budget_asked", said, until=row.available_at)
         return Reason(
             "backoff",
             f"Attempt {row.attempt} failed; it is tried again in {max(1, round(seconds))} s.",
@@ -170,6 +173,7 @@ def _waiting_human(row: BlockRow, scene: Scene) -> Reason:
         "review": "a review",
         "edit": "an edit",
         "tool": "a decision about a tool",
+        "budget": "a decision about a budget that is used up",
     }.get(kind, kind)
     why = f" because {reason_words(row.reason)}" if kind == "fix" and row.reason else ""
     return Reason(
@@ -269,6 +273,7 @@ _ORDER = (
     ("waiting_input", "{n} waiting for a form to be filled in."),
     ("waiting_review", "{n} waiting for a review."),
     ("waiting_edit", "{n} waiting for an edit."),
+    ("waiting_budget", "{n} waiting for a decision about a budget that is used up."),
     ("worker_silent", "{n} to be taken from a silent worker."),
     ("running", "{n} at work."),
     ("queued", "{n} waiting for a worker."),
@@ -281,6 +286,7 @@ _ORDER = (
     ("external", "{n} waiting for an answer from outside."),
     ("timer", "{n} waiting for its moment."),
     ("circuit_open", "{n} waiting for the circuit of an agent to close."),
+    ("budget_asked", "{n} waiting for the answer to a question about a budget."),
     ("backoff", "{n} to be tried again."),
 )
 

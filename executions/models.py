@@ -583,6 +583,38 @@ class CallbackAnswer(models.Model):
         return f"callback of attempt {self.attempt}"
 
 
+class BudgetScope(models.TextChoices):
+    BLOCK = "block"
+    EXECUTION = "execution"
+
+
+class BudgetState(models.Model):
+    """What became of a budget: whether there was a warning, what people allowed more, who asks just now.
+
+    Written when there is something to say; a budget that is not used up has no row.
+    """
+
+    workspace_id = models.UUIDField()
+    scope = models.CharField(max_length=9, choices=BudgetScope.choices)
+    key = models.TextField()  # the execution's id; of a block's with its blockId: `<id>:<blockId>`
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="+")
+    warned = models.BooleanField(default=False)
+    extra = models.JSONField(
+        default=dict
+    )  # allowed beyond the budget: {"tokens": 500, "cost": 1.5, "time": 1}
+    answered = models.PositiveIntegerField(default=0)  # questions about it
+    asked_block = models.BigIntegerField(null=True)  # the row of the block that waits for an answer
+    stopped_epoch = models.PositiveIntegerField(null=True)  # in which a person said stop
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["workspace_id", "scope", "key"], name="one_state_per_budget")
+        ]
+
+    def __str__(self) -> str:
+        return f"budget of {self.scope} {self.key}"
+
+
 class ProcessKind(models.TextChoices):
     WORKER = "worker"
     CLOCK = "clock"

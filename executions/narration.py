@@ -22,6 +22,9 @@ REASONS: Mapping[str, str] = {
     "enough_items": "enough of its items completed",
     "event": "it waits for its event",
     "event_timeout": "its event did not come in time",
+    "budget": "a budget is used up",
+    "budget_exceeded": "a budget is used up, and nobody extended it",
+    "extended": "a person extended the budget",
     "failed_by_hand": "a person said so",
     "failed": "the execution failed",
     "fix": "it cannot go on without a decision",
@@ -156,6 +159,10 @@ def _block_step(block_id: str, facts: JSONObject) -> str:
     return f"{what}{facts.get('name')} {verb}."
 
 
+def _budget_warning(block_id: str, facts: JSONObject) -> str:
+    return f"Step “{block_id}” goes on, but {facts.get('message') or 'a budget is nearly used up'}."
+
+
 def _callback_received(block_id: str, facts: JSONObject) -> str:
     item = f", item {facts['item']}," if facts.get("item") else ""
     error = facts.get("error")
@@ -192,6 +199,7 @@ def _level(facts: JSONObject) -> str:
 _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "execution_changed": _execution_changed,
     "block_changed": _block_changed,
+    "budget_warning": _budget_warning,
     "block_log": _block_log,
     "block_edited": _block_edited,
     "block_late": _block_late,

@@ -54,6 +54,37 @@ used AS ({_USED})
 {_SUMS}
 """
 
+# Of a run's own blocks by blockId; what children used counts for the block that started them.  The time of
+# an attempt that is under way is that of its steps.
+_BY_STEP = f"""
+WITH RECURSIVE runs AS (
+  SELECT %(execution)s::uuid AS id, NULL::text AS step
+  UNION ALL
+  SELECT c.id, coalesce(r.step, b.block_id) FROM runs r
+  JOIN executions_blockexecution b ON b.execution_id = r.id
+  JOIN executions_execution c ON c.parent_block_id = b.id),
+worked AS (
+  SELECT coalesce(r.step, b.block_id) AS block, b.id AS origin FROM runs r
+  JOIN executions_blockexecution b ON b.execution_id = r.id),
+used AS ({_USED}),
+took AS (
+  SELECT b.block_id::text AS block, extract(epoch FROM a.ended_at - a.started_at) AS seconds
+  FROM executions_blockexecution b JOIN executions_blockattempt a ON a.block_id = b.id
+  WHERE b.execution_id = %(execution)s
+  UNION ALL
+  SELECT b.block_id, s.seconds FROM executions_blockexecution b
+  JOIN executions_agentstep s ON s.block_id = b.id AND s.attempt = b.attempt
+  WHERE b.execution_id = %(execution)s AND b.status = 'running')
+({_SUMS})
+UNION ALL
+SELECT block, 'timeMs', sum(seconds) * 1000 FROM took GROUP BY 1
+"""
+
+
+def by_step(execution_id: UUID) -> dict[str, JSONObject]:
+    """What a run used from its beginning, by blockId, with the time of its attempts as `timeMs`."""
+    return _read(_BY_STEP, {"execution": execution_id})
+
 
 def of_blocks(
     execution_id: UUID, epoch: int, block_pks: Iterable[int] | None = None
@@ -72,8 +103,9 @@ def nothing() -> JSONObject:
     return {"inputTokens": 0, "outputTokens": 0, "cost": {}}
 
 
-def _read(statement: str, given: dict[str, Any]) -> dict[int, JSONObject]:
-    found: dict[int, JSONObject] = {}
+def _read(statement: str, given: dict[str, Any]) -> dict[Any, JSONObject]:
+    """By what the statement gives first."""
+    found: dict[Any, JSONObject] = {}
     with connection.cursor() as cursor:
         cursor.execute(statement, given)
         for block, part, amount in cursor.fetchall():

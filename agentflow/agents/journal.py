@@ -50,7 +50,8 @@ class Step:
 
 
 class Held(Exception):
-    """The step may not begin: `reason` is paused, cancelled or lost (the block is another worker's)."""
+    """The step may not begin: `reason` is paused, budget (there is none left), cancelled or lost (the
+    block is another worker's)."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -250,6 +250,19 @@ class RunConcurrency(Concurrency):
     priority: int = Field(default=0, ge=-100, le=100)
 
 
+class Budget(_Part):
+    """What may be used up before a person is asked; from `soft_share` of it on there is a warning.
+
+    `cost` is in `currency`; `time` is what attempts took, added up.
+    """
+
+    tokens: int | None = Field(default=None, ge=1, le=10**15)
+    cost: float | None = Field(default=None, gt=0, le=1e12)
+    currency: Annotated[str, StringConstraints(min_length=3, max_length=3)] = "USD"
+    time: Duration | None = None
+    soft_share: float = Field(default=0.8, gt=0, le=1)
+
+
 class Block(_Part):
     """One step: who does it, what it waits for, and what happens when it goes wrong."""
 
@@ -273,6 +286,7 @@ class Block(_Part):
     repeat: Repeat | None = None
     wait: Wait | None = None
     concurrency: Concurrency | None = None
+    budget: Budget | None = None
     timeout: Duration | None = None
     agent_patience: Duration | None = None
     on_error: Literal["fail", "continue"] = "fail"
@@ -295,6 +309,7 @@ class GlobalSettings(_Part):
     durability: Durability = "group"
     concurrency: RunConcurrency | None = None
     agent_patience: Duration | None = None
+    budget: Budget | None = None
     default_retry_policy: RetryPolicy | None = None
     human_in_loop_defaults: HumanInLoop | None = None
 
@@ -532,6 +547,7 @@ _PARTS: dict[str, type[_Part]] = {
     "join": AtLeast,
     "forEach": ForEach,
     "concurrency": RunConcurrency,
+    "budget": Budget,
     "repeat": Repeat,
     "wait": Wait,
     "compensation": Compensation,

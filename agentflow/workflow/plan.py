@@ -16,6 +16,7 @@ from .conditions import CompiledConditions, compile_conditions
 from .definition import (
     AtLeast,
     Block,
+    Budget,
     Definition,
     Durability,
     HumanInLoop,
@@ -153,6 +154,7 @@ class Plan:
     handles_failure: bool  # some block runs because another failed
     run_key: Key | None  # of the executions
     keys: tuple[Key, ...]  # all of them, of the executions' and the blocks'
+    budget: Budget | None  # of the execution
     max_parallel: int
     timeout_ms: int | None
     durability: Durability
@@ -228,6 +230,7 @@ def compile_plan(definition: Definition) -> Plan:
         handles_failure=any(p.block.run_on == "failure" for p in planned),
         run_key=_run_key(definition),
         keys=_keys(definition, planned),
+        budget=definition.global_settings.budget,
         max_parallel=definition.global_settings.max_parallel_blocks,
         timeout_ms=definition.global_settings.timeout,
         durability=definition.global_settings.durability,

@@ -15,6 +15,7 @@ from .conditions import DEFAULT
 from .definition import (
     AtLeast,
     Block,
+    Budget,
     Compensation,
     Conditions,
     Definition,
@@ -84,6 +85,8 @@ def _global_issues(definition: Definition) -> Iterator[Issue]:
         yield from _retry_issues(settings.default_retry_policy, ("globalSettings", "defaultRetryPolicy"))
     if settings.concurrency is not None:
         yield from _run_key_issues(settings.concurrency.key, ("globalSettings", "concurrency", "key"))
+    if settings.budget is not None:
+        yield from _budget_issues(settings.budget, ("globalSettings", "budget"))
     defaults = settings.human_in_loop_defaults
     if defaults is not None and defaults.input_schema is not None:
         path = ("globalSettings", "humanInLoopDefaults", "inputSchema")
@@ -110,6 +113,14 @@ def _run_key_issues(key: str, path: Path) -> Iterator[Issue]:
         yield _error(error.code, path, error.message, remedy)
     else:
         yield from _fixed_key_issues(key, path)
+
+
+def _budget_issues(budget: Budget, path: Path) -> Iterator[Issue]:
+    if (budget.tokens, budget.cost, budget.time) == (None, None, None):
+        yield _error("empty_budget", path, "The budget limits nothing.", "Give tokens, cost or time.")
+    if not (budget.currency.isascii() and budget.currency.isalpha() and budget.currency.isupper()):
+        message = f"{budget.currency!r} is no currency."
+        yield _error("wrong_format", (*path, "currency"), message, "Use a code such as EUR.")
 
 
 def _fixed_key_issues(key: str, path: Path) -> Iterator[Issue]:
@@ -212,8 +223,17 @@ class _BlockCheck:
             yield from self._people(block.human_in_loop)
         if block.retry_policy is not None:
             yield from _retry_issues(block.retry_policy, (*self.path, "retryPolicy"))
+        if block.budget is not None:
+            yield from self._budget(block.budget, (*self.path, "budget"))
         yield from self._secrets(block)
         yield from self._rules()
+
+    def _budget(self, budget: Budget, path: Path) -> Iterator[Issue]:
+        yield from _budget_issues(budget, path)
+        if self.block.agent_id is None and not self.block.capabilities and self.block.tool_type is None:
+            message = "Nobody is called here, so nothing is used up."
+            remedy = "Remove it, or give it to the block that calls an agent."
+            yield Issue("warning", "unused_budget", pointer(*path), message, remedy)
 
     def _people(self, own: HumanInLoop) -> Iterator[Issue]:
         path = (*self.path, "humanInLoop")

@@ -24,6 +24,9 @@ from . import changes, levels, policies, times, weighing
 
 S = ApprovalStatus
 K = ApprovalKind
+OF_THE_MOMENT = frozenset(
+    {K.FIX, K.TOOL, K.BUDGET}
+)  # the engine's own: no decision about them is taken again
 BARRING = frozenset({K.APPROVAL, K.REVIEW, K.TOOL, K.BUDGET})  # that agree to something, and fill in nothing
 GATES = frozenset({"approval", "review"})
 STALE = "stale"  # the reason of a question that was asked again, because it showed what is no more
@@ -90,7 +93,7 @@ class Gate:
         }
         answered = Approval.objects.filter(
             block_execution__in=list(iterations), status__in=[S.APPROVED, S.REJECTED]
-        ).exclude(Q(kind=ApprovalKind.FIX) | Q(decision=DecisionKind.REWORK))
+        ).exclude(Q(kind__in=OF_THE_MOMENT) | Q(decision=DecisionKind.REWORK))
         return {
             iterations[approval.block_execution_id]: Decision(
                 approval_id=approval.pk,
@@ -135,7 +138,7 @@ class Gate:
     def _open_about(self, asks: Sequence[HumanAsk]) -> dict[int, Approval]:
         rows = Approval.objects.filter(
             block_execution__in=[ask.block_pk for ask in asks], status=S.PENDING
-        ).exclude(kind=ApprovalKind.FIX)
+        ).exclude(kind__in=OF_THE_MOMENT)
         return {approval.block_execution_id: approval for approval in rows}
 
     def cancel(self, *, execution_id: UUID, block_pks: Sequence[int] | None, reason: str) -> None:
@@ -237,7 +240,9 @@ class Desk:
 
 def asked_before(asks: Sequence[HumanAsk]) -> dict[int, Approval]:
     """What people were last asked about these blocks before a restart, by the block as it is now."""
-    now = BlockExecution.objects.filter(pk__in=[ask.block_pk for ask in asks if ask.kind != K.FIX])
+    now = BlockExecution.objects.filter(
+        pk__in=[ask.block_pk for ask in asks if ask.kind not in OF_THE_MOMENT]
+    )
     places = {
         (execution_id, idx, iteration): pk
         for pk, execution_id, epoch, idx, iteration in now.values_list(
@@ -252,7 +257,7 @@ def asked_before(asks: Sequence[HumanAsk]) -> dict[int, Approval]:
         execution__in={execution_id for execution_id, _, _ in places},
         block_execution__idx__in={idx for _, idx, _ in places},
         block_execution__iteration__in={iteration for _, _, iteration in places},
-    ).exclude(kind=K.FIX)
+    ).exclude(kind__in=OF_THE_MOMENT)
     for approval in rows.select_related("block_execution").order_by("requested_at"):
         row = approval.block_execution
         pk = places.get((row.execution_id, row.idx, row.iteration))

@@ -19,6 +19,15 @@ from .facts import Facts, as_text
 from .judging import FIX_SCHEMA, Change
 
 _TITLES = {"input": "Fill in: {}", "approval": "Approve: {}?", "edit": "Correct what {} is given"}
+BUDGET_SCHEMA: JSONObject = {
+    "type": "object",
+    "properties": {
+        "action": {"enum": ["extend", "stop"], "default": "extend"},
+        "tokens": {"type": "integer", "minimum": 0},
+        "cost": {"type": "number", "minimum": 0},
+        "time": {"type": "integer", "minimum": 0, "description": "Milliseconds"},
+    },
+}
 MOST_NAMES = 100  # that an expression may give
 
 
@@ -140,7 +149,34 @@ def _named(
 
 def about(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
     """The question that a change asks for."""
-    return tool(facts, planned, change, change.tool) if change.tool else fix(facts, planned, change)
+    if change.tool is not None:
+        return tool(facts, planned, change, change.tool)
+    return budget(facts, planned, change) if change.budget is not None else fix(facts, planned, change)
+
+
+def budget(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
+    """Whether to go on though a budget is used up; shown is what was spent on what."""
+    spent = change.budget
+    name = planned.block.name or planned.block_id
+    return _ask(
+        facts,
+        planned,
+        change.pk,
+        kind="budget",
+        level=planned.human.ladder[0].level if planned.human else "user",
+        attempt=change.attempt or 0,
+        timeout_ms=LIMITS.approval_timeout_ms,
+        input_schema=BUDGET_SCHEMA,
+        request={
+            "title": f"{name} waits: {spent.words}",
+            "description": "Approve to extend it, by what you name or by as much once more; reject to stop.",
+            "facts": _bounded({"allowed": spent.allowed, "spent": spent.used, "spentOn": spent.spent_on}),
+            "options": [
+                {"action": "extend", "label": "Extend the budget"},
+                {"action": "stop", "label": "Stop here"},
+            ],
+        },
+    )
 
 
 def tool(facts: Facts, planned: PlanBlock, change: Change, asked: AskTool) -> HumanAsk:

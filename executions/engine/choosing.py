@@ -23,6 +23,7 @@ from agentflow.workflow.plan import PlanBlock
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 
+from . import budgets
 from .ahead import AHEAD
 from .facts import Facts, as_json
 from .judging import AGENT, AgentPlace, Change, Claim
@@ -46,6 +47,10 @@ def pick(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change | None
     """The agent, or the change that hands the claim back; None: this cannot be done ahead of a claim."""
     if facts.simulation is not None:
         return Pick(planned.block.agent_id)
+    if budgets.apply(facts, planned):
+        held = None if claim.pk == AHEAD else budgets.check(facts, planned, claim)
+        if held is not None or claim.pk == AHEAD:
+            return held
     if planned.chosen:
         return None if claim.pk == AHEAD else _chosen(facts, planned, claim)
     agent_id = planned.block.agent_id

@@ -19,6 +19,7 @@ from agentflow.events import store
 from agentflow.types import JSONObject
 from executions.states import ExecutionStatus as E
 
+from . import budgets
 from .facts import Facts, as_text
 from .judging import Claim
 from .rows import loads
@@ -74,7 +75,8 @@ class Journal:
     def __init__(self, facts: Facts, claim: Claim, *, patiently: Patiently[Any]) -> None:
         self._facts = facts
         self._claim = claim
-        self._block_id = facts.plan[claim.idx].block_id
+        self._planned = facts.plan[claim.idx]
+        self._block_id = self._planned.block_id
         self._patiently = patiently
         self._operation = operation(facts.execution_id, self._block_id, claim.iteration, claim.effect_seq)
 
@@ -85,6 +87,10 @@ class Journal:
         return [_step(row) for row in rows]
 
     def begin(self, step: Step) -> None:
+        if step.kind is StepKind.MODEL and budgets.apply(self._facts, self._planned):
+            held = self._patiently(lambda _: budgets.check(self._facts, self._planned, self._claim))
+            if held is not None:  # who claims it next asks
+                raise Held("budget")
         self._patiently(lambda _: self._begin(step))
         poke(self._facts)
 

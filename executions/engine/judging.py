@@ -27,6 +27,7 @@ from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 
 REVIEW = "review"  # the reason of a block whose output a person looks at
+BUDGET = "budget"  # the reason of a block that waits for a word about a budget
 AGENT = "agent"  # the reason of a block that waits for an agent
 SHUT_MIN_S, SHUT_MAX_S = 0.5, 15.0  # between two looks at an open circuit
 CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
@@ -72,11 +73,11 @@ class Change:
     """The next state of one block.
 
     `attempt` fences a walker's change; None where the block was not running.  `ask` is the kind of
-    question to open: `fix`, or `tool` about the `tool` that an agent wants to call.  `ended` is the outcome
-    that the attempt is recorded with.  `afresh` counts
-    the block's retries anew; `again` begins the next round of a `repeat`.  `items` are the rows of a
-    `forEach` to be made, `wait_for` names the event that a block waits for.  `times` are when the call
-    began and ended, in seconds of this process's monotonic clock.
+    question to open: `fix`, `budget`, or `tool` about the `tool` that an agent wants to call.  `ended` is
+    the outcome that the attempt is recorded with.  `afresh` counts the block's retries anew; `again`
+    begins the next round of a `repeat`.  `items` are the rows of a `forEach` to be made, `wait_for` names
+    the event that a block waits for.  `times` are when the call began and ended, in seconds of this
+    process's monotonic clock.
     """
 
     pk: int
@@ -103,6 +104,7 @@ class Change:
     place: tuple[str, int, int] | None = None  # concurrency key, limit and priority of the place to wait for
     limited: bool = False  # the attempt held a place of its agent
     usage: JSONObject | None = None  # what the attempt used up
+    budget: Any = None  # the one that is used up, to be asked about: `budgets.Overspent`
     agents: tuple[AgentPlace, ...] | None = None  # nobody was called: these are waited for; none: for any
 
 

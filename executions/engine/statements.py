@@ -207,7 +207,8 @@ moved AS (
       agent_until = CASE WHEN b.status = 'waiting_external' AND x.ended = '' THEN b.agent_until END,
       crashes = CASE WHEN x.afresh THEN 0 ELSE b.crashes + (x.ended = 'rescued')::int END,
       tries_from = CASE WHEN x.afresh THEN b.attempt
-                        ELSE b.tries_from + (x.reason = 'circuit_open' AND x.status = 'ready')::int END,
+                        ELSE b.tries_from + (x.reason IN ('circuit_open', 'budget')
+                                             AND x.status IN ('ready', 'waiting_human'))::int END,
       round = b.round + x.again::int, effect_seq = b.effect_seq + x.again::int,
       todo = coalesce(x.items, b.todo),
       started_at = CASE WHEN x.status = 'ready' THEN b.started_at

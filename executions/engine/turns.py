@@ -20,7 +20,7 @@ from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
-from . import statements
+from . import budgets, statements
 from .ahead import AHEAD, is_plain, waited_for
 from .facts import Facts, as_text, blob_of
 from .frontier import BEGINNING, WINDOW, Frontier
@@ -198,6 +198,7 @@ def _settle(run: Run, changes: list[Change], walker: UUID) -> int:
         return _hand_back(run, back, walker) + _settle(run, [c for c in changes if c not in back], walker)
     if not changes:
         return 0
+    changes = budgets.asked_once(run, changes)
     moved = run.settle(changes, leaving=B.RUNNING)
     if len(moved) < len(changes):
         _keep_late(run, [change for change in changes if change.pk not in moved])

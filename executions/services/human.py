@@ -10,7 +10,7 @@ from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.settlement import Reason
 from executions import blobs, dispatch
-from executions.engine import journal
+from executions.engine import budgets, journal
 from executions.engine.facts import as_text, facts_of
 from executions.engine.judging import Change
 from executions.engine.opening import Answered
@@ -54,19 +54,15 @@ def _by_template(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
     return run.answered(waited, kind=verdict.kind, approved=verdict.approved, response=verdict.response)
 
 
-def _go_on(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
-    """A yes sends the block to work again, a no fails it."""
-    change = Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.READY, reason="approved")
-    if verdict.approved:
+def _about_a_budget(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
+    """More may be used, or the block fails."""
+    change = Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.READY, reason="extended")
+    given = verdict.response if isinstance(verdict.response, dict) else {}
+    if verdict.approved and given.get("action") != "stop":
+        budgets.extend(run, block.pk, given)
         return change
-    return Change(
-        pk=block.pk,
-        idx=block.idx,
-        iteration=block.iteration,
-        status=B.FAILED,
-        reason="rejected",
-        error=_REFUSED,
-    )
+    budgets.stop(run, block.pk)
+    return replace(change, status=B.FAILED, reason=budgets.EXCEEDED, error=budgets.stopped_error())
 
 
 def _about_a_tool(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
@@ -122,7 +118,7 @@ HANDLERS: dict[str, Handler] = {
     "review": _reviewed,
     "fix": _by_template,
     "tool": _about_a_tool,
-    "budget": _go_on,
+    "budget": _about_a_budget,
 }
 
 
@@ -149,6 +145,8 @@ def answered(
     with locked(facts) as run:
         if expired:
             change = _expired(block)
+            if kind == "budget":
+                budgets.stop(run, block_pk)
         else:
             change = HANDLERS[kind](run, block, Verdict(kind, approved, response, by, approval_id))
         run.settle([change], leaving=B.WAITING_HUMAN)

@@ -338,7 +338,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         "review": "asked and decided in the transactions of `approval`; tests/approvals",
         "edit": "asked and decided in the transactions of `approval`; tests/approvals",
         "tool": "by an LLM agent that uses tools; its worker is lost in tests/executions/test_agent_loop.py",
-        "budget": "nothing asks it yet",
+        "budget": "asked and decided in the transactions of `tool`; tests/executions/test_budgets.py",
     },
     "execution statuses": {},
     "block statuses": {},
@@ -359,6 +359,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         "when": "pure; a skipped branch is there",
         "agent_patience": "a timer of the execution, as `wait`; tests/executions/test_agent_patience.py",
         "on_unknown_outcome": "`fail` is the shorter way of what `once` asks",
+        "budget": "an LLM agent's; tests/executions/test_budgets.py",
         "priority": "an order among ready blocks, not a state",
     },
 }

@@ -435,7 +435,7 @@ class Talk:
         return None
 
     def _held(self, held: Held) -> Outcome:
-        if held.reason == "paused":
+        if held.reason in ("paused", "budget"):
             return Postponed()
         return Failed(_stopped(held.reason))
 

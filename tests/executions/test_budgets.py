@@ -1,0 +1,215 @@
+"""Budgets of blocks and runs: a warning, then one question, and nothing spent until it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
+
+from agentflow.agents import registry
+from agentflow.events.models import Event
+from agentflow.governance.models import User
+from agentflow.types import JSONObject
+from agentflow.workflow.definition import parse
+from agentflow.workflow.validation import check
+from approvals.models import Approval
+from executions.models import BlockAttempt, Execution
+from executions.services import restarting
+from executions.services.restarting import RestartRequest
+from tests.factories.agents import AgentFactory
+from tests.factories.governance import client_of
+from tests.llm import ScriptedModel, completion, wants
+from tests.servers import http_server
+
+from .conftest import Start, answer, block, claim, drain, finish, make_due, row, template
+
+ASKS = 7  # tokens that one answer of the scripted model takes
+
+
+@pytest.fixture
+def model(settings: Settings) -> Iterator[ScriptedModel]:
+    registry.forget()
+    with http_server() as server:
+        settings.AGENTFLOW_LLM_BASE_URL = server.url("/v1")
+        settings.AGENTFLOW_LLM_MODEL = "small"
+        yield ScriptedModel(server, [completion("Dear Ada")])
+
+
+def ask(block_id: str, *dependencies: str, **fields: Any) -> JSONObject:
+    return {
+        "blockId": block_id,
+        "toolType": "LLM",
+        "configuration": {"prompt": "Write."},
+        "dependencies": list(dependencies),
+        **fields,
+    }
+
+
+def status(execution: Execution, *block_ids: str) -> list[str]:
+    return [row(execution, block_id).status for block_id in block_ids]
+
+
+def questions(execution: Execution) -> list[Approval]:
+    return list(Approval.objects.filter(execution=execution, kind="budget").order_by("requested_at"))
+
+
+def warnings(execution: Execution) -> list[JSONObject]:
+    found = Event.objects.filter(execution_id=execution.pk, type="budget_warning").order_by("pk")
+    return [event.payload or {} for event in found]
+
+
+def test_a_runs_budget_warns_once_then_asks_once_and_goes_on_when_it_is_extended(
+    start: Start, model: ScriptedModel, author: User
+) -> None:
+    steps = [ask("first"), ask("second", "first"), ask("third", "second"), ask("fourth", "third")]
+    execution = start(
+        template(*steps, block("plain", "first"), budget={"tokens": 2 * ASKS, "softShare": 0.5})
+    )
+    drain(execution)
+    assert status(execution, "first", "second", "third", "plain") == [
+        "completed",
+        "completed",
+        "waiting_human",
+        "completed",
+    ]
+    assert len(model.asked) == 2
+    (low,) = warnings(execution)
+    assert (low["scope"], low["spent"]["tokens"]) == ("execution", ASKS)
+    (asked,) = questions(execution)
+    assert asked.request["facts"] == {
+        "allowed": {"tokens": 14},
+        "spent": {"tokens": 14},
+        "spentOn": {
+            "first": "7 tokens (5 in, 2 out)",
+            "second": "7 tokens (5 in, 2 out)",
+        },
+    }
+    client = client_of(author)
+    reason = client.get(f"/api/v1/executions/{execution.pk}/explain").json()["reason"]
+    assert reason["code"] == "waiting_budget"
+    answer(execution, "third", author, response={"action": "extend", "tokens": 2 * ASKS})
+    assert execution.status == "completed"
+    assert len(model.asked) == 4
+    assert len(warnings(execution)) == 1
+    assert len(questions(execution)) == 1
+    assert [each.attempt for each in BlockAttempt.objects.filter(block__block_id="third")] == [2]
+
+
+def test_blocks_side_by_side_share_the_question_and_the_answer(
+    start: Start, model: ScriptedModel, author: User
+) -> None:
+    sides = [ask("left", "first"), ask("right", "first")]
+    execution = start(template(ask("first"), *sides, budget={"tokens": 1}))
+    drain(execution)
+    assert sorted(status(execution, "left", "right")) == ["ready", "waiting_human"]
+    (asked,) = questions(execution)
+    other = {"left": "right", "right": "left"}[asked.block_id]
+    told = client_of(author).get(f"/api/v1/executions/{execution.pk}/explain").json()
+    assert {each["blockId"]: each["reason"]["code"] for each in told["blocks"]} == {
+        asked.block_id: "waiting_budget",
+        other: "budget_asked",
+    }
+    make_due(execution)
+    drain(execution)
+    assert len(questions(execution)) == 1
+    answer(execution, asked.block_id, author, response={"tokens": 100})
+    assert execution.status == "completed"
+    assert len(questions(execution)) == 1
+
+
+def test_stop_fails_what_would_spend_more_and_a_restart_asks_again(
+    start: Start, model: ScriptedModel, author: User
+) -> None:
+    sides = [ask("left", "first"), ask("right", "first")]
+    execution = start(template(ask("first"), *sides, block("plain", "first"), budget={"tokens": 1}))
+    drain(execution)
+    (asked,) = questions(execution)
+    answer(execution, asked.block_id, author, approved=False)
+    assert execution.status == "failed"
+    assert status(execution, "left", "right", "plain") == ["failed", "failed", "completed"]
+    for each in (row(execution, "left"), row(execution, "right")):
+        assert each.error is not None
+        assert each.error["code"] == "budget_exceeded"
+    assert len(questions(execution)) == 1
+    assert len(model.asked) == 1
+    restarting.restart(execution_id=execution.pk, by=author, request=RestartRequest())
+    drain(execution)
+    (_, again) = questions(execution)
+    answer(execution, again.block_id, author, response={"tokens": 100})
+    assert execution.status == "completed"
+
+
+def test_a_block_has_a_budget_of_its_own_over_its_items_and_in_the_money_of_its_agent(
+    start: Start, model: ScriptedModel, author: User
+) -> None:
+    each = {
+        "agentId": "writer",
+        "configuration": {"prompt": "Write."},
+        "forEach": {"items": "[1, 2, 3]", "maxConcurrency": 1},
+        "budget": {"cost": 5, "currency": "EUR", "tokens": 1000},
+    }
+    execution = start(template(block("each", **each)))
+    AgentFactory.create(
+        workspace=execution.workspace,
+        agent_id="writer",
+        tool_type="LLM",
+        configuration={},
+        cost={"perInputToken": 0.5, "currency": "EUR"},
+    )
+    drain(execution)
+    assert len(model.asked) == 2
+    (asked,) = questions(execution)
+    assert asked.request["facts"]["spent"] == {"tokens": 14, "cost": 5.0}
+    answer(execution, "each", author)  # as much once more
+    assert execution.status == "completed"
+    assert len(model.asked) == 3
+
+
+def test_an_agent_in_several_steps_stops_between_two_and_goes_on_where_it_was(
+    start: Start, model: ScriptedModel, author: User
+) -> None:
+    model.says(wants(("builtin_echo", {})), wants(("builtin_echo", {})), completion("Done."))
+    given = {"prompt": "Help.", "tools": [{"agentId": "builtin.echo", "policy": "allow"}]}
+    execution = start(template(ask("help", configuration=given, budget={"tokens": 10})))
+    drain(execution)
+    assert status(execution, "help") == ["waiting_human"]
+    assert len(model.asked) == 2
+    assert questions(execution)[0].request["facts"]["spent"] == {"tokens": 2 * ASKS}
+    answer(execution, "help", author, response={"tokens": 50})
+    assert execution.status == "completed"
+    assert len(model.asked) == 3
+
+
+def test_what_cannot_cost_takes_no_statement_more(start: Start) -> None:
+    def statements(**settings: Any) -> int:
+        execution = start(template(block("a"), block("b", "a"), **settings))
+        held = claim(execution)
+        finish(execution, held, {}, want=0)
+        with CaptureQueriesContext(connection) as seen:
+            drain(execution)
+        assert execution.status == "completed"
+        return len(seen)
+
+    statements()
+    assert statements(budget={"tokens": 1, "cost": 1}) == statements()
+
+
+@pytest.mark.parametrize(
+    ("budget", "code", "at"),
+    [
+        ({"softShare": 0.5}, "empty_budget", "budget"),
+        ({"cost": 1, "currency": "usd"}, "wrong_format", "budget/currency"),
+    ],
+)
+def test_a_budget_that_means_nothing_is_an_issue_with_its_place(
+    budget: JSONObject, code: str, at: str
+) -> None:
+    definition = parse(template(block("a", budget=budget), budget=budget))
+    found = [(issue.code, issue.pointer) for issue in check(definition)]
+    assert found == [(code, f"/globalSettings/{at}"), (code, f"/blocks/0/{at}")]
+    (unused,) = check(parse(template({"blockId": "nobody", "budget": {"tokens": 1}})))
+    assert (unused.severity, unused.code, unused.pointer) == ("warning", "unused_budget", "/blocks/0/budget")
