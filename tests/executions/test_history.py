@@ -123,9 +123,8 @@ def swapped(first: str, second: str) -> Forge:
 
 AUDIT = "at, actor_id, actor_name, action, workspace_id, target_type, target_id, detail, request_id, channel"
 AUDIT_COPY = f"INSERT INTO governance_auditentry ({AUDIT}) SELECT {AUDIT} FROM governance_auditentry"
-QUESTION = (
-    "workspace_id, execution_id, block_execution_id, block_id, block_name, attempt, kind, level, request,"
-    " input_schema, content_hash, requested_at, respond_by, comments, reason, version"
+QUESTION = ", ".join(
+    f'"{field.column}"' for field in Approval._meta.concrete_fields if field.column not in {"id", "status"}
 )
 ANSWER = "action = 'approval.respond' AND detail->>'executionId' = RUN"
 VERSION = "id = (SELECT template_version_id FROM executions_execution WHERE id = RUN)"
