@@ -124,7 +124,9 @@ def swapped(first: str, second: str) -> Forge:
 AUDIT = "at, actor_id, actor_name, action, workspace_id, target_type, target_id, detail, request_id, channel"
 AUDIT_COPY = f"INSERT INTO governance_auditentry ({AUDIT}) SELECT {AUDIT} FROM governance_auditentry"
 QUESTION = ", ".join(
-    f'"{field.column}"' for field in Approval._meta.concrete_fields if field.column not in {"id", "status"}
+    f'"{field.column}"'
+    for field in Approval._meta.concrete_fields
+    if field.column not in {"id", "status", "decision"} and not field.null and not field.generated
 )
 ANSWER = "action = 'approval.respond' AND detail->>'executionId' = RUN"
 VERSION = "id = (SELECT template_version_id FROM executions_execution WHERE id = RUN)"
@@ -266,8 +268,8 @@ FORGED_MIDDLES: dict[str, tuple[str, Forge]] = {
     "an open question of a block that does not wait": (
         "I9",
         sql(
-            f"INSERT INTO approvals_approval (id, status, {QUESTION})"
-            f" SELECT gen_random_uuid(), 'pending', {QUESTION} FROM approvals_approval"
+            f"INSERT INTO approvals_approval (id, status, decision, {QUESTION})"
+            f" SELECT gen_random_uuid(), 'pending', '', {QUESTION} FROM approvals_approval"
             " WHERE execution_id = RUN"
         ),
     ),
