@@ -87,11 +87,11 @@ def test_a_refusal_takes_its_reason_in_place(service: Service, team: Team, visit
     page = visit(team.approver, "/inbox/")
     page.get_by_role("heading", name="Deploy to production?").wait_for()
     page.keyboard.press("r")
-    page.get_by_placeholder("Why?").fill("Tests are red")
+    page.locator("#reason").fill("Tests are red")
     page.keyboard.press("Enter")
 
     page.get_by_text("Noor Haddad rejected this").first.wait_for()
-    page.get_by_text("Tests are red").wait_for()
+    page.get_by_text("Tests are red", exact=True).wait_for()
     service.until(lambda: status(team, execution) == "failed")
 
 
@@ -222,10 +222,10 @@ def test_the_inbox_is_worked_by_keys_and_open_to_everybody(
     assert violations(page) == []
     page.keyboard.press("Escape")
     page.keyboard.press("r")
-    page.get_by_placeholder("Why?").wait_for()
+    page.locator("#reason").wait_for()
     assert violations(page) == []
     page.keyboard.type("jk?")  # letters of a text are no keys
-    assert page.get_by_placeholder("Why?").input_value() == "jk?"
+    assert page.locator("#reason").input_value() == "jk?"
     page.get_by_role("button", name="Back").click()
     page.click("#filters")
     page.emulate_media(color_scheme="dark")

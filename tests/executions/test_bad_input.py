@@ -75,6 +75,7 @@ def test_a_wait_until_a_moment_in_ten_years_asks_a_person(run: Start) -> None:
 
 # The table "Limits and refusals" of docs/engine.md: how a line begins, and the test of its answer.
 LIMITS_TESTED = {
+    "an execution is sent back": "executions/test_rework.py::test_what_works_beside_goes_on",
     "`forEach` over something that is no list": "executions/test_bad_input.py::test_for_each_over_what_it",
     "`forEach` over a list of the input": "executions/test_bad_input.py::test_for_each_over_what_it",
     "the outputs of all items": "executions/test_constructs.py::test_too_much_output_of_all_items_together",
