@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
@@ -20,6 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from agentflow.api.templatetags.agentflow_ui import person
 from agentflow.errors import AgentflowError, NotFound
+from agentflow.governance import access
 from agentflow.governance.models import User
 
 from . import inbox as lists
@@ -36,7 +37,7 @@ COLUMNS_MAX = 6
 
 
 def _user(request: HttpRequest) -> User:
-    return cast(User, request.user)  # login_required stands before every page
+    return access.signed_in(request.user)
 
 
 # -- the list ------------------------------------------------------------------

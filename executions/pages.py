@@ -31,8 +31,7 @@ STEP_TABS = (("explain", "Explain"), ("values", "In and out"), ("tries", "Attemp
 
 
 def _user(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)  # login_required stands before every page
-    return request.user
+    return access.signed_in(request.user)
 
 
 def _find(request: HttpRequest, execution_id: UUID) -> Execution:

@@ -51,9 +51,9 @@ class PointRow:
 
 
 def _found(request: HttpRequest, execution_id: UUID) -> tuple[User, Execution]:
-    assert isinstance(request.user, User)  # login_required stands before every page
+    by = access.signed_in(request.user)
     try:
-        return request.user, selectors.find(request.user, execution_id)
+        return by, selectors.find(by, execution_id)
     except NotFound as error:
         raise Http404(error.message) from error
 

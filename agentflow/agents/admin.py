@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -12,8 +11,6 @@ from django.http import HttpRequest
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from ..api import parsers
-from ..errors import InvalidInput
 from ..governance.admin_base import (
     BaseList,
     ChoiceFilter,
@@ -28,6 +25,7 @@ from ..types import JSONValue
 from . import circuit as circuits
 from . import configuration as configurations
 from . import performance
+from .admin_fields import JSONObjectField, StrictJSONField
 from .agent_page import AgentPage
 from .models import Agent, Health
 from .services import registration
@@ -52,43 +50,23 @@ _SHOWN = ("capabilities", "cost", "limits", "health_check", "measures", "input_s
 _STATE = ("last_checks",)
 
 
-class StrictJSONField(forms.JSONField):
-    """JSON as the REST API takes it: no NaN, no NUL, no repeated keys, not too deep."""
-
-    widget = UnfoldAdminTextareaWidget(attrs={"rows": 6, "class": "af-code"})
-
-    def prepare_value(self, value: Any) -> Any:
-        if isinstance(value, str):  # typed before, and refused
-            return value
-        return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
-
-    def to_python(self, value: Any) -> JSONValue:
-        if value in self.empty_values or isinstance(value, dict | list):
-            return None if value in self.empty_values else value
-        try:
-            return parsers.loads(str(value).encode())
-        except InvalidInput as error:
-            said = [issue["message"] for issue in error.issues] or [error.message]
-            raise ValidationError(said, code="invalid") from error
-
-
 class AgentForm(_AgentModelForm):
     """Checked by the same rules as a POST to /api/v1/agents."""
 
-    configuration = StrictJSONField(required=False, help_text="Secrets read as ******** and stay if left so.")
+    configuration = JSONObjectField(or_empty=True, help_text="Secrets read as ******** and stay if left so.")
     capabilities = StrictJSONField(
         required=False, help_text='What it can do: [{"name": "orders.read", "tags": ["crm"]}], or just names.'
     )
-    cost = StrictJSONField(required=False, help_text='{"perCall": 0.01, "perInputToken": 0.000002}')
-    limits = StrictJSONField(required=False, help_text='{"concurrency": 4, "ratePerMinute": 120}')
-    health_check = StrictJSONField(
-        required=False, help_text='{"url": "https://...", "intervalSeconds": 60, "failures": 3}'
+    cost = JSONObjectField(or_empty=True, help_text='{"perCall": 0.01, "perInputToken": 0.000002}')
+    limits = JSONObjectField(or_empty=True, help_text='{"concurrency": 4, "ratePerMinute": 120}')
+    health_check = JSONObjectField(
+        or_empty=True, help_text='{"url": "https://...", "intervalSeconds": 60, "failures": 3}'
     )
-    measures = StrictJSONField(
-        required=False, help_text='{"circuit": {"failureRate": 0.5, "slowMs": 2000}, "outsideWeight": 0.2}'
+    measures = JSONObjectField(
+        or_empty=True, help_text='{"circuit": {"failureRate": 0.5, "slowMs": 2000}, "outsideWeight": 0.2}'
     )
-    input_schema = StrictJSONField(required=False)
-    output_schema = StrictJSONField(required=False)
+    input_schema = JSONObjectField()
+    output_schema = JSONObjectField()
 
     class Meta:
         model = Agent
@@ -117,37 +95,10 @@ class AgentForm(_AgentModelForm):
         self.stored = dict(self.instance.configuration or {})
         self.initial["configuration"] = configurations.hidden(self.stored)
 
-    def clean_configuration(self) -> JSONValue:
-        return self._object("configuration") or {}
-
-    def clean_input_schema(self) -> JSONValue:
-        return self._object("input_schema")
-
-    def clean_output_schema(self) -> JSONValue:
-        return self._object("output_schema")
-
     def clean_capabilities(self) -> JSONValue:
         given = self.cleaned_data["capabilities"] or []
         if not isinstance(given, list):
             raise ValidationError("Capabilities are a list.")
-        return given
-
-    def clean_cost(self) -> JSONValue:
-        return self._object("cost") or {}
-
-    def clean_limits(self) -> JSONValue:
-        return self._object("limits") or {}
-
-    def clean_health_check(self) -> JSONValue:
-        return self._object("health_check") or {}
-
-    def clean_measures(self) -> JSONValue:
-        return self._object("measures") or {}
-
-    def _object(self, name: str) -> JSONValue:
-        given = self.cleaned_data[name]
-        if given is not None and not isinstance(given, dict):
-            raise ValidationError("This must be a JSON object.")
         return given
 
     def clean(self) -> dict[str, Any]:

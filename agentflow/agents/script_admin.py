@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -19,8 +18,8 @@ from ..errors import AgentflowError, InvalidInput
 from ..governance.admin_base import WorkspaceFilter, json_text
 from ..governance.models import User
 from ..governance.roles import Permission
-from ..types import JSONValue
-from .admin import Managed, StrictJSONField
+from .admin import Managed
+from .admin_fields import JSONObjectField, StrictJSONField
 from .calls import Completed
 from .models import Script
 from .services import scripts
@@ -42,11 +41,11 @@ class ScriptForm(_ScriptModelForm):
     source = forms.CharField(
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 20, "class": "af-code"}), strip=False
     )
-    limits = StrictJSONField(
-        required=False, help_text='{"memoryMb": 256, "cpuSeconds": 10, "processes": 4, "outputKb": 512}'
+    limits = JSONObjectField(
+        or_empty=True, help_text='{"memoryMb": 256, "cpuSeconds": 10, "processes": 4, "outputKb": 512}'
     )
-    input_schema = StrictJSONField(required=False)
-    output_schema = StrictJSONField(required=False)
+    input_schema = JSONObjectField()
+    output_schema = JSONObjectField()
     trial = StrictJSONField(
         required=False, label="Input to try", help_text="What “Save and try” gives the script; not kept."
     )
@@ -59,21 +58,6 @@ class ScriptForm(_ScriptModelForm):
 
     def clean_source(self) -> str:
         return str(self.cleaned_data["source"]).replace("\r\n", "\n")
-
-    def clean_limits(self) -> JSONValue:
-        return self._object("limits") or {}
-
-    def clean_input_schema(self) -> JSONValue:
-        return self._object("input_schema")
-
-    def clean_output_schema(self) -> JSONValue:
-        return self._object("output_schema")
-
-    def _object(self, name: str) -> JSONValue:
-        given = self.cleaned_data[name]
-        if given is not None and not isinstance(given, dict):
-            raise ValidationError("This must be a JSON object.")
-        return given
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
@@ -21,7 +21,8 @@ from ..governance.admin_base import Table, WorkspaceFilter, chip, page_of, reada
 from ..governance.models import User
 from ..governance.roles import Permission
 from . import configuration as configurations
-from .admin import Managed, StrictJSONField
+from .admin import Managed
+from .admin_fields import JSONObjectField
 from .agent_page import Panel, rows_table
 from .models import AgentSource
 from .services import sources, synchronising
@@ -40,7 +41,7 @@ WHAT = {"new": "New", "changed": "Changed", "gone": "Gone, switched off", "back"
 class SourceForm(_SourceModelForm):
     """Checked by the same rules as a POST to /api/v1/agents/sources."""
 
-    configuration = StrictJSONField(required=False, help_text="Secrets read as ******** and stay if left so.")
+    configuration = JSONObjectField(or_empty=True, help_text="Secrets read as ******** and stay if left so.")
 
     class Meta:
         model = AgentSource
@@ -51,12 +52,6 @@ class SourceForm(_SourceModelForm):
         super().__init__(*args, **kwargs)
         self.stored = dict(self.instance.configuration or {})
         self.initial["configuration"] = configurations.hidden(self.stored)
-
-    def clean_configuration(self) -> Any:
-        given = self.cleaned_data["configuration"] or {}
-        if not isinstance(given, dict):
-            raise ValidationError("This must be a JSON object.")
-        return given
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

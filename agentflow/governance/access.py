@@ -32,6 +32,12 @@ _WORDS = {
 }
 
 
+def signed_in(user: Any) -> User:
+    """The person behind a request: anonymous ones come no further than authentication or the login page."""
+    assert isinstance(user, User)
+    return user
+
+
 def workspaces(user: Principal, permission: Permission = Permission.VIEW) -> QuerySet[Workspace]:
     """The workspaces in which `user` holds `permission`; usable as a subquery."""
     if not user.is_active or not user.is_authenticated:

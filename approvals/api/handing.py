@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -15,7 +14,6 @@ from agentflow.api import paging
 from agentflow.api.idempotency import idempotent
 from agentflow.api.serializers import StrictSerializer
 from agentflow.governance import access
-from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
 from ..models import Absence
@@ -44,15 +42,11 @@ class CommentBody(StrictSerializer):
     text = serializers.CharField(max_length=COMMENTS_CHARS)
 
 
-def _by(request: Request) -> User:
-    return cast(User, request.user)  # anonymous ones came no further than authentication
-
-
 class ClaimView(APIView):
     @extend_schema(operation_id="approvals_claim", request=None, responses={200: Done})
     def post(self, request: Request, approval_id: UUID) -> Response:
         """Take a question for half an hour, so that nobody else answers it meanwhile."""
-        handing.claim(approval_id=approval_id, by=_by(request))
+        handing.claim(approval_id=approval_id, by=access.signed_in(request.user))
         return Response({"success": True})
 
 
@@ -60,7 +54,7 @@ class ReleaseView(APIView):
     @extend_schema(operation_id="approvals_release", request=None, responses={200: Done})
     def post(self, request: Request, approval_id: UUID) -> Response:
         """Let others have it again; operators release what somebody else holds."""
-        handing.release(approval_id=approval_id, by=_by(request))
+        handing.release(approval_id=approval_id, by=access.signed_in(request.user))
         return Response({"success": True})
 
 
@@ -71,7 +65,7 @@ class DelegateView(APIView):
         """Give one's part in a question to somebody else."""
         body = DelegateBody(data=request.data)
         body.is_valid(raise_exception=True)
-        handing.delegate(approval_id=approval_id, by=_by(request), **body.validated_data)
+        handing.delegate(approval_id=approval_id, by=access.signed_in(request.user), **body.validated_data)
         return Response({"success": True})
 
 
@@ -85,7 +79,7 @@ class ReassignView(APIView):
         given = body.validated_data
         handing.reassign(
             approval_id=approval_id,
-            by=_by(request),
+            by=access.signed_in(request.user),
             reason=given["reason"],
             to_user=given["to"],
             to_level=given["to_level"],
@@ -101,7 +95,9 @@ class CommentsView(APIView):
         """Say something about a question without deciding it."""
         body = CommentBody(data=request.data)
         body.is_valid(raise_exception=True)
-        remark = handing.comment(approval_id=approval_id, by=_by(request), **body.validated_data)
+        remark = handing.comment(
+            approval_id=approval_id, by=access.signed_in(request.user), **body.validated_data
+        )
         return Response(CommentSerializer(remark).data, status=201)
 
 
@@ -154,7 +150,7 @@ class PolicyView(APIView):
         given = dict(body.validated_data)
         if "holidays" in given:
             given["holidays"] = [day.isoformat() for day in given["holidays"]]
-        policy = policies.change(workspace_id=workspace_id, by=_by(request), **given)
+        policy = policies.change(workspace_id=workspace_id, by=access.signed_in(request.user), **given)
         return Response(ApprovalPolicySerializer(policy).data)
 
 
@@ -203,8 +199,8 @@ class AbsencesView(APIView):
         deputy = given.get("deputy") or {}
         made = absences.add(
             workspace_id=access.chosen(request.user, Permission.VIEW, given["workspace_id"]),
-            by=_by(request),
-            user=given.get("user", {}).get("username", _by(request).get_username()),
+            by=access.signed_in(request.user),
+            user=given.get("user", {}).get("username", access.signed_in(request.user).get_username()),
             deputy=(deputy if isinstance(deputy, str) else deputy.get("username")) or "",
             starts_at=given["starts_at"],
             ends_at=given["ends_at"],
@@ -217,5 +213,5 @@ class AbsenceView(APIView):
     @extend_schema(operation_id="approvals_absences_remove", responses={204: None})
     def delete(self, request: Request, absence_id: int) -> Response:
         """Be back, or not go."""
-        absences.remove(absence_id=absence_id, by=_by(request))
+        absences.remove(absence_id=absence_id, by=access.signed_in(request.user))
         return Response(status=204)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from agentflow.api import paging
 from agentflow.api.idempotency import idempotent
-from agentflow.governance.models import User
+from agentflow.governance import access
 
 from .. import selectors
 from ..models import ApprovalKind
@@ -92,7 +92,7 @@ class RespondView(APIView):
         """Answer a question.  The same answer again changes nothing; a different one is a conflict."""
         body = serializers.Answer(data=request.data)
         body.is_valid(raise_exception=True)
-        by = cast(User, request.user)  # anonymous ones came no further than authentication
+        by = access.signed_in(request.user)
         responding.respond(approval_id=approval_id, by=by, **body.validated_data)
         return Response({"success": True})
 
@@ -106,7 +106,7 @@ class ReworkView(APIView):
         """Send the execution back: blocks before the one that asks run again, and what depends on them."""
         body = serializers.SendBack(data=request.data)
         body.is_valid(raise_exception=True)
-        by = cast(User, request.user)  # anonymous ones came no further than authentication
+        by = access.signed_in(request.user)
         rework.send_back(approval_id=approval_id, by=by, **body.validated_data)
         return Response({"success": True})
 
@@ -123,7 +123,7 @@ class RespondManyView(APIView):
         body = serializers.Answers(data=request.data)
         body.is_valid(raise_exception=True)
         answers = [batch.Answer(**given) for given in body.validated_data["answers"]]
-        results = batch.respond_many(by=cast(User, request.user), answers=answers)
+        results = batch.respond_many(by=access.signed_in(request.user), answers=answers)
         return Response({"results": serializers.ItemResult(results, many=True).data})
 
 

@@ -158,14 +158,11 @@ def budget(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
     """Whether to go on though a budget is used up; shown is what was spent on what."""
     spent = change.budget
     name = planned.block.name or planned.block_id
-    return _ask(
+    return _ask_about(
         facts,
         planned,
-        change.pk,
+        change,
         kind="budget",
-        level=planned.human.ladder[0].level if planned.human else "user",
-        attempt=change.attempt or 0,
-        timeout_ms=LIMITS.approval_timeout_ms,
         input_schema=BUDGET_SCHEMA,
         request={
             "title": f"{name} waits: {spent.words}",
@@ -190,14 +187,11 @@ def tool(facts: Facts, planned: PlanBlock, change: Change, asked: AskTool) -> Hu
             "The call was sent and no answer came, so what it does may have happened. Approve to make it"
             ' again, or answer {"action": "done", "result": ...}; refuse to let the agent go on without it.'
         )
-    return _ask(
+    return _ask_about(
         facts,
         planned,
-        change.pk,
+        change,
         kind="tool",
-        level=planned.human.ladder[0].level if planned.human else "user",
-        attempt=change.attempt or 0,
-        timeout_ms=LIMITS.approval_timeout_ms,
         input_schema=asked.schema,
         request={
             "title": title,
@@ -220,14 +214,11 @@ def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
         {"action": "skip", "label": "Skip this step"},
         {"action": "fail", "label": "Let it fail"},
     ]
-    return _ask(
+    return _ask_about(
         facts,
         planned,
-        change.pk,
+        change,
         kind="fix",
-        level=planned.human.ladder[0].level if planned.human else "user",
-        attempt=change.attempt or 0,
-        timeout_ms=LIMITS.approval_timeout_ms,
         input_schema=FIX_SCHEMA,
         request={
             "title": f"{name} needs a decision: {error.get('message', 'it failed')}",
@@ -236,6 +227,29 @@ def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
             "error": {key: value for key, value in error.items() if key != "evidence"},
             "options": options,
         },
+    )
+
+
+def _ask_about(
+    facts: Facts,
+    planned: PlanBlock,
+    change: Change,
+    *,
+    kind: str,
+    input_schema: JSONObject,
+    request: JSONObject,
+) -> HumanAsk:
+    """A question that the template did not foresee, for those who decide about its block."""
+    return _ask(
+        facts,
+        planned,
+        change.pk,
+        kind=kind,
+        level=planned.human.ladder[0].level if planned.human else "user",
+        attempt=change.attempt or 0,
+        timeout_ms=LIMITS.approval_timeout_ms,
+        input_schema=input_schema,
+        request=request,
     )
 
 

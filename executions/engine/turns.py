@@ -14,7 +14,7 @@ from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
 from agentflow.types import JSONObject
-from agentflow.workflow.plan import PlanBlock
+from agentflow.workflow.plan import Plan, PlanBlock
 from executions import dispatch
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B
@@ -116,32 +116,12 @@ def _held(run: Run, walker: UUID, claims: list[Claim]) -> Iterable[Sequence[Any]
 
 def _settle_plainly(run: Run, turn: Turn, changes: list[Change], *, walker: UUID, want: Wanted) -> int:
     """How many of the claims' changes were accepted; the others came late."""
-    facts, plan = run.facts, run.facts.plan
+    facts = run.facts
     plain = [change for change in changes if is_plain(facts, change)]
     last = None if len(plain) == len(changes) else changes[-1]  # done ahead, with another outcome
-    edges = [(change.idx, succ) for change in plain for succ in plan[change.idx].succs]
-    traits = {succ: _traits(plan[succ], want, last) for succ in {succ for _, succ in edges}}
-    idxs = {change.idx for change in plain}
-    now = time.monotonic()
-    rows = run.execute(
-        statements.SETTLE_AND_CLAIM,
-        ids=[None if c.pk == AHEAD else c.pk for c in plain],
-        idxs=[c.idx for c in plain],
-        attempts=[c.attempt for c in plain],
-        todos=[waited_for(plan[c.idx], idxs) for c in plain],
-        outputs=[as_text(c.output) for c in plain],
-        inputs=[as_text(c.input) for c in plain],
-        agents=[c.agent_id for c in plain],
-        began=[now - c.times[0] if c.times else 0.0 for c in plain],
-        ended=[now - c.times[1] if c.times else 0.0 for c in plain],
-        preds=[pred for pred, _ in edges],
-        succs=[succ for _, succ in edges],
-        traits=[traits[succ] for _, succ in edges],
-        sinks=[c.idx for c in plain if not plan[c.idx].succs],
-        want=want.count,
-        walker=walker,
-        lease=LIMITS.lease_s,
-    ).fetchall()
+    settled = _as_arrays(facts.plan, plain, want=want, last=last)
+    claimed = {"want": want.count, "walker": walker, "lease": LIMITS.lease_s}
+    rows = run.execute(statements.SETTLE_AND_CLAIM, **settled, **claimed).fetchall()
     accepted: set[int] = set()
     held: set[int] = set()
     decided: list[Decided] = []
@@ -172,6 +152,29 @@ def _settle_plainly(run: Run, turn: Turn, changes: list[Change], *, walker: UUID
     if last is not None and not _settle_claimed(run, turn, last):
         turn.refused = True
     return len(held)
+
+
+def _as_arrays(plan: Plan, plain: list[Change], *, want: Wanted, last: Change | None) -> dict[str, list[Any]]:
+    """What SETTLE_AND_CLAIM is told of these changes, one by one, and of the edges behind them."""
+    edges = [(change.idx, succ) for change in plain for succ in plan[change.idx].succs]
+    traits = {succ: _traits(plan[succ], want, last) for succ in {succ for _, succ in edges}}
+    idxs = {change.idx for change in plain}
+    now = time.monotonic()
+    return {
+        "ids": [None if c.pk == AHEAD else c.pk for c in plain],
+        "idxs": [c.idx for c in plain],
+        "attempts": [c.attempt for c in plain],
+        "todos": [waited_for(plan[c.idx], idxs) for c in plain],
+        "outputs": [as_text(c.output) for c in plain],
+        "inputs": [as_text(c.input) for c in plain],
+        "agents": [c.agent_id for c in plain],
+        "began": [now - c.times[0] if c.times else 0.0 for c in plain],
+        "ended": [now - c.times[1] if c.times else 0.0 for c in plain],
+        "preds": [pred for pred, _ in edges],
+        "succs": [succ for _, succ in edges],
+        "traits": [traits[succ] for _, succ in edges],
+        "sinks": [c.idx for c in plain if not plan[c.idx].succs],
+    }
 
 
 def _traits(planned: PlanBlock, want: Wanted, last: Change | None) -> int:

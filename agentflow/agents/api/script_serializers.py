@@ -53,12 +53,9 @@ class NewScript(NewVersion):
     )
 
 
-class ScriptShown(StrictSerializer):
-    id = serializers.UUIDField()
-    workspace_id = serializers.UUIDField()
-    name = serializers.CharField()
-    description = serializers.CharField()
-    version = serializers.IntegerField(help_text="The newest; what else is here is of it.")
+class _OfVersion(StrictSerializer):
+    """What every version says of itself."""
+
     language = serializers.ChoiceField(choices=Language.choices)
     sha256 = serializers.CharField(help_text="Of the source.")
     timeout_seconds = serializers.FloatField(source="timeout_s")
@@ -66,6 +63,14 @@ class ScriptShown(StrictSerializer):
     input_schema = serializers.DictField(allow_null=True)
     output_schema = serializers.DictField(allow_null=True)
     created_at = serializers.DateTimeField()
+
+
+class ScriptShown(_OfVersion):
+    id = serializers.UUIDField()
+    workspace_id = serializers.UUIDField()
+    name = serializers.CharField()
+    description = serializers.CharField()
+    version = serializers.IntegerField(help_text="The newest; what else is here is of it.")
 
 
 class ScriptWithSource(ScriptShown):
@@ -77,15 +82,8 @@ class ScriptList(StrictSerializer):
     total = serializers.IntegerField()
 
 
-class ScriptVersionShown(StrictSerializer):
+class ScriptVersionShown(_OfVersion):
     version = serializers.IntegerField(source="number")
-    language = serializers.ChoiceField(choices=Language.choices)
-    sha256 = serializers.CharField(help_text="Of the source.")
-    timeout_seconds = serializers.FloatField(source="timeout_s")
-    limits = _Limits()
-    input_schema = serializers.DictField(allow_null=True)
-    output_schema = serializers.DictField(allow_null=True)
-    created_at = serializers.DateTimeField()
 
 
 class ScriptVersionWithSource(ScriptVersionShown):
