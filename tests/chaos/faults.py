@@ -47,6 +47,7 @@ class Faults:
     done: list[Fault] = field(default_factory=list)
     _ends: list[tuple[float, int, End]] = field(default_factory=list)
     _busy: set[str] = field(default_factory=set)  # machines with a process that is stopped or lies
+    _valkey_stopped: bool = False
 
     def kinds(self) -> list[str]:
         return [name for name in KINDS if name != "worker's clock is wrong" or FAKETIME is not None]
@@ -177,13 +178,18 @@ class Faults:
         self.rig.engines.restart("valkey")
 
     def flush_valkey(self, fault: Fault) -> None:
+        while self._valkey_stopped:  # nobody else would let it go on
+            self.tick()
+            time.sleep(0.1)
         redis.Redis(unix_socket_path=str(self.rig.engines.valkey_socket)).flushall()
 
     def pause_valkey(self, fault: Fault) -> None:
         pid = self.rig.engines.pid("valkey")
         os.kill(pid, signal.SIGSTOP)
+        self._valkey_stopped = True
 
         def go_on() -> None:
+            self._valkey_stopped = False
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 

@@ -105,6 +105,9 @@ class Half(asyncio.Protocol):
 
     def pair(self, peer: Half) -> None:
         self.peer, peer.peer = peer, self
+        if peer.transport is None or peer.transport.is_closing():  # gone before it was known
+            self.cut()
+            return
         for data in self._early:
             self._pass(data)
         self._early.clear()

@@ -138,8 +138,22 @@ def _lost(found: Found, told: History, ended: float | None, last: float) -> None
     found.broken += [
         f"not terminal: {run} ({told.started.get(run, 'child')}) is {present[run]}" for run in open_runs
     ]
+    found.notes += [_standing(run, last) for run in open_runs[:10]]
     if ended is not None and ended - last > RECOVERY_S:
         found.broken.append(f"the end came {ended - last:.0f} s after the last fault")
+
+
+def _standing(run: str, last: float) -> str:
+    """What the rows say of a run that did not end, to be looked up in the logs."""
+    said = rows(
+        "SELECT json_build_object('began', e.created_at, 'changed', (SELECT max(v.at) FROM events_event v"
+        " WHERE v.execution_id = e.id), 'blocks', (SELECT json_object_agg(b.status, b.n) FROM (SELECT status,"
+        " count(*) n FROM executions_blockexecution WHERE execution_id = e.id GROUP BY 1) b), 'timers',"
+        " (SELECT json_agg(t) FROM executions_timer t WHERE t.execution_id = e.id), 'now', now())::text"
+        " FROM executions_execution e WHERE e.id = %s",
+        run,
+    )[0][0]
+    return f"stands: {run}, last fault over at {time.strftime('%H:%M:%S', time.gmtime(last))}: {said}"
 
 
 def _effects(found: Found, ledger: Ledger) -> None:
