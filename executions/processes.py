@@ -34,7 +34,7 @@ from executions.tallies import tallies
 log = structlog.get_logger(__name__)
 
 BEAT_S = 10.0
-DEAF_S = 60.0
+DEAF_S = 30.0
 GONE_S = 60.0  # without a beat for so long a process counts as dead
 FORGET_S = 600.0  # then its row is removed; until then an operator sees that it vanished
 DRAIN_S = 30.0

@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 from celery import shared_task
 from celery.signals import celeryd_after_setup, task_received, worker_ready, worker_shutting_down
+from django.db import DatabaseError, connection
 
 from executions.lanes import LANES, QUEUE
 from executions.tallies import Tally, tallies
@@ -39,8 +40,16 @@ def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
 
 @worker_ready.connect
 def _begin_pulse(**kwargs: Any) -> None:
+    from executions.services import losses
+
     if _pulse is not None:
         _pulse.start()
+    try:
+        losses.worker_began()
+    except DatabaseError as error:  # their checks come in their time
+        log.warning("runs_not_looked_at", error=str(error))
+    finally:
+        connection.close()
 
 
 @task_received.connect

@@ -1,4 +1,4 @@
-"""Notices when the broker may have lost messages: it was emptied, replaced, or away for a while.
+"""Notices when messages may have been lost: the broker was emptied, replaced or away, or a worker died.
 
 The rows lose nothing by that, and each run's check would find in its time what nobody will take.
 Noticed, that time is now.
@@ -24,13 +24,15 @@ QUIET_S = 2.0  # after an attempt that failed
 SOCKET_S = 1.0
 WORK_S = 61.0  # a run that has work looks after itself at least so often; one that only waits needs no hint
 
+TAKEN_MAX = 1000  # runs whose hints a worker may have taken with it: of so many the ones that are due last
+
 # One clock holds it while another takes due timers: what is held already is looked at anyway.
 _LOOK_NOW = """
 WITH near AS (
   SELECT id FROM executions_timer
   WHERE kind = 'check' AND due_at > statement_timestamp()
-    AND due_at < statement_timestamp() + %s * interval '1 second'
-  FOR UPDATE SKIP LOCKED)
+    AND due_at < statement_timestamp() + %(work)s * interval '1 second' AND tries >= %(tries)s
+  ORDER BY due_at DESC LIMIT %(most)s FOR UPDATE SKIP LOCKED)
 UPDATE executions_timer t SET due_at = statement_timestamp(), tries = 0 FROM near WHERE t.id = near.id
 """
 
@@ -84,6 +86,18 @@ def make_good() -> int:
     """
     if not keepsake.lost():
         return 0
-    runs = raw_cursor().execute(_LOOK_NOW, (WORK_S,)).rowcount
+    runs = _look_now(tries=0, most=None)
     log.warning("broker_lost_messages", runs=runs)
     return runs
+
+
+def worker_began() -> int:
+    """Look at the runs whose hints were repeated in vain: the worker before this one may have taken them.
+
+    A worker holds a few hints beyond those it follows, and one that dies or goes deaf takes them with it.
+    """
+    return _look_now(tries=1, most=TAKEN_MAX)
+
+
+def _look_now(*, tries: int, most: int | None) -> int:
+    return raw_cursor().execute(_LOOK_NOW, {"work": WORK_S, "tries": tries, "most": most}).rowcount

@@ -63,3 +63,14 @@ def test_after_a_loss_what_has_work_is_due_at_once_and_what_waits_is_not(
     assert losses.make_good() == 0
     ticking.tick()
     assert not Timer.objects.filter(due_at__lte=Now()).exists()
+
+
+def test_a_worker_that_begins_has_the_runs_looked_at_whose_hints_were_in_vain(start: Start) -> None:
+    hinted, fresh, waits = (start(template(block("a"))) for _ in range(3))
+    later = Now() + timedelta(seconds=40)
+    Timer.objects.filter(execution=hinted).update(due_at=later, tries=3)
+    Timer.objects.filter(execution=fresh).update(due_at=later, tries=0)
+    Timer.objects.filter(execution=waits).update(due_at=Now() + timedelta(seconds=600), tries=1)
+    assert losses.worker_began() == 1
+    (due,) = Timer.objects.filter(due_at__lte=Now())
+    assert (due.execution_id, due.tries) == (hinted.pk, 0)
