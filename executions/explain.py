@@ -10,7 +10,7 @@ from agentflow.agents.calls import CIRCUIT_OPEN
 from agentflow.types import JSONObject
 
 from . import facts, selectors, snapshot
-from .engine.judging import AGENT, BUDGET
+from .engine.judging import AGENT, BUDGET, TOOL_AGENT
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Compensation, Execution
 from .narration import reason_words
@@ -93,9 +93,13 @@ def read_scene(execution: Execution, rows: Sequence[BlockRow], now: datetime) ->
         questions=snapshot.interactions(execution, people) if people else {},
         children={pk: str(child) for pk, child in selectors.children(elsewhere).items()} if elsewhere else {},
         items=selectors.items_by_status(execution) if any(row.reason == "items" for row in rows) else {},
-        agents=selectors.agents_waited_for(execution) if any(r.reason == AGENT for r in rows) else {},
+        agents=selectors.agents_waited_for(execution) if any(map(_waits_for_agent, rows)) else {},
         queues=selectors.place_queues(execution) if _may_queue(execution, rows) else {},
     )
+
+
+def _waits_for_agent(row: BlockRow) -> bool:
+    return row.reason in (AGENT, TOOL_AGENT)
 
 
 def _may_queue(execution: Execution, rows: Sequence[BlockRow]) -> bool:
@@ -190,7 +194,7 @@ def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
         return Reason("child", f"Waits for the execution {child} that it started.", waits_for=(child,))
     if row.pk in scene.queues:
         return _waiting_for_a_place(scene.queues[row.pk], since=row.started_at)
-    if row.reason == AGENT:
+    if _waits_for_agent(row):
         return _waiting_for_an_agent(row, scene)
     if row.reason == "timer":
         return Reason("timer", "Waits for its moment.", until=row.available_at, since=row.started_at)

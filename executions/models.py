@@ -244,7 +244,7 @@ class AttemptOutcome(models.TextChoices):
     ERROR = "error"
     RESCUED = "rescued"  # its worker vanished; the lease ran out
     CANCELLED = "cancelled"
-    WAITED = "waited"  # its agent stopped between two steps: for a person, or because the run was paused
+    WAITED = "waited"  # its agent stopped between two steps: for a person, another agent, or a paused run
 
 
 class BlockAttempt(models.Model):
@@ -296,10 +296,15 @@ class AgentStep(models.Model):
     failure = models.JSONField(null=True)
     decision = models.JSONField(null=True)  # a person's: {"approved": true, "response": {...}, "by": "ann"}
     seconds = models.FloatField(default=0)
+    uncounted = models.BooleanField(default=False, db_default=False)  # a call, which the clock is to measure
     began_at = models.DateTimeField(db_default=Now())
     ended_at = models.DateTimeField(null=True)
 
     class Meta:
+        indexes = [
+            # Calls that no measure of their agent has yet: few at any time.
+            models.Index(fields=["id"], condition=models.Q(uncounted=True), name="steps_to_count"),
+        ]
         constraints = [
             # Two attempts cannot both do the next step.
             models.UniqueConstraint(fields=["operation", "number"], name="one_step_per_number"),

@@ -139,4 +139,14 @@ class Postponed:
     usage: JSONObject | None = None
 
 
-Outcome: TypeAlias = Completed | Failed | StartChild | AwaitCallback | AskTool | Postponed
+@dataclass(frozen=True, slots=True)
+class AwaitAgent:
+    """An agent that this one wants to call has no place free; the block waits as a row until it has one."""
+
+    agent_id: str
+    places: int  # that the agent has at a time
+    rate: int | None  # calls that it takes in a minute
+    usage: JSONObject | None = None
+
+
+Outcome: TypeAlias = Completed | Failed | StartChild | AwaitCallback | AskTool | Postponed | AwaitAgent

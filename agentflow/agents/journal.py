@@ -47,6 +47,7 @@ class Step:
     failure: JSONObject | None = None
     decision: JSONObject | None = None
     seconds: float = 0.0  # that it took
+    called: bool = False  # a tool's agent was called, and the call counts among that agent's
 
 
 class Held(Exception):
@@ -56,6 +57,14 @@ class Held(Exception):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class Busy(Exception):
+    """The agent has no place free: the call is not made yet."""
+
+    def __init__(self, agent_id: str, places: int, rate: int | None) -> None:
+        self.agent_id, self.places, self.rate = agent_id, places, rate
+        super().__init__(agent_id)
 
 
 class Journal(Protocol):
@@ -76,6 +85,16 @@ class Journal(Protocol):
             Held: another attempt has begun it anew meanwhile.
         """
 
+    def take(self, agent_id: str) -> None:
+        """Take a place of an agent that is to be called, where it has limits.
+
+        Raises:
+            Busy: there is none.
+        """
+
+    def give_back(self, agent_id: str) -> None:
+        """The call is over, and what came of it is written."""
+
 
 class Forgetful:
     """The journal of a single answer, which needs none."""
@@ -87,6 +106,12 @@ class Forgetful:
         pass
 
     def end(self, step: Step) -> None:
+        pass
+
+    def take(self, agent_id: str) -> None:
+        pass
+
+    def give_back(self, agent_id: str) -> None:
         pass
 
 

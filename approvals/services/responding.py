@@ -94,6 +94,7 @@ def respond(
         response=decisive.response,
         by=by,
         approval_id=approval.pk,
+        comments=decisive.comments,
     )
     return approval
 

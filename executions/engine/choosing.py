@@ -208,6 +208,7 @@ VALUES (%(workspace)s, 'agent', %(agent)s, %(limit)s, %(rate)s, 0, %(execution)s
     %(attempt)s)
 ON CONFLICT (block_id, kind, key) DO UPDATE SET held = true, attempt = excluded.attempt,
     places = excluded.places, rate = excluded.rate
+  WHERE executions_place.attempt IS NULL OR executions_place.attempt <= excluded.attempt
 """
 
 _RECEIVE = """
@@ -241,31 +242,55 @@ def _take(
     """Take the first of these agents that has room, with its receipt.  None: none has."""
     if not places:
         return None
-    given: dict[str, Any] = {
+    given = _given(facts, claim)
+    with transaction.atomic():
+        cursor = raw_cursor()
+        taken = _hold(cursor, facts, given, places)
+        if taken is None:
+            return None
+        receipt = receipts[taken.agent_id]
+        cursor.execute(_RECEIVE, {**given, "agent": taken.agent_id, "receipt": as_json(receipt)})
+        return taken.agent_id
+
+
+def limits_of(facts: Facts, agent_id: str) -> AgentPlace | None:
+    """What a place of a tool's agent is; None: it takes as many calls as come."""
+    spec = registry.resolve(facts.workspace_id, agent_id)
+    if spec is None or (spec.limits.concurrency is None and spec.limits.rate_per_minute is None):
+        return None
+    return AgentPlace(agent_id, spec.limits.concurrency or UNLIMITED, spec.limits.rate_per_minute)
+
+
+def take_for_tool(facts: Facts, claim: Claim, place: AgentPlace) -> bool:
+    """Take a place of an agent that the attempt's own agent is to call.  False: it has no room."""
+    with transaction.atomic():
+        return _hold(raw_cursor(), facts, _given(facts, claim), [place]) is not None
+
+
+def _given(facts: Facts, claim: Claim) -> dict[str, Any]:
+    return {
         "workspace": facts.workspace_id,
         "execution": facts.execution_id,
         "block": claim.pk,
         "attempt": claim.attempt,
     }
-    with transaction.atomic():
-        cursor = raw_cursor()
-        by_id = {place.agent_id: place for place in places}
-        granted = {row[0] for row in cursor.execute(_GRANTED, given)} & by_id.keys()
-        taken = by_id[min(granted)] if granted else None
-        if taken is None:
-            limited = [p.agent_id for p in places if p.limit < UNLIMITED or p.rate is not None]
-            if limited:
-                lock_agents(cursor, limited)
-            counts = dict(cursor.execute(_COUNTS, {**given, "agents": limited}).fetchall()) if limited else {}
-            taken = next((p for p in places if _has_room(cursor, facts, p, counts.get(p.agent_id, 0))), None)
-            if taken is None:
-                return None
-            cursor.execute(
-                _HOLD, {**given, "agent": taken.agent_id, "limit": taken.limit, "rate": taken.rate}
-            )
-        receipt = receipts[taken.agent_id]
-        cursor.execute(_RECEIVE, {**given, "agent": taken.agent_id, "receipt": as_json(receipt)})
-        return taken.agent_id
+
+
+def _hold(
+    cursor: Any, facts: Facts, given: dict[str, Any], places: Sequence[AgentPlace]
+) -> AgentPlace | None:
+    by_id = {place.agent_id: place for place in places}
+    granted = {row[0] for row in cursor.execute(_GRANTED, given)} & by_id.keys()
+    if granted:
+        return by_id[min(granted)]
+    limited = [p.agent_id for p in places if p.limit < UNLIMITED or p.rate is not None]
+    if limited:
+        lock_agents(cursor, limited)
+    counts = dict(cursor.execute(_COUNTS, {**given, "agents": limited}).fetchall()) if limited else {}
+    taken = next((p for p in places if _has_room(cursor, facts, p, counts.get(p.agent_id, 0))), None)
+    if taken is not None:
+        cursor.execute(_HOLD, {**given, "agent": taken.agent_id, "limit": taken.limit, "rate": taken.rate})
+    return taken
 
 
 def _has_room(cursor: Any, facts: Facts, place: AgentPlace, taken: int) -> bool:

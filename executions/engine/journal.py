@@ -14,16 +14,17 @@ from uuid import UUID
 import psycopg
 from django.db import transaction
 
-from agentflow.agents.journal import Held, Step, StepKind, StepStatus
+from agentflow.agents.journal import Busy, Held, Step, StepKind, StepStatus
 from agentflow.events import store
 from agentflow.types import JSONObject
 from executions.states import ExecutionStatus as E
 
 from . import budgets
+from .choosing import limits_of, take_for_tool
 from .facts import Facts, as_text
 from .judging import Claim
 from .rows import loads
-from .run import Run, lock_row, poke, raw_cursor
+from .run import Run, lock_row, locked, poke, raw_cursor
 
 T = TypeVar("T")
 Patiently = Callable[[Callable[[bool], T]], T]
@@ -50,7 +51,8 @@ RETURNING number
 _END = """
 UPDATE executions_agentstep
 SET status = %(status)s, name = %(name)s, result = %(result)s::jsonb, usage = %(usage)s::jsonb,
-    failure = %(failure)s::jsonb, seconds = %(seconds)s, ended_at = statement_timestamp()
+    failure = %(failure)s::jsonb, seconds = %(seconds)s, ended_at = statement_timestamp(),
+    uncounted = uncounted OR (status = 'begun' AND %(called)s)
 WHERE operation = %(operation)s AND number = %(number)s AND attempt = %(attempt)s AND block_id = %(block)s
   AND status IN ('begun', %(status)s)
 RETURNING number
@@ -72,12 +74,17 @@ def operation(execution_id: UUID, block_id: str, iteration: int, effect_seq: int
 class Journal:
     """The journal of one claim."""
 
-    def __init__(self, facts: Facts, claim: Claim, *, patiently: Patiently[Any]) -> None:
+    def __init__(
+        self, facts: Facts, claim: Claim, *, patiently: Patiently[Any], holding: Callable[[], None]
+    ) -> None:
+        """`holding` is told before the attempt holds a place, which its settling then gives back."""
         self._facts = facts
         self._claim = claim
         self._planned = facts.plan[claim.idx]
         self._block_id = self._planned.block_id
         self._patiently = patiently
+        self._holding = holding
+        self._held: set[str] = set()  # agents of which there is a place in hand
         self._operation = operation(facts.execution_id, self._block_id, claim.iteration, claim.effect_seq)
 
     def steps(self) -> list[Step]:
@@ -97,6 +104,24 @@ class Journal:
     def end(self, step: Step) -> None:
         self._patiently(lambda _: self._end(step))
         poke(self._facts)
+
+    def take(self, agent_id: str) -> None:
+        place = limits_of(self._facts, agent_id)
+        if place is None:
+            return
+        self._holding()
+        if not self._patiently(lambda _: take_for_tool(self._facts, self._claim, place)):
+            raise Busy(agent_id, place.limit, place.rate)
+        self._held.add(agent_id)
+
+    def give_back(self, agent_id: str) -> None:
+        if agent_id in self._held:
+            self._held.remove(agent_id)
+            self._patiently(lambda _: self._give_back(agent_id))
+
+    def _give_back(self, agent_id: str) -> None:
+        with locked(self._facts) as run:
+            run.places.give_back(self._claim.pk, self._claim.attempt, agent_id)
 
     def _begin(self, step: Step) -> None:
         with transaction.atomic():
@@ -134,6 +159,7 @@ class Journal:
             "failure": as_text(step.failure),
             "decision": as_text(step.decision),
             "seconds": step.seconds,
+            "called": step.called,
         }
 
     def _tell(self, step: Step) -> None:

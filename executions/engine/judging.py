@@ -10,6 +10,7 @@ from typing import Any
 from agentflow.agents.calls import (
     CIRCUIT_OPEN,
     AskTool,
+    AwaitAgent,
     AwaitCallback,
     Completed,
     Failed,
@@ -29,6 +30,7 @@ from executions.states import BlockStatus as B
 REVIEW = "review"  # the reason of a block whose output a person looks at
 BUDGET = "budget"  # the reason of a block that waits for a word about a budget
 AGENT = "agent"  # the reason of a block that waits for an agent
+TOOL_AGENT = "tool_agent"  # and of one that waits for an agent which its own wants to call
 SHUT_MIN_S, SHUT_MAX_S = 0.5, 15.0  # between two looks at an open circuit
 CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
 REPEAT_EXHAUSTED = "repeat_exhausted"  # every round was accepted, and `until` never held
@@ -105,7 +107,8 @@ class Change:
     limited: bool = False  # the attempt held a place of its agent
     usage: JSONObject | None = None  # what the attempt used up
     budget: Any = None  # the one that is used up, to be asked about: `budgets.Overspent`
-    agents: tuple[AgentPlace, ...] | None = None  # nobody was called: these are waited for; none: for any
+    # These are waited for, none: any.  Without `ended` nobody was called, and the claim is handed back.
+    agents: tuple[AgentPlace, ...] | None = None
 
 
 def judge(
@@ -128,12 +131,14 @@ def judge(
         attempt=claim.attempt,
         agent_id=planned.block.agent_id or "",
     )
-    if isinstance(outcome, Completed | Failed | AskTool | Postponed):
+    if isinstance(outcome, Completed | Failed | AskTool | Postponed | AwaitAgent):
         base = replace(base, usage=outcome.usage)
     if isinstance(outcome, AskTool):
         return tool_asked(planned, base, outcome)
     if isinstance(outcome, Postponed):
         return replace(base, status=B.READY, reason="postponed", ended=AttemptOutcome.WAITED, afresh=True)
+    if isinstance(outcome, AwaitAgent):
+        return tool_busy(planned, base, outcome)
     if isinstance(outcome, AwaitCallback):
         return replace(base, status=B.WAITING_EXTERNAL, reason=CALLBACK, delay_s=outcome.timeout_s)
     if isinstance(outcome, Completed):
@@ -270,6 +275,19 @@ def tool_asked(planned: PlanBlock, base: Change, asked: AskTool) -> Change:
         )
     return replace(
         base, status=B.WAITING_HUMAN, reason="tool", ask="tool", tool=asked, ended=AttemptOutcome.WAITED
+    )
+
+
+def tool_busy(planned: PlanBlock, base: Change, busy: AwaitAgent) -> Change:
+    """The agent goes on where it is as soon as the one that it wants to call has a place."""
+    return replace(
+        base,
+        status=B.WAITING_EXTERNAL,
+        reason=TOOL_AGENT,
+        ended=AttemptOutcome.WAITED,
+        afresh=True,
+        delay_s=planned.patience_s,
+        agents=(AgentPlace(busy.agent_id, busy.places, busy.rate),),
     )
 
 

@@ -46,7 +46,7 @@ _SOON_S = 5.0
 # from when it is given until the call, or what the agent does after it, is over.
 LIVE = """e.completed_at IS NULL AND (p.block_id IS NULL OR b.epoch = e.epoch AND CASE
   WHEN p.kind <> 'agent' THEN b.status NOT IN ('completed', 'failed', 'skipped', 'cancelled')
-  WHEN NOT p.held THEN b.status = 'waiting_external' AND b.reason = 'agent'
+  WHEN NOT p.held THEN b.status = 'waiting_external' AND b.reason IN ('agent', 'tool_agent')
   ELSE p.attempt = b.attempt AND (b.status = 'running'
          OR (b.status = 'waiting_external' AND b.reason IN ('callback', 'child')))
     OR p.attempt = b.attempt + 1 AND b.status = 'ready' AND e.status IN ('running', 'cancelling') END)"""
@@ -143,6 +143,11 @@ DELETE FROM executions_place WHERE block_id = ANY(%(blocks)s::bigint[]) AND kind
 RETURNING key
 """
 
+_GIVE_BACK = """
+DELETE FROM executions_place
+WHERE block_id = %(block)s AND kind = 'agent' AND key = %(agent)s AND held AND attempt = %(attempt)s
+"""
+
 _ENTERED = """
 SELECT 1 FROM executions_place WHERE execution_id = %(execution)s AND block_id IS NULL AND NOT held
 """
@@ -201,6 +206,7 @@ class Places:
         self.granted = 0  # blocks that have become ready
         self.of_agents = False  # the transaction touches places of agents
         self._wanted: list[tuple[int, AgentPlace, int]] = []
+        self._given_back: Counter[tuple[str, str]] = Counter()
 
     def ask(self, block_pk: int, key: str, limit: int, priority: int) -> None:
         self._asked.append((block_pk, key, limit, priority))
@@ -210,6 +216,12 @@ class Places:
         self.of_agents = True
         wanted = agents or (AgentPlace(ANY_AGENT, 0),)
         self._wanted += [(block_pk, agent, priority) for agent in wanted]
+
+    def give_back(self, block_pk: int, attempt: int, agent_id: str) -> None:
+        """The attempt goes on without the place of an agent that was called on its way."""
+        self.of_agents = True
+        given = self._run.execute(_GIVE_BACK, block=block_pk, attempt=attempt, agent=agent_id)
+        self._given_back[OF_AGENT, agent_id] += given.rowcount
 
     def entered(self) -> bool:
         """Whether the run itself may be at work: it has no key, or a place."""
@@ -235,7 +247,7 @@ class Places:
             self._ask_for_agents()
         gone, waiting = self._own()
         paused = self._run.status is E.PAUSED and self._began_as is not E.PAUSED
-        freed = gone + (waiting if paused else Counter())
+        freed = gone + self._given_back + (waiting if paused else Counter())
         keys = sorted({*freed, *waiting} - {(OF_AGENT, ANY_AGENT)}, key=_lock_of)
         if not keys:
             return

@@ -175,7 +175,7 @@ SELECT id FROM moved
 # The attempts that blocks waited for an agent to begin: from here they count as made.
 COUNT_WAITED = """
 UPDATE executions_blockexecution SET attempt = attempt + 1
-WHERE id = ANY(%(ids)s::bigint[]) AND status = 'waiting_external' AND reason = 'agent'
+WHERE id = ANY(%(ids)s::bigint[]) AND status = 'waiting_external' AND reason IN ('agent', 'tool_agent')
 """
 
 # What a walker holds; all that it brought back is settled by now.

@@ -24,7 +24,7 @@ from . import budgets, statements
 from .ahead import AHEAD, is_plain, waited_for
 from .facts import Facts, as_text, blob_of
 from .frontier import BEGINNING, WINDOW, Frontier
-from .judging import CALLBACK, Change, Claim
+from .judging import CALLBACK, TOOL_AGENT, Change, Claim
 from .opening import Decided
 from .run import Run, lock_row, poke, raw_cursor
 
@@ -196,7 +196,7 @@ def _settle(run: Run, changes: list[Change], walker: UUID) -> int:
     """The same, for changes of every kind."""
     if run.status is E.CANCELLING and not run.compensates:
         changes = [_while_cancelling(change) for change in changes]
-    back = [change for change in changes if change.agents is not None]
+    back = [change for change in changes if change.agents is not None and change.ended is None]
     if back:
         return _hand_back(run, back, walker) + _settle(run, [c for c in changes if c not in back], walker)
     if not changes:
@@ -206,7 +206,16 @@ def _settle(run: Run, changes: list[Change], walker: UUID) -> int:
     if len(moved) < len(changes):
         _keep_late(run, [change for change in changes if change.pk not in moved])
     _look_for_callbacks(run, [change.pk for change in changes if change.reason == CALLBACK])
+    _ask_for_tools(run, [change for change in changes if change.reason == TOOL_AGENT and change.pk in moved])
     return len(moved)
+
+
+def _ask_for_tools(run: Run, waiting: list[Change]) -> None:
+    for change in waiting:
+        priority = run.facts.plan[change.idx].block.priority
+        run.places.ask_for_agents(change.pk, change.agents or (), priority)
+    if waiting:
+        run.look_again(SEEK_S)
 
 
 def _hand_back(run: Run, changes: list[Change], walker: UUID) -> int:

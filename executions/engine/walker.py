@@ -18,6 +18,7 @@ from agentflow.agents import invocation
 from agentflow.agents.calls import (
     CIRCUIT_OPEN,
     AskTool,
+    AwaitAgent,
     AwaitCallback,
     Call,
     Completed,
@@ -363,7 +364,11 @@ class Walker:
         if flight.claim.pk == AHEAD:
             flight.needs_row = True
             return None
-        return Journal(self.facts, flight.claim, patiently=self._patiently)
+
+        def hold() -> None:
+            flight.limited = True
+
+        return Journal(self.facts, flight.claim, patiently=self._patiently, holding=hold)
 
     def _was_brought(self, claim: Claim) -> bool:
         """Whether the result came to the attempt's address, though the call itself broke off."""
@@ -411,7 +416,7 @@ def _left_open(outcome: Any) -> bool:
 
 def _kept_out(outcome: Any) -> bool:
     """Whether how long it took says nothing: nobody was called, or the agent stopped on its way."""
-    if isinstance(outcome, AskTool | Postponed):
+    if isinstance(outcome, AskTool | Postponed | AwaitAgent):
         return True
     return isinstance(outcome, Failed) and outcome.failure.code == CIRCUIT_OPEN
 

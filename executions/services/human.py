@@ -42,6 +42,7 @@ class Verdict:
     response: JSONValue
     by: User | None
     approval_id: UUID | None
+    comments: str = ""
 
 
 # Gives what becomes of the block.  The run is locked; the change is made by the caller.
@@ -72,6 +73,7 @@ def _about_a_tool(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
         "approved": verdict.approved,
         "response": verdict.response if isinstance(verdict.response, dict) else {},
         "by": verdict.by.get_username() if verdict.by else "",
+        **({"comments": verdict.comments} if verdict.comments else {}),
     }
     journal.decide(run.cursor, operation, decision)
     return Change(
@@ -132,6 +134,7 @@ def answered(
     by: User | None,
     expired: bool = False,
     approval_id: UUID | None = None,
+    comments: str = "",
 ) -> None:
     """Move the block on because of a decision, in the transaction that records the decision.
 
@@ -148,7 +151,8 @@ def answered(
             if kind == "budget":
                 budgets.stop(run, block_pk)
         else:
-            change = HANDLERS[kind](run, block, Verdict(kind, approved, response, by, approval_id))
+            verdict = Verdict(kind, approved, response, by, approval_id, comments)
+            change = HANDLERS[kind](run, block, verdict)
         run.settle([change], leaving=B.WAITING_HUMAN)
         if not expired and not run.compensates:
             decided = facts.plan[block.idx].block

@@ -42,6 +42,24 @@ WHERE a.id > %(after)s AND a.id <= %(upto)s AND e.simulation IS NULL
   AND coalesce(a.failure->>'code', '') <> ALL (ARRAY['circuit_open', 'circuit_open_long', 'cancelled'])
 """
 
+# The same of what agents called on their way.
+_CALLED = """
+WITH due AS (
+  SELECT id FROM executions_agentstep WHERE uncounted AND ended_at IS NOT NULL
+  ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED),
+counted AS (
+  UPDATE executions_agentstep s SET uncounted = false FROM due WHERE s.id = due.id
+  RETURNING s.block_id, s.request, s.failure, s.seconds, s.usage, s.ended_at)
+SELECT g.id, g.cost, NULL, date_bin('5 minutes', c.ended_at, TIMESTAMPTZ 'epoch'),
+  CASE WHEN c.failure IS NULL THEN 'ok' ELSE 'error' END, c.failure->>'code', c.failure->>'kind',
+  c.seconds * 1000, c.usage
+FROM counted c
+JOIN executions_blockexecution b ON b.id = c.block_id
+JOIN executions_execution e ON e.id = b.execution_id
+JOIN agents_agent g ON g.workspace_id = e.workspace_id AND g.agent_id = c.request->>'agentId'
+WHERE coalesce(c.failure->>'code', '') <> ALL (ARRAY['circuit_open', 'circuit_open_long', 'cancelled'])
+"""
+
 
 @transaction.atomic
 def measure() -> bool:
@@ -53,9 +71,11 @@ def measure() -> bool:
     cursor = raw_cursor()
     settled = cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint").fetchone()
     assert settled is not None
+    ended = cursor.execute(_CALLED, {"most": AT_ONCE}).fetchall()
     if done.upto < done.seen and settled[0] >= done.xid:
         after, done.upto = done.upto, min(done.seen, done.upto + AT_ONCE)
-        performance.merge(_buckets(cursor.execute(_ENDED, {"after": after, "upto": done.upto})))
+        ended += cursor.execute(_ENDED, {"after": after, "upto": done.upto}).fetchall()
+    performance.merge(_buckets(ended))
     if done.upto >= done.seen:
         last = cursor.execute("SELECT coalesce(max(id), 0) FROM executions_blockattempt").fetchone()
         now = cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()

@@ -140,9 +140,15 @@ def _end_waits(run: Run) -> None:
         " FROM executions_blockexecution WHERE execution_id = %(execution)s AND epoch = %(epoch)s"
         " AND status = 'waiting_external' AND available_at <= statement_timestamp() ORDER BY id"
     ).fetchall()
-    impatient = [Claim(*waited) for reason, *waited in rows if reason == judging.AGENT]
-    changes = seeking.give_up(run, impatient)
-    changes += [_wait_over(run, reason, Claim(*each)) for reason, *each in rows if reason != judging.AGENT]
+    impatient: dict[str, list[Claim]] = {judging.AGENT: [], judging.TOOL_AGENT: []}
+    changes = []
+    for reason, *row in rows:
+        if reason in impatient:
+            impatient[reason].append(Claim(*row))
+        else:
+            changes.append(_wait_over(run, reason, Claim(*row)))
+    for reason, waited in impatient.items():
+        changes += seeking.give_up(run, waited, reason)
     if changes:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
 

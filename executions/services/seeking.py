@@ -20,7 +20,7 @@ from agentflow.workflow.plan import PlanBlock
 from executions import dispatch
 from executions.engine import statements
 from executions.engine.choosing import waits_in_vain
-from executions.engine.judging import Change, Claim, failed
+from executions.engine.judging import TOOL_AGENT, Change, Claim, failed
 from executions.engine.places import ANY_AGENT, OF_AGENT, UNLIMITED
 from executions.engine.run import Run, raw_cursor
 from executions.models import AttemptOutcome, Place
@@ -53,14 +53,17 @@ def seek(run: Run) -> None:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
 
 
-def give_up(run: Run, waited: list[Claim]) -> list[Change]:
+def give_up(run: Run, waited: list[Claim], reason: str) -> list[Change]:
     """Fail the attempts of blocks whose patience is over, as attempts at which nobody was called."""
     if waited:
         run.execute(statements.COUNT_WAITED, ids=[each.pk for each in waited])
-    return [_impatient(run.facts.plan[each.idx], replace(each, attempt=each.attempt + 1)) for each in waited]
+    return [
+        _impatient(run.facts.plan[each.idx], replace(each, attempt=each.attempt + 1), reason)
+        for each in waited
+    ]
 
 
-def _impatient(planned: PlanBlock, claim: Claim) -> Change:
+def _impatient(planned: PlanBlock, claim: Claim, reason: str) -> Change:
     base = Change(
         pk=claim.pk,
         idx=claim.idx,
@@ -69,12 +72,14 @@ def _impatient(planned: PlanBlock, claim: Claim) -> Change:
         status=B.FAILED,
         ended=AttemptOutcome.ERROR,
     )
-    return failed(planned, base, claim, _no_agent(planned), uniform=random.random)
+    return failed(planned, base, claim, _no_agent(planned, reason), uniform=random.random)
 
 
-def _no_agent(planned: PlanBlock) -> Failure:
+def _no_agent(planned: PlanBlock, reason: str) -> Failure:
     who = planned.block.agent_id
     wanted = f"The agent {who!r}" if who else f"An agent that can do {', '.join(planned.block.capabilities)}"
+    if reason == TOOL_AGENT:
+        wanted = "The agent that it was to call next"
     message = f"{wanted} was not free within {planned.patience_s or 0:g} s, the patience of the block."
     return Failure(FailureKind.AGENT, NO_AGENT, message)
 

@@ -228,9 +228,10 @@ def test_a_person_decides_about_the_exact_arguments_and_may_change_them(
     assert refunds(server) == [{**FIRST, "amount": 5}]
     told = json.loads(model.asked[1]["messages"][-1]["content"])["result"]
     assert told["calledWith"]["amount"] == 5  # the model knows that it was changed
-    answer(execution, "help", author, approved=False, response={"reason": "Too much."})
+    said = {"response": {"reason": "Too much."}, "comments": "Ask for the invoice first."}
+    answer(execution, "help", author, approved=False, **said)
     assert len(refunds(server)) == 1
-    assert "Too much." in model.asked[2]["messages"][-1]["content"]
+    assert "Too much. Ask for the invoice first." in model.asked[2]["messages"][-1]["content"]
     assert execution.status == "completed"
     assert set(model.answered.values()) == {1}
     outcomes = (
@@ -342,6 +343,20 @@ def test_an_agent_that_comes_to_no_end_is_stopped(
     assert len(model.asked) == 2
     answer(execution, "help", author, response={"action": "retry"})
     assert len(model.asked) == 2  # nothing is asked anew while the limit is what it is
+
+
+def test_an_agent_whose_steps_took_too_long_asks_for_nothing_more(
+    helped: Callable[..., Execution], model: ScriptedModel, author: User
+) -> None:
+    model.says(wants(("lookup", {})))
+    execution = helped({"agentId": "lookup", "policy": "ask"}, limits={"timeout": 600_000})
+    drain(execution)
+    AgentStep.objects.update(seconds=600.5)  # the model's; for how long the person is waited for counts not
+    answer(execution, "help", author)
+    helping = row(execution, "help")
+    assert (helping.status, (helping.error or {}).get("code")) == ("waiting_human", "llm_time_limit")
+    assert steps(execution) == [("model", "small-1", "done"), ("tool", "lookup", "done")]
+    assert len(model.asked) == 1
 
 
 def test_pause_and_cancel_hold_between_steps(

@@ -20,8 +20,8 @@ from ...integrations.llm import Wanted
 from ...types import JSONObject, JSONValue
 from ...workflow.failures import Failure, FailureKind
 from .. import usage
-from ..calls import AskTool, Call, Completed, Failed, Outcome, Postponed
-from ..journal import Held, Journal, Step, StepKind, StepStatus, digest
+from ..calls import AskTool, AwaitAgent, Call, Completed, Failed, Outcome, Postponed
+from ..journal import Busy, Held, Journal, Step, StepKind, StepStatus, digest
 from ..llm_configuration import LLMConfiguration
 from ..models import Effect
 from ..output import BadOutput, check_schema, measured
@@ -62,8 +62,10 @@ class Talk:
                 outcome = self._next()
         except Held as held:
             outcome = self._held(held)
+        except Busy as busy:
+            outcome = AwaitAgent(busy.agent_id, busy.places, busy.rate)
         used = usage.total(self.spent)
-        if not used or not isinstance(outcome, Completed | Failed | AskTool | Postponed):
+        if not used or not isinstance(outcome, Completed | Failed | AskTool | Postponed | AwaitAgent):
             return outcome
         return replace(outcome, usage=used)
 
@@ -257,6 +259,7 @@ class Talk:
                 return self._answer_at_once(wanted, "arguments_too_large", message)
             step = self._begin_tool(wanted, tool, arguments, status=S.ASKED)
             return self._question(tool, step)
+        self.journal.take(tool.agent_id)
         return self._invoke(wanted, tool, self._begin_tool(wanted, tool, arguments))
 
     def _take_up(self, wanted: Wanted, step: Step, tool: Tool | None) -> Outcome | None:
@@ -273,6 +276,7 @@ class Talk:
             step = self._end(self._begin_again(step), status=S.UNKNOWN, failure=lost.as_json())
         if step.status is not S.BEGUN:
             return self._question(tool, step)
+        self.journal.take(tool.agent_id)
         return self._invoke(wanted, tool, self._begin_again(step))
 
     def _decided(self, wanted: Wanted, step: Step, decision: JSONObject) -> Outcome | None:
@@ -288,8 +292,8 @@ class Talk:
                 message = "Whether the call took effect is not known, and it is not made again."
                 return self._answer_at_once(wanted, "outcome_unknown", message, step)
         elif not decision["approved"]:
-            said = response.get("reason")
-            message = f"A person refused this call{f': {said}' if said else '.'}"
+            said = [each for each in (response.get("reason"), decision.get("comments")) if each]
+            message = f"A person refused this call{': ' + ' '.join(said) if said else '.'}"
             return self._answer_at_once(wanted, "rejected", message, step)
         tool = self.tools.get(wanted.name)
         try:
@@ -301,28 +305,48 @@ class Talk:
         request = {**step.request, "arguments": arguments}
         edited = arguments != step.request["arguments"]
         begun = replace(step, request=request, request_hash=_hash(request), failure=None)
+        self.journal.take(tool.agent_id)
         return self._invoke(wanted, tool, self._begin_again(begun), edited=edited)
 
     def _invoke(self, wanted: Wanted, tool: Tool, step: Step, *, edited: bool = False) -> Outcome | None:
+        outcome = self._call(wanted, tool, step, edited=edited)
+        self.journal.give_back(tool.agent_id)
+        return outcome
+
+    def _call(self, wanted: Wanted, tool: Tool, step: Step, *, edited: bool) -> Outcome | None:
         began = time.monotonic()
         arguments = step.request["arguments"]
         key = self._key(step.number)
         outcome = llm_tools.invoke(self.call, tool, arguments, key=key, deadline=self.deadline)
         seconds = time.monotonic() - began
-        if isinstance(outcome, Failed):
+        wrong: Failure | None = None
+        if isinstance(outcome, Completed):
+            result = self._clean(outcome.output)
+            text = told({"calledWith": arguments, "gave": result} if edited else result)
+        else:
             wrong = outcome.failure
             if wrong.outcome_unknown and tool.effect == Effect.ONCE:
                 step = self._end(
-                    step, status=S.UNKNOWN, usage=outcome.usage, failure=wrong.as_json(), seconds=seconds
+                    step,
+                    status=S.UNKNOWN,
+                    usage=outcome.usage,
+                    failure=wrong.as_json(),
+                    seconds=seconds,
+                    called=True,
                 )
                 return self._question(tool, step)
             if self.call.cancel.cancelled:
                 return Failed(wrong)  # the step stays open: it was stopped, not answered
             text = told_error(wrong.code, wrong.message)
-        else:
-            result = self._clean(outcome.output)
-            text = told({"calledWith": arguments, "gave": result} if edited else result)
-        self._end(step, status=S.DONE, result=text, usage=outcome.usage, seconds=seconds)
+        self._end(
+            step,
+            status=S.DONE,
+            result=text,
+            usage=outcome.usage,
+            failure=wrong.as_json() if wrong else None,
+            seconds=seconds,
+            called=True,
+        )
         self._got(self.pending.popleft(), text)
         return None
 
