@@ -13,13 +13,14 @@ from django.db.models.functions import Now
 from rest_framework.test import APIClient
 
 from agentflow.agents import registry
-from agentflow.events.models import Event
+from agentflow.events.models import Event, Level
 from agentflow.governance.models import User, Workspace
 from agentflow.types import JSONObject, JSONValue
 from approvals.models import Approval
 from executions import callbacks, explain
 from executions.engine import profile
 from executions.models import BlockAttempt, BlockExecution, CallbackAnswer, Execution
+from executions.narration import sentence
 from executions.services import control, reconcile, repairing, restarting
 from tests.factories.agents import AgentFactory
 from tests.factories.executions import statuses
@@ -450,6 +451,42 @@ def test_what_nothing_waits_for_is_kept_for_people(
         assert statuses(execution) == before
     if end is restarted:
         assert bring(address(execution), {"output": 2}) == (200, "")
+
+
+def told_late(execution: Execution, type: str) -> list[tuple[int, str]]:
+    """Level and sentence of what people read about a result that came too late."""
+    events = Event.objects.filter(execution_id=execution.pk, type=type)
+    return [(each.level, sentence(each.type, each.block_id, each.payload)) for each in events]
+
+
+def test_a_callback_after_the_answer_is_suppressed_and_told(begin: Begin, server: HttpServer) -> None:
+    server.on("/job", lambda exchange: exchange.json({"n": 1}))
+    execution = begin(job(server), block("b", "a"))
+    assert execution.status == "completed"
+    url = server.seen[0].headers["callback-url"]
+    assert [bring(url, {"output": {"n": 2}}) for _ in range(2)] == [(409, "callback_withdrawn")] * 2
+    look(execution)
+    assert row(execution, "a").output == {"n": 1}
+    assert row(execution, "b").output == {"a": {"n": 1}}
+    assert outcomes(execution) == ["ok"]
+    assert [late.output for late in row(execution, "a").late_results.all()] == [{"n": 2}]
+    ((level, said),) = told_late(execution, "callback_received")
+    assert level == Level.WARNING
+    assert "nothing waited for it any more" in said
+
+
+def test_a_callback_after_its_deadline_is_suppressed_and_told(begin: Begin, server: HttpServer) -> None:
+    execution = begin(job(server, retryPolicy={"maxRetries": 0, "onExhausted": "fail"}))
+    make_due(execution)
+    look(execution)
+    assert execution.status == "failed"
+    assert [bring(address(execution), {"output": 1}) for _ in range(2)] == [(410, "callback_expired")] * 2
+    look(execution)
+    assert (execution.status, row(execution, "a").output, outcomes(execution)) == ("failed", None, ["error"])
+    assert [late.output for late in row(execution, "a").late_results.all()] == [1]
+    ((level, said),) = told_late(execution, "callback_received")
+    assert level == Level.WARNING
+    assert "nothing waited for it any more" in said
 
 
 def test_a_token_that_was_not_given_is_no_address(begin: Begin, server: HttpServer, settings: Any) -> None:
