@@ -176,7 +176,7 @@ def _waiting_human(row: BlockRow, scene: Scene) -> Reason:
         "fix": "a decision on how to go on",
         "review": "a review",
         "edit": "an edit",
-        "tool": "a decision about a tool",
+        "tool": "a decision about a call that its agent wants to make",
         "budget": "a decision about a budget that is used up",
     }.get(kind, kind)
     why = f" because {reason_words(row.reason)}" if kind == "fix" and row.reason else ""
@@ -277,6 +277,7 @@ _ORDER = (
     ("waiting_input", "{n} waiting for a form to be filled in."),
     ("waiting_review", "{n} waiting for a review."),
     ("waiting_edit", "{n} waiting for an edit."),
+    ("waiting_tool", "{n} waiting for a decision about a call that an agent wants to make."),
     ("waiting_budget", "{n} waiting for a decision about a budget that is used up."),
     ("worker_silent", "{n} to be taken from a silent worker."),
     ("running", "{n} at work."),

@@ -14,7 +14,7 @@ from agentflow.agents import registry
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from approvals.models import Approval
-from executions import spending
+from executions import explain, spending
 from executions.models import AgentStep, BlockAttempt, Execution
 from executions.services import control, reconcile
 from tests import builtins
@@ -217,6 +217,7 @@ def test_a_person_decides_about_the_exact_arguments_and_may_change_them(
     assert row(execution, "help").lease_owner is None
     asked = Approval.objects.get(execution=execution)
     assert (asked.kind, asked.request["editable"], asked.input_schema) == ("tool", FIRST, REFUND)
+    assert explain.explain(execution)["reason"]["code"] == "waiting_tool"
     assert refunds(server) == []
     answer(
         execution,

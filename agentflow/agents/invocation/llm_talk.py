@@ -292,7 +292,7 @@ class Talk:
                 message = "Whether the call took effect is not known, and it is not made again."
                 return self._answer_at_once(wanted, "outcome_unknown", message, step)
         elif not decision["approved"]:
-            said = [each for each in (response.get("reason"), decision.get("comments")) if each]
+            said = [str(each) for each in (response.get("reason"), decision.get("comments")) if each]
             message = f"A person refused this call{': ' + ' '.join(said) if said else '.'}"
             return self._answer_at_once(wanted, "rejected", message, step)
         tool = self.tools.get(wanted.name)
