@@ -138,9 +138,12 @@ def _block_log(block_id: str, facts: JSONObject) -> str:
 
 
 def _block_late(block_id: str, facts: JSONObject) -> str:
+    brought = "its result had been brought to its callback URL"
+    other = "the step had been given to another worker"
     return (
-        f"Attempt {facts.get('attempt')} of step “{block_id}” answered after the step had been given to"
-        " another worker. The answer is kept for people to see and has no effect."
+        f"Attempt {facts.get('attempt')} of step “{block_id}” answered after"
+        f" {brought if facts.get('reason') == 'callback' else other}."
+        " The answer is kept for people to see and has no effect."
     )
 
 

@@ -105,6 +105,7 @@ class Change:
     times: tuple[float, float] | None = None
     place: tuple[str, int, int] | None = None  # concurrency key, limit and priority of the place to wait for
     limited: bool = False  # the attempt held a place of its agent
+    addressed: bool = False  # the other side was told where to bring a result: one that is there counts
     usage: JSONObject | None = None  # what the attempt used up
     budget: Any = None  # the one that is used up, to be asked about: `budgets.Overspent`
     # These are waited for, none: any.  Without `ended` nobody was called, and the claim is handed back.

@@ -548,17 +548,20 @@ SELECT b.idx, w.event FROM executions_eventwait w JOIN executions_blockexecution
 WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.idx = ANY(%(idxs)s::int[])
 """
 
-# Whether a callback came for one of these blocks, for this attempt or a later one.
-ANSWERED_ALREADY = """
-SELECT 1 FROM executions_callbackanswer
-WHERE block_id = ANY(%(ids)s::bigint[]) AND attempt >= %(attempt)s AND NOT late LIMIT 1
-"""
-
-# Results that callbacks brought to blocks that wait for one, or whose worker vanished after the call.
-CALLBACK_ANSWERS = """
+_ANSWERS = """
 SELECT b.status, c.attempt, c.output, c.failure, c.usage, b.id, b.idx, b.attempt, b.effect, b.effect_seq,
        b.crashes, b.tries_from, b.iteration, b.round
 FROM executions_callbackanswer c JOIN executions_blockexecution b ON b.id = c.block_id
+"""
+
+# Results that callbacks brought to blocks whose calls have just ended.
+BROUGHT_MEANWHILE = f"""{_ANSWERS}
+WHERE c.block_id = ANY(%(ids)s::bigint[]) AND NOT c.late AND b.epoch = %(epoch)s AND b.status = 'running'
+ORDER BY b.id, c.attempt
+"""
+
+# The same for blocks that wait for one, or whose worker vanished after the call.
+CALLBACK_ANSWERS = f"""{_ANSWERS}
 WHERE c.execution_id = %(execution)s AND NOT c.late AND b.epoch = %(epoch)s
   AND (b.status = 'waiting_external' AND b.reason = 'callback'
        OR b.status = 'running' AND b.lease_expires_at < statement_timestamp())

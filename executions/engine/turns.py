@@ -15,8 +15,8 @@ from agentflow.events import store
 from agentflow.events.models import Level
 from agentflow.types import JSONObject
 from agentflow.workflow.plan import Plan, PlanBlock
-from executions import dispatch
 from executions.models import AttemptOutcome
+from executions.services import callbacks
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
@@ -85,6 +85,8 @@ def take_turn(
         run = Run(facts, cursor, gate)
         run.places.of_agents = any(change.limited for change in changes)
         turn.epoch, turn.edits, turn.rework = run.epoch, run.edits, run.rework
+        if any(change.addressed for change in changes):
+            changes = _with_what_was_brought(run, changes)
         newcomer = True
         held = [change for change in changes if change.pk != AHEAD]
         if run.status is E.RUNNING and held and all(is_plain(facts, change) for change in held):
@@ -205,7 +207,6 @@ def _settle(run: Run, changes: list[Change], walker: UUID) -> int:
     moved = run.settle(changes, leaving=B.RUNNING)
     if len(moved) < len(changes):
         _keep_late(run, [change for change in changes if change.pk not in moved])
-    _look_for_callbacks(run, [change.pk for change in changes if change.reason == CALLBACK])
     _ask_for_tools(run, [change for change in changes if change.reason == TOOL_AGENT and change.pk in moved])
     return len(moved)
 
@@ -216,6 +217,15 @@ def _ask_for_tools(run: Run, waiting: list[Change]) -> None:
         run.places.ask_for_agents(change.pk, change.agents or (), priority)
     if waiting:
         run.look_again(SEEK_S)
+
+
+def _with_what_was_brought(run: Run, changes: list[Change]) -> list[Change]:
+    """A result that was taken from a callback counts, whatever the call gave that was open meanwhile."""
+    brought = callbacks.brought_meanwhile(run, [change for change in changes if change.addressed])
+    unheard = [change for change in changes if change.pk in brought and change.ended is AttemptOutcome.OK]
+    if unheard:
+        _keep_late(run, unheard, because=CALLBACK)
+    return [replace(brought.get(change.pk, change), addressed=False) for change in changes]
 
 
 def _hand_back(run: Run, changes: list[Change], walker: UUID) -> int:
@@ -238,13 +248,6 @@ def _hand_back(run: Run, changes: list[Change], walker: UUID) -> int:
     return len(moved)
 
 
-def _look_for_callbacks(run: Run, waiting: list[int]) -> None:
-    """A result that was brought before its block began to wait is taken by a look after the commit."""
-    if waiting and run.execute(statements.ANSWERED_ALREADY, ids=waiting, attempt=1).fetchone() is not None:
-        run.look_again(0)
-        dispatch.on_commit_look_at(run.facts.execution_id)
-
-
 def _while_cancelling(change: Change) -> Change:
     """A call that ended first counts; nothing is tried again and nobody is asked."""
     if change.status is B.COMPLETED or change.status is B.FAILED:
@@ -263,7 +266,7 @@ def _while_cancelling(change: Change) -> Change:
     )
 
 
-def _keep_late(run: Run, changes: list[Change]) -> None:
+def _keep_late(run: Run, changes: list[Change], *, because: str = "") -> None:
     rows = run.execute(
         statements.LATE,
         ids=[c.pk for c in changes],
@@ -282,7 +285,7 @@ def _keep_late(run: Run, changes: list[Change]) -> None:
                 execution_id=run.facts.execution_id,
                 block_id=run.facts.plan[change.idx].block_id,
                 level=Level.WARNING,
-                payload={"attempt": change.attempt},
+                payload={"attempt": change.attempt, **({"reason": because} if because else {})},
             )
 
 

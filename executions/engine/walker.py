@@ -40,7 +40,6 @@ from executions.blobs import TooLarge, filled, kept
 from executions.services import starting
 from executions.states import BlockStatus as B
 
-from . import statements
 from .ahead import AHEAD, Ahead, is_plain
 from .choosing import pick
 from .facts import Facts, facts_of
@@ -50,7 +49,6 @@ from .journal import Journal, operation
 from .judging import Change, Claim, judge, named
 from .opening import SettledBlocks
 from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, first_batch, history, next_batch
-from .run import raw_cursor
 from .turns import Turn, Wanted, take_turn
 from .watch import MOMENT_S, STUTTER_S, Flight, watch
 
@@ -259,8 +257,6 @@ class Walker:
             outcome = Failed(Failure(FailureKind.TRANSIENT, "input_unavailable", str(error)))
         else:
             outcome = invocation.invoke(self._describe(flight, planned, given))
-            if flight.address_given and _left_open(outcome) and self._was_brought(claim):
-                outcome = AwaitCallback(LIMITS.callback_timeout_ms / 1000)
             if isinstance(outcome, Completed) and outcome.bytes > LIMITS.output_bytes:
                 outcome = replace(outcome, output=self._kept(outcome.output))
         ms = (time.monotonic() - flight.started) * 1000
@@ -269,7 +265,7 @@ class Walker:
         if claim.effect != "once" and self.facts.simulation is None and not untypical:
             history.note(planned.likeness, ms)
         change = self._judge(planned, flight, outcome, known)
-        if change.status is B.COMPLETED and not claim.iteration:
+        if change.status is B.COMPLETED and not claim.iteration and not change.addressed:
             self.inputs.keep(claim.idx, change.output)
         return replace(change, input=resolved, times=(flight.started, time.monotonic()))
 
@@ -302,9 +298,9 @@ class Walker:
                 )
             outcome = Failed(child)
         change = judge(planned, claim, outcome, scope=lambda: self.inputs.scope(known, named(planned)))
-        if agent_id == change.agent_id and not flight.limited:
+        if agent_id == change.agent_id and not flight.limited and not flight.address_given:
             return change
-        return replace(change, agent_id=agent_id, limited=flight.limited)
+        return replace(change, agent_id=agent_id, limited=flight.limited, addressed=flight.address_given)
 
     def _abandon(self, flight: Flight) -> None:
         failure = Failure(
@@ -370,12 +366,6 @@ class Walker:
 
         return Journal(self.facts, flight.claim, patiently=self._patiently, holding=hold)
 
-    def _was_brought(self, claim: Claim) -> bool:
-        """Whether the result came to the attempt's address, though the call itself broke off."""
-        asked = {"ids": [claim.pk], "attempt": claim.attempt}
-        found = self._patiently(lambda _: raw_cursor().execute(statements.ANSWERED_ALREADY, asked).fetchone())
-        return found is not None
-
     def _log(self, block_id: str, level: str, message: str) -> None:
         """Keep a line of a call.  One that cannot be kept is no reason for the call to fail."""
         try:
@@ -408,10 +398,6 @@ class Walker:
         return SimulatedBlock(
             seconds=_simulated_s(planned, script), output=outputs.get(planned.block_id, {}), failure=failure
         )
-
-
-def _left_open(outcome: Any) -> bool:
-    return isinstance(outcome, Failed) and outcome.failure.outcome_unknown
 
 
 def _kept_out(outcome: Any) -> bool:

@@ -168,6 +168,26 @@ def take_answers(run: Run) -> None:
             run.settle(list(changes.values()), leaving=leaving)
 
 
+def brought_meanwhile(run: Run, changes: list[Change]) -> dict[int, Change]:
+    """What was brought while the calls were open that these changes came of, in place of each."""
+    by_pk = {change.pk: change for change in changes}
+    found = {}
+    rows = run.execute(statements.BROUGHT_MEANWHILE, ids=list(by_pk)).fetchall()
+    for _, attempt, output, failure, usage, *row in rows:
+        claim = Claim(*row)
+        called, before = by_pk[claim.pk], range(attempt, claim.attempt)
+        if called.attempt == claim.attempt and _answers(claim.pk, claim.effect, before):
+            judged = _judged(run, claim, _stored(output, failure, usage))
+            found[claim.pk] = replace(
+                judged,
+                agent_id=called.agent_id,
+                input=called.input,
+                times=called.times,
+                limited=called.limited,
+            )
+    return found
+
+
 def expired(run: Run, waited: Claim) -> Change:
     """The block's callback has not come in time; whether the work was done nobody knows."""
     failure = Failure(

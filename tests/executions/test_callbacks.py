@@ -185,10 +185,49 @@ def test_a_result_that_is_faster_than_the_202_is_not_lost(begin: Begin, server: 
     server.on("/job", hurry)
     execution = begin(job(server), block("b", "a"))
     assert said == [(200, "")]
-    assert execution.timers.filter(kind="check", due_at__lte=Now()).exists()
-    look(execution)
     assert execution.status == "completed"
     assert row(execution, "a").output == "fast"
+
+
+@pytest.mark.parametrize(
+    "brought", [{"output": "brought"}, {"error": {"kind": "agent", "code": "broken", "message": "Broken."}}]
+)
+def test_a_result_that_was_taken_counts_whatever_the_open_call_answers(
+    begin: Begin, server: HttpServer, brought: JSONObject
+) -> None:
+    said = []
+
+    def both(exchange: Exchange) -> None:
+        said.append(bring(exchange.headers["callback-url"], brought))
+        connection.close()
+        exchange.json("answered")
+
+    server.on("/job", both)
+    fails = "error" in brought
+    execution = begin(job(server, onError="continue", retryPolicy={"maxRetries": 0, "onExhausted": "fail"}))
+    assert said == [(200, "")]
+    assert execution.status == "completed"
+    assert (row(execution, "a").output, outcomes(execution)) == (
+        (None, ["error"]) if fails else ("brought", ["ok"])
+    )
+    assert [late.output for late in row(execution, "a").late_results.all()] == ["answered"]
+    ((level, words),) = told_late(execution, "block_late")
+    assert (level, "brought to its callback URL" in words) == (Level.WARNING, True)
+
+
+def test_what_follows_sees_the_result_that_was_taken_and_not_the_answer(
+    begin: Begin, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile.history, "expect", lambda likeness: 0.1)  # else nothing is done ahead
+
+    def both(exchange: Exchange) -> None:
+        bring(exchange.headers["callback-url"], {"output": {"n": 1}})
+        connection.close()
+        exchange.json({"n": 2})
+
+    server.on("/job", both)
+    execution = begin(job(server), block("b", "a"), block("c", "b"))
+    assert row(execution, "c").output == {"b": {"a": {"n": 1}}}
 
 
 def test_a_result_counts_though_the_call_that_asked_for_it_broke_off(
