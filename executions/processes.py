@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 from celery import current_app
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.models.functions import Now
@@ -197,7 +197,7 @@ class WorkerPulse:
             self._stop.wait(BEAT_S)
         try:
             forget(self.id)
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             log.info("process_row_stays", error=str(error))
         finally:
             connection.close()
@@ -209,7 +209,7 @@ class WorkerPulse:
         try:
             stamp(self._process, heard=self.canary.heard_since_beat)
             tallies.write()
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             log.warning("pulse_not_stamped", error=str(error))
         finally:
             connection.close()  # a connection kept for one statement in ten seconds is not worth its place

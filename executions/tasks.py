@@ -8,8 +8,9 @@ from uuid import UUID
 import structlog
 from celery import shared_task
 from celery.signals import celeryd_after_setup, task_received, worker_ready, worker_shutting_down
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
+from agentflow.patience import patiently
 from executions.lanes import LANES, QUEUE
 from executions.tallies import Tally, tallies
 
@@ -46,7 +47,7 @@ def _begin_pulse(**kwargs: Any) -> None:
         _pulse.start()
     try:
         losses.worker_began()
-    except DatabaseError as error:  # their checks come in their time
+    except (DatabaseError, InterfaceError) as error:  # their checks come in their time
         log.warning("runs_not_looked_at", error=str(error))
     finally:
         connection.close()
@@ -73,7 +74,7 @@ def deliver(received: str) -> None:
     from executions.services import signals
 
     try:
-        signals.deliver(UUID(received))
+        patiently(lambda _: signals.deliver(UUID(received)), received=received)
     except Exception:
         log.exception("delivery_failed", received=received)
 
@@ -110,6 +111,6 @@ def join(execution_id: str, counted: bool = False) -> None:
     if counted:
         tallies.add(Tally.JOINS)
     try:
-        reconcile.look(UUID(execution_id))
+        patiently(lambda _: reconcile.look(UUID(execution_id)), execution_id=execution_id)
     except Exception:
         log.exception("look_failed", execution_id=execution_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 
 from agentflow.api.context import origin
 
@@ -53,7 +53,7 @@ class Notifying:
         try:
             with origin(channel="clock"):
                 outbox.drain(lane)
-        except OperationalError as error:  # due again after its lease
+        except (OperationalError, InterfaceError) as error:  # due again after its lease
             log.warning("notifications wait for the database: %s", error)
         except Exception:
             log.exception("lane failed: %s", lane)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 
 from agentflow.agents import invocation
 from agentflow.agents.calls import (
@@ -30,6 +30,7 @@ from agentflow.agents.calls import (
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
+from agentflow.patience import patiently
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
@@ -56,14 +57,13 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 SLICE_S = 1.0  # then the walker hands its place back, so that one wide run does not starve the others
-RETRY_S = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)  # a lost database connection; the lease outlives the sum
 FEW_KINDS = 32
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING, "error": Level.ERROR}
 
 
 def walk(execution_id: UUID) -> bool:
     """Work on a run until nothing is ready for this walker, or its slice is over.  False: it got nothing."""
-    facts = facts_of(execution_id)
+    facts = patiently(lambda _: facts_of(execution_id), execution_id=str(execution_id))
     return facts is not None and Walker(facts).run()
 
 
@@ -124,20 +124,7 @@ class Walker:
         )
 
     def _patiently(self, work: Callable[[bool], T]) -> T:
-        """What `work` gives; a database that goes away for a while is waited for.
-
-        `work` is told whether it is repeated.
-        """
-        for number, pause_s in enumerate((*RETRY_S, None)):
-            try:
-                return work(number > 0)
-            except (OperationalError, InterfaceError) as error:
-                if pause_s is None:
-                    raise
-                log.warning("turn_repeated", execution_id=str(self.facts.execution_id), error=str(error))
-                connection.close()
-                time.sleep(pause_s)
-        raise AssertionError("unreachable")
+        return patiently(work, execution_id=str(self.facts.execution_id))
 
     def _all_fast(self) -> bool:
         """Whether every block may share a transaction with others; not asked of runs with many kinds."""
@@ -378,7 +365,7 @@ class Walker:
                     level=LEVELS.get(level, Level.INFO),
                     payload={"message": message},
                 )
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             log.warning("block_log_lost", execution_id=str(self.facts.execution_id), error=str(error))
             connection.close()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
 from agentflow.agents.calls import CancelToken
 from agentflow.conf import LIMITS
@@ -204,7 +204,7 @@ class Watch:
                     self._extend(flights)
                     beat = now
                 self._last_beat = now
-            except DatabaseError as error:
+            except (DatabaseError, InterfaceError) as error:
                 log.warning("heartbeat_failed", error=str(error))
                 connection.close()
                 if now - self._last_beat > LOST_S:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from uuid import UUID
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
 from agentflow.agents import performance
 from agentflow.agents.upkeep import Upkeep
@@ -86,7 +86,7 @@ def _run(stop: threading.Event) -> None:
                 blobs.tidy()
                 notifying.tidy()
                 tidy_at = time.monotonic() + TIDY_S
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             log.warning("clock_waits_for_database", error=str(error))
             connection.close()
             busy = False
@@ -112,7 +112,7 @@ def _fire(kind: str, execution_id: UUID, subject: UUID | None) -> None:
                 tallies.add(Tally.REHINTS)
         elif kind == TimerKind.APPROVAL_TIMEOUT and subject is not None:
             approval_timeout()(subject=subject, execution_id=execution_id)
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         raise
     except Exception:  # one bad timer must not stop the others; it is due again
         log.exception("timer_failed", kind=kind, execution_id=str(execution_id))

@@ -10,7 +10,11 @@ from agentflow.agents import registry
 from agentflow.agents.profile import Capability
 from agentflow.agents.registry import AgentSpec
 from agentflow.governance.models import Workspace
+from tests.cutting import cut
 from tests.factories.agents import AgentFactory
+from tests.servers import HttpServer
+
+from .conftest import Invoke, output_of
 
 pytestmark = pytest.mark.django_db
 
@@ -129,3 +133,13 @@ def test_a_template_may_not_send_an_agents_credentials_elsewhere() -> None:
         "query": {"b": "2"},
     }
     assert registry.merged_configuration(spec, merged) == merged
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_agent_that_is_looked_up_on_a_dead_connection_is_looked_up_again(
+    workspace: Workspace, server: HttpServer, call: Invoke
+) -> None:
+    server.on("/", lambda exchange: exchange.json({"ok": True}))
+    AgentFactory.create(workspace=workspace, agent_id="away", configuration={"url": server.url("/")})
+    cut()
+    assert output_of(call("away", {})) == {"ok": True}

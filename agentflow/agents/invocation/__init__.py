@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, cast
 from uuid import UUID
 
+from ...patience import patiently
 from ...workflow.failures import Failure, FailureKind
 from .. import circuit, registry, secrets, simulator, usage
 from ..builtin import BuiltinFailure
@@ -53,7 +54,7 @@ def invoke(call: Call) -> Outcome:
     try:
         if call.simulated is not None:
             return _cleaned(simulator.simulate(call, call.simulated), None, redactor)
-        spec = registry.resolve(call.workspace_id, call.agent_id) if call.agent_id else None
+        spec = patiently(lambda _: _spec(call))
         refused = _refusal(call, spec)
         if refused:
             return Failed(refused)
@@ -62,7 +63,8 @@ def invoke(call: Call) -> Outcome:
                 call.input, spec.input_schema, code="input_schema_mismatch", kind=FailureKind.CONFIGURATION
             )
         if spec and spec.configuration:
-            configuration, redactor = secrets.resolve_secrets(call.workspace_id, spec.configuration)
+            given = spec.configuration
+            configuration, redactor = patiently(lambda _: secrets.resolve_secrets(call.workspace_id, given))
             if redactor:
                 spec = replace(spec, configuration=configuration)
                 call = replace(
@@ -93,6 +95,10 @@ def invoke(call: Call) -> Outcome:
                 outcome_unknown=True,
             )
         )
+
+
+def _spec(call: Call) -> AgentSpec | None:
+    return registry.resolve(call.workspace_id, call.agent_id) if call.agent_id else None
 
 
 def _guarded(call: Call, spec: AgentSpec, redactor: Redactor) -> Outcome:
