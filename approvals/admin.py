@@ -34,7 +34,8 @@ from agentflow.governance.roles import Permission
 
 from . import selectors, workload
 from .models import CLAIM, Approval, ApprovalLevel
-from .services import handing, ladder
+from .question import used_up
+from .services import handing, ladder, rework
 from .states import ApprovalStatus
 
 # Which of the pages' states an answer looks like, and its word.
@@ -82,7 +83,7 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
     """To look at, and to give to others.  Questions are answered in the inbox: there one sees what for."""
 
     action_form = HandingForm
-    actions = ("reassign_selected", "release_selected")
+    actions = ("reassign_selected", "release_selected", "send_back_selected")
     list_before_template = "admin/agentflow/tables.html"
 
     list_display = (
@@ -112,6 +113,7 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
                     ("block_name", "attempt"),
                     ("kind", "level"),
                     ("requested_at", "respond_by"),
+                    "sends_back",
                 )
             },
         ),
@@ -130,6 +132,7 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
         "level",
         "requested_at",
         "respond_by",
+        "sends_back",
         "shown_request",
         "shown_schema",
         "who",
@@ -161,6 +164,17 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
     @display(description="Asked with")  # type: ignore[untyped-decorator]  # as above
     def shown_request(self, approval: Approval) -> str:
         return readable(approval.request)
+
+    @display(description="Send back")  # type: ignore[untyped-decorator]  # as above
+    def sends_back(self, approval: Approval) -> str:
+        """What would run again; it is done in the inbox, or by the action of the list."""
+        offer = rework.offer(approval)
+        if offer is None:
+            return "-"
+        if not offer.left:
+            return used_up(offer)
+        again = ", ".join(dict.fromkeys(each for way in offer.ways if way.usual for each in way.again))
+        return f"Would run again: {again}. {offer.left} of {offer.most} times left."
 
     @display(description="Form")  # type: ignore[untyped-decorator]  # as above
     def shown_schema(self, approval: Approval) -> str:
@@ -201,6 +215,18 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
             handing.release(approval_id=approval.pk, by=by)
 
         self.each(request, queryset, act, permission=Permission.OPERATE, done="Free again")
+
+    @action(description="Send back to the steps before", permissions=["decide"])  # type: ignore[untyped-decorator]
+    def send_back_selected(self, request: HttpRequest, queryset: QuerySet[Approval]) -> None:
+        comments = request.POST.get("reason", "").strip()
+        if not comments:
+            messages.error(request, "Say beside the action, as the reason, what should be done otherwise.")
+            return
+
+        def act(approval: Approval, by: User) -> None:
+            rework.send_back(approval_id=approval.pk, by=by, comments=comments)
+
+        self.each(request, queryset, act, permission=Permission.DECIDE, done="Sent back")
 
     def name_of(self, approval: Approval) -> str:
         return str(self.question(approval))

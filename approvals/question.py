@@ -18,7 +18,7 @@ from executions import facts
 
 from . import inbox, picture, rights, selectors
 from .models import ANY_APPROVER, CLAIM, Approval, ApprovalKind, DecisionKind, OnTimeout
-from .services import handing, weighing
+from .services import handing, rework, weighing
 from .services.edits import EDITABLE
 from .states import ApprovalStatus
 from .words import AFTER_REJECTION, FIXES, KINDS, OUTCOMES, money, outcome, question_of, urgency
@@ -39,6 +39,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     may_decide = open_now and selectors.decidable_by(user).filter(pk=approval.pk).exists()
     approve_word, reject_word = answer_words(approval)
     editable = EDITABLE in approval.request
+    back = rework.offer(approval)
     return {
         "approval": approval,
         "icon": icon,
@@ -64,7 +65,9 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "approve_word": approve_word,
         "reject_word": reject_word,
         "fixes": [dict(zip(("action", "icon", "title", "note"), fix, strict=True)) for fix in FIXES],
-        "follows": _paths(approval) if open_now else [],
+        "back": back,
+        "back_over": used_up(back) if back is not None and not back.left else "",
+        "follows": [*_paths(approval), *_sent_back(approval, back)] if open_now else [],
         "picture": picture.of(approval) if open_now else None,
         "history": _history(approval),
         "ask": {
@@ -75,6 +78,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
             "form": approval.kind != ApprovalKind.FIX and bool(approval.input_schema or editable),
             "editable": approval.request.get(EDITABLE) if editable else None,
             "approveWord": approve_word,
+            "again": _again(approval, back),
         },
     }
 
@@ -185,7 +189,7 @@ def _who_decides(approval: Approval, user: User) -> str:
 
 def _paths(approval: Approval) -> list[JSONObject]:
     follows = selectors.what_follows(approval)
-    known = facts.of_version(approval.execution.template_version_id)
+    known = _blocks(approval)
     behind = weighing.behind(known, approval.block_id)
     paths: list[JSONObject] = []
     if approval.kind != ApprovalKind.FIX:
@@ -276,6 +280,45 @@ def _steps(steps: Iterable[selectors.Step]) -> list[JSONObject]:
         }
         for step in steps
     ]
+
+
+def _sent_back(approval: Approval, offer: rework.Offer | None) -> list[JSONObject]:
+    """What runs again when nothing else is chosen, and how often that may still be."""
+    if offer is None:
+        return []
+    known = _blocks(approval)
+    usual = [way for way in offer.ways if way.usual]
+    again = dict.fromkeys(block_id for way in usual for block_id in way.again)
+    steps: list[JSONObject] = [
+        {"icon": "refresh", "name": f"{known[block_id].name} runs again"} for block_id in [*again][:NAMES_MAX]
+    ]
+    if len(again) > NAMES_MAX:
+        steps.append({"icon": "dots", "name": f"And {_count(len(again) - NAMES_MAX)} more"})
+    if usual and any(way.repeats for way in usual):
+        steps[-1]["tag"] = "Cannot be undone"
+    times = "once" if offer.left == 1 else f"{offer.left} times"
+    asked = {
+        "icon": "user-check",
+        "name": "Then you are asked again",
+        "note": f"It can be sent back {times} more",
+    }
+    steps.append(asked if offer.left else {"icon": "ban", "name": used_up(offer)})
+    return [{"key": "rework", "icon": "arrow-back-up", "title": "If you send it back", "steps": steps}]
+
+
+def _again(approval: Approval, offer: rework.Offer | None) -> dict[str, list[str]]:
+    """What runs again by each block that it may be sent back to, as people call it."""
+    known = _blocks(approval) if offer is not None else {}
+    ways = offer.ways if offer is not None else ()
+    return {way.block_id: [known[each].name for each in way.again] for way in ways}
+
+
+def used_up(offer: rework.Offer) -> str:
+    return f"It was sent back {offer.done} of {offer.most} times: no more"
+
+
+def _blocks(approval: Approval) -> dict[str, facts.BlockFacts]:
+    return facts.of_version(approval.execution.template_version_id)
 
 
 # -- what has been ------------------------------------------------------------------

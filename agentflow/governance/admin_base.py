@@ -234,6 +234,9 @@ class WorkspaceScopedAdmin(BaseAdmin):
     def has_operate_permission(self, request: HttpRequest) -> bool:
         return holds(request, Permission.OPERATE)
 
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        return holds(request, Permission.DECIDE)
+
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return holds(request, Permission.MANAGE_AGENTS)
 

@@ -158,6 +158,23 @@ class FollowsSerializer(StrictSerializer):
     on_reject = serializers.ChoiceField(choices=["fail", "skip", "continue"])
 
 
+class WayBackSerializer(StrictSerializer):
+    """A block that `rework` may name."""
+
+    block_id = serializers.CharField()
+    name = serializers.CharField()
+    usual = serializers.BooleanField(help_text="Where it goes back to when no block is named.")
+    runs_again = serializers.ListField(
+        source="again", child=serializers.CharField(), help_text="Blocks that have ended and would run again."
+    )
+
+
+class OfferSerializer(StrictSerializer):
+    left = serializers.IntegerField(help_text="How often it may still be sent back; 0: `rework_used_up`.")
+    most = serializers.IntegerField()
+    blocks = WayBackSerializer(source="ways", many=True)
+
+
 class VoteSerializer(StrictSerializer):
     """What one person decided; `edits` is a JSON Patch from what was shown to what was approved."""
 
@@ -208,6 +225,9 @@ class ApprovalDetail(ApprovalRecord):
     remarks = CommentSerializer(many=True)
     may_decide = serializers.BooleanField()
     follows = FollowsSerializer()
+    rework = OfferSerializer(
+        allow_null=True, help_text="Where it may be sent back to, the nearest first; null: it may not."
+    )
 
 
 class PendingApprovals(StrictSerializer):

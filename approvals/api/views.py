@@ -80,7 +80,9 @@ class ApprovalView(APIView):
             "assignees": serializers.AssigneeSerializer(selectors.assignees_of(approval), many=True).data,
             "remarks": serializers.CommentSerializer(selectors.remarks_of(approval), many=True).data,
         }
-        return Response({**shown, **people, "mayDecide": may_decide, "follows": follows})
+        offer = rework.offer(approval)
+        back = serializers.OfferSerializer(offer).data if offer is not None else None
+        return Response({**shown, **people, "mayDecide": may_decide, "follows": follows, "rework": back})
 
 
 class RespondView(APIView):

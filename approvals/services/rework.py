@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from django.db import transaction
@@ -86,6 +87,35 @@ def send_back(
         rework=reworking.Rework(named, comments, by.get_username(), by.pk, done + 1),
     )
     return approval
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Where a question may send its execution back to, and how often it has."""
+
+    ways: tuple[reworking.WayBack, ...]
+    done: int
+    most: int
+
+    @property
+    def left(self) -> int:
+        return max(self.most - self.done, 0)
+
+
+def offer(approval: Approval) -> Offer | None:
+    """None: nothing is sent back by this question; two queries."""
+    if approval.status != ApprovalStatus.PENDING or approval.kind not in KINDS:
+        return None
+    most = most_rounds(approval)
+    if not most:
+        return None
+    ways = reworking.ways_back(
+        approval.execution_id,
+        epoch=approval.execution.epoch,
+        block_id=approval.block_id,
+        kind=approval.kind,
+    )
+    return Offer(tuple(ways), rounds(approval), most) if ways else None
 
 
 def rounds(approval: Approval) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from agentflow.errors import Conflict, Unprocessable
 from agentflow.types import JSONObject
@@ -25,6 +26,7 @@ from executions.states import ExecutionStatus as E
 from . import carrying
 
 REASON = "rework"
+MOST_WAYS = 20  # that are shown; any block before can be named
 
 
 class NotRunning(Conflict):
@@ -99,6 +101,39 @@ def blocks_named(execution: Execution, *, block_id: str, kind: str, named: Seque
     if issues:
         raise NotUpstream(str(issues[0]["message"]), issues=issues)
     return tuple(dict.fromkeys(named))
+
+
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """A block to which a run can be sent back; `again` are the blocks that have ended and would run again."""
+
+    block_id: str
+    name: str
+    usual: bool  # where it goes back to when nothing is named
+    again: tuple[str, ...]
+    repeats: bool  # an effect that cannot be taken back is among them
+
+
+def ways_back(execution_id: UUID, *, epoch: int, block_id: str, kind: str) -> list[WayBack]:
+    """The blocks before one that asks, the nearest first; one query."""
+    facts = facts_of(execution_id)
+    assert facts is not None
+    plan = facts.plan
+    asker = plan.index[block_id]
+    usual = {asker} if kind == "review" else set(plan[asker].preds)
+    before = sorted(blocks_before(plan, asker, kind=kind), key=lambda idx: (idx not in usual, -idx))
+    if not before:
+        return []
+    settled = carrying.settled_blocks(facts, epoch)
+    found = []
+    for idx in before[:MOST_WAYS]:
+        ended = [each for each in rework_plan(plan, settled, [idx]).reruns if each in settled]
+        again = tuple(plan[each].block_id for each in ended)
+        planned = plan[idx]
+        name = planned.block.name or planned.block_id
+        repeats = not facts.once.isdisjoint(ended)
+        found.append(WayBack(planned.block_id, name, idx in usual, again, repeats))
+    return found
 
 
 def require_running(execution: Execution) -> None:

@@ -13,7 +13,9 @@ from approvals.models import ApprovalLevel
 from approvals.services import handing
 from tests.approvals.conftest import Office
 from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory
+from tests.factories.executions import ExecutionFactory
 
+LIST = "/admin/approvals/approval/"
 LEVELS = "/admin/approvals/approvallevel/"
 
 
@@ -115,3 +117,27 @@ def test_operators_see_who_has_how_much_and_give_it_to_others(office: Office) ->
     assert not foreign.assignees.exists()
     viewer = staff(office.viewer).post("/admin/approvals/approval/", given, follow=True)
     assert b"Given to" not in viewer.content
+
+
+def test_a_question_is_sent_back_from_the_admin(office: Office) -> None:
+    execution = ExecutionFactory.create(
+        workspace=office.workspace,
+        definition={
+            "name": "Drafts",
+            "blocks": [
+                {"blockId": "draft", "agentId": "builtin.echo"},
+                {"blockId": "ask", "dependencies": ["draft"], "humanInLoop": {"maxRework": 1}},
+            ],
+        },
+        completed=["draft"],
+        waiting_human=["ask"],
+    )
+    approval = ApprovalFactory.create(execution=execution)
+    client = staff(office.approver)
+    page = client.get(f"/admin/approvals/approval/{approval.pk}/change/").content.decode()
+    assert "Would run again: draft. 1 of 1 times left." in page
+    body = {"action": "send_back_selected", "_selected_action": [approval.pk], "to": "", "reason": ""}
+    assert b"what should be done otherwise" in client.post(LIST, body, follow=True).content
+    assert b"Sent back: 1." in client.post(LIST, {**body, "reason": "Again."}, follow=True).content
+    vote = approval.votes.get()
+    assert (vote.decision, vote.comments, vote.user) == ("rework", "Again.", office.approver)

@@ -283,6 +283,43 @@ def test_two_people_at_once_see_each_other(service: Service, team: Team, visit: 
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_work_is_sent_back_with_a_comment_so_often_as_its_author_allows(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    """Before it is sent the page says what runs again; on a phone the button is behind the dots."""
+    draft: JSONObject = {"blockId": "draft", "name": "Write draft", "agentId": "builtin.echo"}
+    gate: JSONObject = {**approval("Send the draft?"), "dependencies": ["draft"]}
+    gate["humanInLoop"] |= {"maxRework": 1}
+    execution = team.start(
+        {"blockId": "facts", "name": "Find facts"}, {**draft, "dependencies": ["facts"]}, gate
+    )
+    (asked,) = service.until(lambda: pending(team))
+    page = visit(team.approver, f"/inbox/{asked['approvalId']}/")
+    page.get_by_role("heading", name="If you send it back").wait_for()
+    page.keyboard.press("b")
+    page.locator("#again", has_text="Runs again: Write draft. Then you are asked again.").wait_for()
+    page.get_by_label("Find facts").check()
+    page.locator("#again", has_text="Write draft, Find facts").wait_for()
+    page.get_by_label("Find facts").uncheck()
+    assert violations(page) == []
+    page.get_by_role("button", name="Send back").click()  # without a comment nothing is sent
+    assert page.locator("#return-why:invalid").count() == 1
+    page.fill("#return-why", "Shorter, please.")
+    page.get_by_role("button", name="Send back").click()
+    page.locator("#outcome").get_by_text("Noor Haddad sent this back").wait_for()
+
+    (again,) = service.until(lambda: pending(team))
+    assert again["supersedes"] == asked["approvalId"]
+    phone = visit(team.second_approver, f"/inbox/{again['approvalId']}/", screen=PHONE)
+    phone.get_by_text("It was sent back 1 of 1 times: no more").wait_for()
+    phone.locator("#more-actions summary").click()
+    phone.get_by_role("button", name="Send it back").click()
+    phone.locator("#trouble", has_text="Approve it, or reject it.").wait_for()
+    phone.get_by_role("button", name="Approve").click()
+    phone.locator("#outcome").get_by_text("Tom Berg approved this").wait_for()
+    service.until(lambda: status(team, execution) == "completed")
+
+
 # The page is one that nobody looks at, and remembers the notices it showed.
 IN_THE_BACKGROUND = """
     Object.defineProperty(document, "hidden", { get: () => true });

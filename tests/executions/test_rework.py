@@ -14,10 +14,11 @@ from agentflow.errors import AgentflowError, Conflict
 from agentflow.governance.models import AuditEntry, User
 from agentflow.types import JSONObject
 from approvals.models import Approval
-from approvals.services import responding, rework
-from executions.models import Execution
-from executions.services import control, restarting
+from approvals.services import responding, rework, times
+from executions.models import Execution, Timer
+from executions.services import control, reconcile, restarting, signals
 from executions.services.restarting import RestartRequest
+from templates_app.models import TemplateVersion
 from tests.factories.executions import statuses
 from tests.factories.governance import client_of
 from tests.history import check
@@ -130,6 +131,113 @@ def test_a_review_sends_its_own_block_back(run: Start, author: User) -> None:
     restarting.restart(execution_id=execution.pk, by=author, request=request)
     drain(execution)
     assert check() == []
+
+
+def test_an_item_sends_all_items_back_and_their_bound_is_one(run: Start, author: User) -> None:
+    asks: JSONObject = {"humanInLoop": {"maxRework": 1}}
+    each = block("each", "draft", forEach={"items": "[1, 2, 3]"}, **asks)
+    execution = run(template(DRAFT, each, block("end", "each")))
+    questions = list(Approval.objects.filter(execution=execution).order_by("block_execution__iteration"))
+    responding.respond(approval_id=questions[0].pk, by=author, approved=True)
+    drain(execution)
+    rework.send_back(approval_id=questions[1].pk, by=author, comments="Not these.")
+    drain(execution)
+    assert Approval.objects.get(pk=questions[2].pk).reason == "rework"
+    assert execution.blocks.get(epoch=2, block_id="draft").output == {"note": "Not these.", "round": 1}
+    again = list(Approval.objects.filter(execution=execution, status="pending"))
+    assert len(again) == 3, "what was decided about the first item was about another draft"
+    assert refused(partial(rework.send_back, approval_id=again[0].pk, by=author, comments="Again.")) == (
+        "rework_used_up"
+    )
+    for question in again:
+        responding.respond(approval_id=question.pk, by=author, approved=True)
+    drain(execution)
+    assert execution.status == "completed"
+    output = execution.blocks.get(epoch=2, block_id="end").output
+    assert output is not None
+    assert len(output["each"]) == 3
+    assert check() == []
+
+
+def test_what_is_behind_a_child_runs_in_a_child_anew(
+    run: Start, author: User, version_of: Callable[[JSONObject], TemplateVersion]
+) -> None:
+    child = version_of(template(DRAFT, block("look", "draft", **ASKS)))
+    sub = {"blockId": "sub", "toolType": "UseCase", "configuration": {"templateId": str(child.template_id)}}
+    execution = run(template(sub, block("check", "sub", **ASKS)))
+    first = row(execution, "sub").children.get()
+    send_back(first, author, "look")  # inside of the child, which goes on
+    drain(execution)
+    assert (first.epoch, first.status, execution.epoch) == (2, "running", 1)
+    answer(first, "look", author)
+    drain(execution)
+    send_back(execution, author)
+    second = execution.blocks.get(epoch=2, block_id="sub").children.get()
+    assert second.pk != first.pk
+    answer(second, "look", author)
+    drain(execution)
+    answer(execution, "check", author)
+    assert execution.status == "completed"
+    assert check() == []
+
+
+def test_an_event_that_came_counts_again_where_its_wait_runs_again(run: Start, author: User) -> None:
+    paid: JSONObject = {"blockId": "paid", "dependencies": ["draft"], "wait": {"event": "paid"}}
+    execution = run(template(DRAFT, paid, block("check", "paid", **ASKS)))
+    signals.receive(workspace_id=execution.workspace_id, type="paid", payload={"sum": 1})
+    look(execution)
+    send_back(execution, author, blocks=["draft"])
+    assert execution.blocks.get(epoch=2, block_id="paid").status == "waiting_external"
+    look(execution)
+    assert asked(execution).request["facts"] == {"paid": {"sum": 1}}
+    send_back(execution, author, blocks=["paid"])
+    look(execution)
+    answer(execution, "check", author)
+    assert execution.status == "completed"
+    assert check() == []
+
+
+def look(execution: Execution) -> None:
+    reconcile.look(execution.pk)
+    drain(execution)
+
+
+def test_a_process_that_dies_after_the_decision_leaves_the_work_to_the_clock(
+    run: Start, author: User
+) -> None:
+    execution = run(template(DRAFT, block("check", "draft", **ASKS)))
+    rework.send_back(approval_id=asked(execution).pk, by=author, comments="Again.")
+    # No walker gets the hint.  What is to be done stands in rows, and the clock is told to look at once.
+    timer = Timer.objects.get(execution=execution, kind="check")
+    assert timer.due_at <= times.clock()
+    assert execution.blocks.get(epoch=2, block_id="draft").status == "ready"
+    assert reconcile.look(execution.pk), "there is work that nobody has taken"
+    drain(execution)
+    answer(execution, "check", author)
+    assert execution.status == "completed"
+    assert check() == []
+
+
+def test_a_question_says_where_it_may_be_sent_back_to(run: Start, author: User) -> None:
+    asks: JSONObject = {"humanInLoop": {"maxRework": 1}}
+    execution = run(
+        template(block("first"), block("draft", "first"), block("side"), block("check", "draft", **asks))
+    )
+    url = f"/api/v1/approvals/{asked(execution).pk}"
+    assert client_of(author).get(url).json()["rework"] == {
+        "left": 1,
+        "most": 1,
+        "blocks": [
+            {"blockId": "draft", "name": "draft", "usual": True, "runsAgain": ["draft"]},
+            {"blockId": "first", "name": "first", "usual": False, "runsAgain": ["first", "draft"]},
+        ],
+    }
+    send_back(execution, author)
+    url = f"/api/v1/approvals/{asked(execution).pk}"
+    assert client_of(author).get(url).json()["rework"]["left"] == 0
+    answer(execution, "check", author)
+    approval = Approval.objects.filter(execution=execution).latest("requested_at")
+    assert client_of(author).get(f"/api/v1/approvals/{approval.pk}").json()["rework"] is None
 
 
 def test_what_cannot_be_sent_back_says_why(run: Start, author: User) -> None:

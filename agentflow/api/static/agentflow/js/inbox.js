@@ -138,7 +138,7 @@
     try { draft = JSON.parse(localStorage.getItem(key())) || {}; } catch { draft = {}; }
     $("#comment").value = draft.comment || "";
     $("#comment").oninput = keep;
-    hands();
+    hands(); returning();
     if (ask.form) form();
     $$("[data-p]", pane).forEach(el => { el.onmouseenter = el.onfocus = () => hot(el.dataset.p); });
     hot("approve");
@@ -160,6 +160,7 @@
     menu?.addEventListener("click", event => {
       const action = event.target.closest("[data-hand]")?.dataset.hand;
       if (action === "give") return giving(true);
+      if (action === "back") { menu.open = false; return sendBack(true); }
       if (action) { menu.open = false; handed(action, {}, renewParts); }
     });
     $("#ungive").onclick = () => giving(false);
@@ -174,6 +175,28 @@
   addEventListener("pagehide", () => { if (!ask) return; if ($("#form")?.contains(document.activeElement)) document.activeElement.dispatchEvent(new Event("change", { bubbles: true })); keep(); });
   const hot = path => $$(".path", pane).forEach(el => el.classList.toggle("hot", el.dataset.path === path));
   function refuse(yes) { $("#actions").hidden = yes; $("#refusal").hidden = !yes; hot(yes ? "reject" : "approve"); yes ? ($("#reason").value ||= $("#comment").value, $("#reason").focus()) : $("#reject").focus(); }
+
+  /* Sending back: what runs again is told from what is chosen, before it is sent. */
+  function sendBack(yes) {
+    const over = $("#back")?.title, form = $("#returning");
+    if (over) return trouble(`${over}. Approve it, or reject it.`);
+    if (!form) return;
+    $("#actions").hidden = yes; form.hidden = !yes; hot(yes ? "rework" : "approve");
+    if (yes) { again(); $("#return-why").value ||= $("#comment").value; $("#return-why").focus(); } else $("#back").focus();
+  }
+  const named = () => $$("[name=to]:checked", pane);
+  function again() {
+    const names = [...new Set(named().flatMap(el => ask.again[el.value]))];
+    $("#again").textContent = named().length ? `Runs again: ${names.join(", ")}. Then you are asked again.` : "Choose a step.";
+    $("#returning [type=submit]").disabled = !named().length;
+  }
+  function returning() {
+    const form = $("#returning");
+    if ($("#back")) $("#back").onclick = () => sendBack(true);
+    if (!form) return;
+    form.onchange = again; $("#unreturn").onclick = () => sendBack(false);
+    form.onsubmit = event => { event.preventDefault(); post("rework", { blocks: named().map(el => el.value), comments: $("#return-why").value }, $("[type=submit]", form)); };
+  }
 
   /* Form */
   function form() {
@@ -237,16 +260,19 @@
   }
 
   /* Sending: never shown as done before the server says so. */
-  async function send(approved, response, comments = $("#comment").value) {
-    if (sending) return;
-    sending = true;
-    const { id, contentHash } = ask, buttons = $$("#bar button", pane), pressed = approved ? $("#approve span") || $("#apply") : $("#refusal button") || $("#apply"), word = pressed.textContent;
-    buttons.forEach(b => (b.disabled = true)); pressed.textContent = "Saving"; trouble("");
-    const body = { approved, contentHash };
+  function send(approved, response, comments = $("#comment").value) {
+    const body = { approved };
     if (comments) body.comments = comments;
     if (response !== null) body.response = response;
+    return post("respond", body, approved ? $("#approve span") || $("#apply") : $("#refusal button") || $("#apply"));
+  }
+  async function post(action, body, pressed) {
+    if (sending) return;
+    sending = true;
+    const { id, contentHash } = ask, buttons = $$("#bar button", pane), word = pressed.textContent;
+    buttons.forEach(b => (b.disabled = true)); pressed.textContent = "Saving"; trouble("");
     try {
-      await AF.post(`/api/v1/approvals/${id}/respond`, body);
+      await AF.post(`/api/v1/approvals/${id}/${action}`, { ...body, contentHash });
       localStorage.removeItem(key());
       await open(id, false, true);
       done();
@@ -297,7 +323,7 @@
   addEventListener("keydown", event => {
     if (AF.typing(event) || $("dialog[open]") || (!keysOn.checked && event.key !== "?")) return;
     const all = items(), at = all.indexOf(current()), act = {
-      j: () => all[at + 1], k: () => all[Math.max(at - 1, 0)], a: () => $("#approve")?.focus() ?? $("[data-fix]")?.focus(), r: () => $("#reject") && refuse(true), c: () => $("#comment")?.focus(), "?": help, "/": () => ($("#search") || current() || all[0])?.focus(), o: () => { const row = document.activeElement?.closest?.(".item") || current() || all[0]; if (row) open(row.dataset.id); },
+      j: () => all[at + 1], k: () => all[Math.max(at - 1, 0)], a: () => $("#approve")?.focus() ?? $("[data-fix]")?.focus(), r: () => $("#reject") && refuse(true), b: () => $("#back") && sendBack(true), c: () => $("#comment")?.focus(), "?": help, "/": () => ($("#search") || current() || all[0])?.focus(), o: () => { const row = document.activeElement?.closest?.(".item") || current() || all[0]; if (row) open(row.dataset.id); },
     }[event.key.toLowerCase()];
     if (!act) return;
     event.preventDefault();
