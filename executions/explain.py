@@ -10,7 +10,7 @@ from agentflow.agents.calls import CIRCUIT_OPEN
 from agentflow.types import JSONObject
 
 from . import facts, selectors, snapshot
-from .engine.judging import AGENT, BUDGET, TOOL_AGENT
+from .engine.judging import AGENT, BUDGET, CHILD, TOOL_AGENT, TOOL_CHILD
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Compensation, Execution
 from .narration import reason_words
@@ -190,8 +190,9 @@ def _waiting_human(row: BlockRow, scene: Scene) -> Reason:
 
 def _waiting_external(row: BlockRow, scene: Scene) -> Reason:
     child = scene.children.get(row.pk)
-    if child:
-        return Reason("child", f"Waits for the execution {child} that it started.", waits_for=(child,))
+    if child and row.reason in (CHILD, TOOL_CHILD):
+        who = "it" if row.reason == CHILD else "its agent"
+        return Reason("child", f"Waits for the execution {child} that {who} started.", waits_for=(child,))
     if row.pk in scene.queues:
         return _waiting_for_a_place(scene.queues[row.pk], since=row.started_at)
     if _waits_for_agent(row):

@@ -47,6 +47,7 @@ REASONS: Mapping[str, str] = {
     "run_again": "a person asked for another attempt",
     "run_ended": "the execution ended early",
     "tool": "its agent wants to use a tool",
+    "tool_child": "the execution that its agent started has not ended",
     "tool_agent": "the agent that it calls next has no place free",
     "tool_decided": "a person decided about a tool",
     "unknown_outcome": "nobody knows whether its effect happened",

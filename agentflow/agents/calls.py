@@ -149,4 +149,15 @@ class AwaitAgent:
     usage: JSONObject | None = None
 
 
-Outcome: TypeAlias = Completed | Failed | StartChild | AwaitCallback | AskTool | Postponed | AwaitAgent
+@dataclass(frozen=True, slots=True)
+class AwaitChild:
+    """The agent has called a sub-workflow, which is started as its block begins to wait as a row."""
+
+    step: int
+    child: Any  # as the journal gave it
+    usage: JSONObject | None = None
+
+
+Outcome: TypeAlias = (
+    Completed | Failed | StartChild | AwaitCallback | AskTool | Postponed | AwaitAgent | AwaitChild
+)

@@ -10,9 +10,13 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..types import JSONObject, JSONValue
+
+if TYPE_CHECKING:
+    from ..workflow.failures import Failure
+    from .calls import Completed, Failed, StartChild
 
 
 class StepKind(StrEnum):
@@ -32,8 +36,9 @@ class StepStatus(StrEnum):
 class Step:
     """One call of a model, or of a tool.
 
-    `request` of a tool is `{"callId", "agentId", "arguments", "effect"}`, of a model `{"messages": 3}`;
-    `decision` is `{"approved", "response", "by"}`.
+    `request` of a tool is `{"callId", "agentId", "arguments", "effect"}`, of a sub-workflow that was started
+    also `"executionId"` and in the end what it `"used"`, of a model `{"messages": 3}`; `decision` is
+    `{"approved", "response", "by", "comments"?}`.
     """
 
     number: int  # from 1
@@ -95,9 +100,15 @@ class Journal(Protocol):
     def give_back(self, agent_id: str) -> None:
         """The call is over, and what came of it is written."""
 
+    def child(self, wanted: StartChild) -> Any | Failure:
+        """The sub-workflow that a step would start, for `AwaitChild`; or why it cannot be."""
+
+    def came_of(self, step: Step) -> Completed | Failed | None:
+        """How the sub-workflow ended that a step started.  None: it was stopped, the step is done anew."""
+
 
 class Forgetful:
-    """The journal of a single answer, which needs none."""
+    """The journal of a single answer, which needs none and calls nobody."""
 
     def steps(self) -> list[Step]:
         return []
@@ -113,6 +124,12 @@ class Forgetful:
 
     def give_back(self, agent_id: str) -> None:
         pass
+
+    def child(self, wanted: StartChild) -> Any | Failure:
+        raise NotImplementedError
+
+    def came_of(self, step: Step) -> Completed | Failed | None:
+        raise NotImplementedError
 
 
 def digest(value: JSONValue) -> str:

@@ -122,11 +122,14 @@ def issues(configuration: JSONObject) -> Iterator[Issue]:
 
 def unusable(tool_type: str, configuration: JSONObject) -> str:
     """Why an agent cannot be a tool of another; empty: it can."""
-    if tool_type == ToolType.USE_CASE:
-        return "starts an execution, for which a tool cannot wait."
     if tool_type == ToolType.LLM and configuration.get("tools"):
         return "has tools of its own: an agent with tools cannot be the tool of another."
+    if tool_type == ToolType.API and configuration.get("callback") is not None:
+        return "brings its result later, by callback, for which a tool does not wait."
     return ""
+
+
+WRAP = "Put it into a template, and name a UseCase agent that runs this one."
 
 
 def first_problem(error: ValidationError) -> str:

@@ -14,12 +14,15 @@ from uuid import UUID
 import psycopg
 from django.db import transaction
 
+from agentflow.agents.calls import Completed, Failed, StartChild
 from agentflow.agents.journal import Busy, Held, Step, StepKind, StepStatus
 from agentflow.events import store
 from agentflow.types import JSONObject
+from agentflow.workflow.failures import Failure
+from executions.services import starting
 from executions.states import ExecutionStatus as E
 
-from . import budgets
+from . import budgets, children
 from .choosing import limits_of, take_for_tool
 from .facts import Facts, as_text
 from .judging import Claim
@@ -118,6 +121,17 @@ class Journal:
         if agent_id in self._held:
             self._held.remove(agent_id)
             self._patiently(lambda _: self._give_back(agent_id))
+
+    def child(self, wanted: StartChild) -> starting.Child | Failure:
+        found: starting.Child | Failure = self._patiently(
+            lambda _: starting.resolve_child(self._facts, wanted)
+        )
+        return found
+
+    def came_of(self, step: Step) -> Completed | Failed | None:
+        child_id = UUID(step.request["executionId"])
+        came: Completed | Failed | None = self._patiently(lambda _: children.end_of(child_id))
+        return came
 
     def _give_back(self, agent_id: str) -> None:
         with locked(self._facts) as run:

@@ -12,6 +12,7 @@ from agentflow.agents.calls import (
     AskTool,
     AwaitAgent,
     AwaitCallback,
+    AwaitChild,
     Completed,
     Failed,
     Outcome,
@@ -31,6 +32,8 @@ REVIEW = "review"  # the reason of a block whose output a person looks at
 BUDGET = "budget"  # the reason of a block that waits for a word about a budget
 AGENT = "agent"  # the reason of a block that waits for an agent
 TOOL_AGENT = "tool_agent"  # and of one that waits for an agent which its own wants to call
+CHILD = "child"  # the reason of a block that waits for the sub-workflow that it started
+TOOL_CHILD = "tool_child"  # and of one whose agent called it
 SHUT_MIN_S, SHUT_MAX_S = 0.5, 15.0  # between two looks at an open circuit
 CALLBACK = "callback"  # the reason of a block whose agent will bring its result later
 REPEAT_EXHAUSTED = "repeat_exhausted"  # every round was accepted, and `until` never held
@@ -98,6 +101,7 @@ class Change:
     ask: str = ""
     tool: AskTool | None = None
     child: Any = None  # the child to start: `starting.Child`
+    step: int = 0  # of the block's agent that starts the child
     afresh: bool = False
     again: bool = False
     items: list[JSONValue] | None = None
@@ -132,7 +136,7 @@ def judge(
         attempt=claim.attempt,
         agent_id=planned.block.agent_id or "",
     )
-    if isinstance(outcome, Completed | Failed | AskTool | Postponed | AwaitAgent):
+    if isinstance(outcome, Completed | Failed | AskTool | Postponed | AwaitAgent | AwaitChild):
         base = replace(base, usage=outcome.usage)
     if isinstance(outcome, AskTool):
         return tool_asked(planned, base, outcome)
@@ -140,6 +144,8 @@ def judge(
         return replace(base, status=B.READY, reason="postponed", ended=AttemptOutcome.WAITED, afresh=True)
     if isinstance(outcome, AwaitAgent):
         return tool_busy(planned, base, outcome)
+    if isinstance(outcome, AwaitChild):
+        return child_called(base, outcome)
     if isinstance(outcome, AwaitCallback):
         return replace(base, status=B.WAITING_EXTERNAL, reason=CALLBACK, delay_s=outcome.timeout_s)
     if isinstance(outcome, Completed):
@@ -289,6 +295,19 @@ def tool_busy(planned: PlanBlock, base: Change, busy: AwaitAgent) -> Change:
         afresh=True,
         delay_s=planned.patience_s,
         agents=(AgentPlace(busy.agent_id, busy.places, busy.rate),),
+    )
+
+
+def child_called(base: Change, called: AwaitChild) -> Change:
+    """The agent goes on where it is as soon as the sub-workflow that it called has ended."""
+    return replace(
+        base,
+        status=B.WAITING_EXTERNAL,
+        reason=TOOL_CHILD,
+        ended=AttemptOutcome.WAITED,
+        afresh=True,
+        child=called.child,
+        step=called.step,
     )
 
 

@@ -48,7 +48,7 @@ LIVE = """e.completed_at IS NULL AND (p.block_id IS NULL OR b.epoch = e.epoch AN
   WHEN p.kind <> 'agent' THEN b.status NOT IN ('completed', 'failed', 'skipped', 'cancelled')
   WHEN NOT p.held THEN b.status = 'waiting_external' AND b.reason IN ('agent', 'tool_agent')
   ELSE p.attempt = b.attempt AND (b.status = 'running'
-         OR (b.status = 'waiting_external' AND b.reason IN ('callback', 'child')))
+         OR (b.status = 'waiting_external' AND b.reason IN ('callback', 'child', 'tool_child')))
     OR p.attempt = b.attempt + 1 AND b.status = 'ready' AND e.status IN ('running', 'cancelling') END)"""
 
 # Paused runs let others pass.

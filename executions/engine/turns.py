@@ -207,8 +207,15 @@ def _settle(run: Run, changes: list[Change], walker: UUID) -> int:
     moved = run.settle(changes, leaving=B.RUNNING)
     if len(moved) < len(changes):
         _keep_late(run, [change for change in changes if change.pk not in moved])
+    _leave_own_places(run, [change for change in changes if change.step and change.limited])
     _ask_for_tools(run, [change for change in changes if change.reason == TOOL_AGENT and change.pk in moved])
     return len(moved)
+
+
+def _leave_own_places(run: Run, waiting: list[Change]) -> None:
+    """While a sub-workflow works that an agent called, the called holds its place, and the agent none."""
+    for change in waiting:
+        run.places.give_back(change.pk, change.attempt or 0, change.agent_id)
 
 
 def _ask_for_tools(run: Run, waiting: list[Change]) -> None:

@@ -20,6 +20,7 @@ from agentflow.agents.calls import (
     AskTool,
     AwaitAgent,
     AwaitCallback,
+    AwaitChild,
     Call,
     Completed,
     Failed,
@@ -47,7 +48,7 @@ from .facts import Facts, facts_of
 from .frontier import Frontier
 from .inputs import Inputs
 from .journal import Journal, operation
-from .judging import Change, Claim, judge, named
+from .judging import CHILD, Change, Claim, judge, named
 from .opening import SettledBlocks
 from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, first_batch, history, next_batch
 from .turns import Turn, Wanted, take_turn
@@ -278,7 +279,7 @@ class Walker:
                     iteration=claim.iteration,
                     attempt=claim.attempt,
                     status=B.WAITING_EXTERNAL,
-                    reason="child",
+                    reason=CHILD,
                     child=child,
                     agent_id=agent_id,
                     limited=flight.limited,
@@ -389,7 +390,7 @@ class Walker:
 
 def _kept_out(outcome: Any) -> bool:
     """Whether how long it took says nothing: nobody was called, or the agent stopped on its way."""
-    if isinstance(outcome, AskTool | Postponed | AwaitAgent):
+    if isinstance(outcome, AskTool | Postponed | AwaitAgent | AwaitChild):
         return True
     return isinstance(outcome, Failed) and outcome.failure.code == CIRCUIT_OPEN
 

@@ -12,10 +12,9 @@ from uuid import UUID
 import structlog
 
 from agentflow.conf import LIMITS
-from agentflow.types import JSONObject
 from agentflow.workflow.large import LargeUnavailable
-from executions import blobs, dispatch
-from executions.engine import judging
+from executions import dispatch
+from executions.engine import children, judging
 from executions.engine.facts import Facts, facts_of
 from executions.engine.judging import Change, Claim
 from executions.engine.rows import loads
@@ -93,7 +92,7 @@ def _stop_if_due(run: Run, facts: Facts) -> None:
     if row[1]:
         # A parent that undoes what it did lets this one undo its part first.
         message = "The workflow that started this one has gone on."
-        control.stop(run, code="parent_ended", message=message, compensate=bool(row[2]))
+        control.stop(run, code=children.PARENT_ENDED, message=message, compensate=bool(row[2]))
     elif row[0]:
         control.stop(run, code="deadline", message="The workflow's time limit has passed.", compensate=True)
 
@@ -116,14 +115,19 @@ def _rescue(run: Run) -> None:
 def _take_children(run: Run) -> None:
     """Settle blocks whose sub-workflow has ended."""
     rows = run.execute(
-        "SELECT b.id, b.idx, b.iteration, b.attempt, c.id, c.status, c.epoch, c.error"
+        "SELECT b.reason, b.id, b.idx, b.iteration, b.attempt, c.id, c.status, c.epoch, c.error"
         " FROM executions_blockexecution b"
         " JOIN executions_execution c ON c.parent_block_id = b.id AND c.parent_attempt = b.attempt"
         " WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'waiting_external'"
+        " AND b.reason IN ('child', 'tool_child')"
         " AND c.status IN ('completed', 'failed', 'cancelled') ORDER BY b.id"
     ).fetchall()
     changes = []
-    for row in rows:
+    for reason, *row in rows:
+        if reason == judging.TOOL_CHILD:  # its agent reads by itself what came of it
+            pk, idx, iteration, attempt, *_ = row
+            changes.append(Change(pk=pk, idx=idx, iteration=iteration, attempt=attempt, status=B.READY))
+            continue
         try:
             changes.append(_child_ended(run, *row))
         except LargeUnavailable as error:  # it waits until its outputs can be read
@@ -182,33 +186,12 @@ def _child_ended(
         agent_id=planned.block.agent_id or "",
     )
     if status == E.COMPLETED:
-        return run.complete(base, _outputs_of(run, child_id, epoch))
-    why = loads(error) or {}
-    failure: JSONObject = {
-        "kind": "critical",
-        "code": f"child_{status}",
-        "message": f"The sub-workflow ended as {status}: {why.get('message', 'no reason given')}",
-        "outcomeUnknown": False,
-        "evidence": {"executionId": str(child_id)},
-    }
+        return run.complete(base, children.outputs_of(run.cursor, child_id, epoch))
+    failure = children.failure_of(child_id, status, loads(error) or {}).as_json()
     ended = replace(base, reason=f"child_{status}", error=failure, ended=AttemptOutcome.ERROR)
     if planned.compensates is not None:
         return replace(ended, status=B.WAITING_HUMAN, reason="fix", ask="fix")
     return ended
-
-
-def _outputs_of(run: Run, child_id: UUID, epoch: int) -> JSONObject:
-    """A sub-workflow's output: what its last blocks gave, by blockId."""
-    child = facts_of(child_id)
-    assert child is not None
-    rows = run.cursor.execute(
-        "SELECT block_id, CASE WHEN edit IS NULL THEN output ELSE edit -> 'output' END,"
-        " CASE WHEN edit IS NULL THEN output_blob END"
-        " FROM executions_blockexecution WHERE execution_id = %s AND epoch = %s"
-        " AND idx = ANY(%s::int[]) AND status = 'completed' ORDER BY idx",
-        (child_id, epoch, list(child.plan.sinks)),
-    )
-    return {block_id: blobs.of_row(output, blob) for block_id, output, blob in rows}
 
 
 def _mark(run: Run, standing: Standing) -> None:

@@ -20,7 +20,7 @@ from agentflow.workflow.plan import PlanBlock
 from agentflow.workflow.settlement import Closings, Reason, close_failed
 from executions import dispatch
 from executions.engine.facts import facts_of
-from executions.engine.judging import REPEAT_EXHAUSTED, Change
+from executions.engine.judging import CALLBACK, CHILD, REPEAT_EXHAUSTED, Change
 from executions.engine.opening import Answered
 from executions.engine.run import Run, locked
 from executions.models import AttemptOutcome, BlockExecution
@@ -155,7 +155,7 @@ def _check_open(block: BlockExecution) -> None:
 
 def _settle(run: Run, block: BlockExecution, change: Change) -> None:
     before = B(block.status)
-    if before is B.WAITING_EXTERNAL and block.attempt:  # the answer to this attempt is not waited for
+    if before is B.WAITING_EXTERNAL and block.reason in (CHILD, CALLBACK):  # this attempt's answer
         change = replace(change, ended=AttemptOutcome.CANCELLED)
     run.settle([change], leaving=before)
     if before is B.WAITING_HUMAN:

@@ -197,6 +197,9 @@ class Child:
             durability="strict" if self.parent.strict else None,  # else as its own template says
             place=self.place,
         )
+        if change.step:
+            of_step = {"block": change.pk, "attempt": change.attempt, "step": change.step, "child": child_id}
+            raw_cursor().execute(statements.CHILD_OF_STEP, of_step)
         dispatch.on_commit_hint(child_id, workspace_id=self.parent.workspace_id)
         return child_id
 

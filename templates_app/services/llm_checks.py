@@ -53,7 +53,7 @@ def _of_tool(agent_id: str, places: list[str], known: Mapping[str, AgentSpec]) -
         remedy = "Register it or switch it on, or take it from the tools."
         code = "unknown_tool_agent"
     elif problem := llm_configuration.unusable(spec.tool_type, spec.configuration):
-        said, remedy, code = f"The tool {agent_id!r} {problem}", "Name another agent.", "unusable_tool"
+        said, remedy, code = f"The tool {agent_id!r} {problem}", llm_configuration.WRAP, "unusable_tool"
     else:
         return
     for where in places:

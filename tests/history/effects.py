@@ -11,6 +11,8 @@ from executions.states import BlockStatus as B
 from .reading import Story
 from .violations import Ledger, Violation
 
+_ENDED_ATTEMPTS = {"agent", "tool_agent", "tool_child"}  # what is waited for before the next attempt
+
 
 def check_attempts(story: Story) -> list[Violation]:
     return [
@@ -22,7 +24,7 @@ def _attempts(story: Story, row: BlockExecution) -> Iterator[str]:
     name = f"{row.block_id}[{row.iteration}] in epoch {row.epoch}"
     ended = story.attempts.get(row.pk, [])
     numbers = [attempt.attempt for attempt in ended]
-    waits = row.status == B.WAITING_EXTERNAL and row.reason != "agent"
+    waits = row.status == B.WAITING_EXTERNAL and row.reason not in _ENDED_ATTEMPTS
     in_flight = row.attempt > 0 and (row.status == B.RUNNING or waits)
     if numbers != list(range(1, row.attempt + 1 - in_flight)):
         yield f"{name}: attempts {numbers} have ended, {row.attempt} were begun"

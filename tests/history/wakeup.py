@@ -144,7 +144,7 @@ def _no_news(story: Story, row: BlockExecution, rows: dict[tuple[int, int], Bloc
     if story.execution.status == E.CANCELLING and not compensates(story):
         return "the execution is being cancelled"
     match row.reason:
-        case "child":
+        case "child" | "tool_child":
             return "" if (row.pk, row.attempt) in story.children else "has no child"
         case "timer":
             return "" if row.available_at is not None else "has no moment"

@@ -21,6 +21,9 @@ def workspace(db: None) -> Any:
     AgentFactory.create(workspace=workspace, agent_id="off", tool_type="API", enabled=False)
     AgentFactory.create(workspace=workspace, agent_id="child", tool_type="UseCase")
     AgentFactory.create(
+        workspace=workspace, agent_id="later", tool_type="API", configuration={"callback": {}}
+    )
+    AgentFactory.create(
         workspace=workspace, agent_id="nested", tool_type="LLM", configuration={"tools": ["lookup", "gone"]}
     )
     return workspace
@@ -34,7 +37,7 @@ def found(workspace: Any, **block: Any) -> list[tuple[str, str, str]]:
 
 
 def test_tools_that_are_not_there_or_cannot_be_tools_hold_a_start(workspace: Any) -> None:
-    tools = ["lookup", {"agentId": "nobody"}, "off", "child", "nested"]
+    tools = ["lookup", {"agentId": "nobody"}, "off", "nested", "later", "child"]
     at = "/blocks/0/configuration/tools"
     assert found(workspace, toolType="LLM", configuration={"tools": tools}) == [
         ("start", "unknown_tool_agent", f"{at}/1"),

@@ -14,9 +14,11 @@ from ..calls import Call, Failed, Outcome
 from ..journal import Forgetful
 from ..llm_configuration import LLMConfiguration, first_problem
 from ..llm_configuration import read as read_parts
+from ..output import measured
 from ..registry import NOT_SAID, AgentSpec
 from . import llm_models, llm_tools
 from .llm_models import bad
+from .llm_steps import Steps
 from .llm_talk import Talk
 
 _OPTIONS = {
@@ -57,7 +59,12 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
         options={theirs: configuration[ours] for ours, theirs in _OPTIONS.items() if ours in configuration},
         schema=schema,
         tools=llm_tools.tools(call, parts),
-        journal=journal,
+        steps=Steps(
+            journal,
+            clean=lambda value: call.clean(measured(value)[0]),
+            key=call.idempotency_key,
+            in_steps=bool(parts.tools),
+        ),
     ).run()
 
 

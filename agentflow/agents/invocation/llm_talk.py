@@ -1,9 +1,8 @@
 """A conversation with a model: answers and calls of tools by turns, until it has its final answer.
 
-Each step is in the journal before it is done and again with what came of it.  So a conversation that broke
-off is read back and goes on; the messages are made anew from the steps, and what was answered is not asked
-again.  Tools, policies and limits come from the configuration alone: what a tool gives back is a message in
-the tool's role and nothing else.
+The messages are made anew from the steps (module `llm_steps`), so what was answered is not asked again.
+Tools, policies and limits come from the configuration alone: what a tool gives back is a message in the
+tool's role and nothing else.
 """
 
 from __future__ import annotations
@@ -13,20 +12,31 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ...integrations import llm
 from ...integrations.llm import Wanted
-from ...types import JSONObject, JSONValue
+from ...types import JSONObject
 from ...workflow.failures import Failure, FailureKind
+from ...workflow.large import LargeUnavailable
 from .. import usage
-from ..calls import AskTool, AwaitAgent, Call, Completed, Failed, Outcome, Postponed
-from ..journal import Busy, Held, Journal, Step, StepKind, StepStatus, digest
+from ..calls import (
+    AskTool,
+    AwaitAgent,
+    AwaitChild,
+    Call,
+    Completed,
+    Failed,
+    Outcome,
+    Postponed,
+    StartChild,
+)
+from ..journal import Busy, Held, Step, StepKind, StepStatus
 from ..llm_configuration import LLMConfiguration
 from ..models import Effect
-from ..output import BadOutput, check_schema, measured
+from ..output import BadOutput, check_schema
 from . import llm_models, llm_tools
 from .llm_models import Model, Said, failure
+from .llm_steps import Steps, answer_of, hash_of, stored
 from .llm_tools import Tool, Unfit, told, told_error
 
 ASKED_CHARS = 32_000  # of arguments that a person is to read
@@ -43,11 +53,9 @@ class Talk:
     options: JSONObject
     schema: JSONObject | None
     tools: dict[str, Tool]
-    journal: Journal
+    steps: Steps
     messages: list[JSONObject] = field(default_factory=list)
     pending: deque[Wanted] = field(default_factory=deque)
-    steps: list[Step] = field(default_factory=list)
-    spent: list[JSONObject] = field(default_factory=list)  # by this attempt
     answer: llm.Answer | None = None  # the last
     repairs: int = 0
     deadline: float = 0.0
@@ -64,8 +72,11 @@ class Talk:
             outcome = self._held(held)
         except Busy as busy:
             outcome = AwaitAgent(busy.agent_id, busy.places, busy.rate)
-        used = usage.total(self.spent)
-        if not used or not isinstance(outcome, Completed | Failed | AskTool | Postponed | AwaitAgent):
+        except LargeUnavailable as error:
+            outcome = Failed(Failure(FailureKind.TRANSIENT, "output_unavailable", str(error)))
+        used = usage.total(self.steps.spent)
+        stops = Completed | Failed | AskTool | Postponed | AwaitAgent | AwaitChild
+        if not used or not isinstance(outcome, stops):
             return outcome
         return replace(outcome, usage=used)
 
@@ -85,20 +96,11 @@ class Talk:
 
     def _read_back(self) -> None:
         self.messages = list(self.opening)
-        self.steps = self.journal.steps()
-        for step in self.steps:
-            if step.status is not S.DONE:
-                continue  # failed, or still open: then it is the last
+        for step in self.steps.read():
             if step.kind is StepKind.MODEL:
-                self._heard(_answer_of(step))
+                self._heard(answer_of(step))
             else:
                 self._got(self.pending.popleft(), str(step.result))
-
-    @property
-    def _open(self) -> Step | None:
-        """The step that was begun, or asked about, and not ended."""
-        last = self.steps[-1] if self.steps else None
-        return last if last is not None and last.status in (S.BEGUN, S.ASKED, S.UNKNOWN) else None
 
     def _heard(self, answer: llm.Answer) -> None:
         message: JSONObject = {"role": "assistant", "content": answer.text or None}
@@ -124,10 +126,10 @@ class Talk:
     # -- the model ------------------------------------------------------------------
 
     def _ask(self) -> Outcome | None:
-        over = self._over()
+        over = self.steps.over(self.parts.limits, self.models[0].cost.currency)
         if over is not None:
             return Failed(over)
-        step = self._begin(
+        step = self.steps.begin(
             StepKind.MODEL,
             name=self.models[0].name,
             request={"messages": len(self.messages)},
@@ -145,23 +147,23 @@ class Talk:
             self.call,
             self.models,
             question,
-            key=self._key(step.number),
+            key=self.steps.key_of(step.number),
             deadline=self.deadline,
             parts=self.parts,
         )
         wrong = said.failure or self._unusable(said)
-        self._end(
+        self.steps.end(
             step,
             status=S.FAILED if wrong else S.DONE,
             name=said.answer.model if said.answer else step.name,
-            result=None if wrong or said.answer is None else self._clean(_stored(said.answer)),
+            result=None if wrong or said.answer is None else self.steps.clean(stored(said.answer)),
             usage=said.used or None,
             failure=wrong.as_json() if wrong else None,
             seconds=time.monotonic() - began,
         )
         if wrong is not None:
             return Failed(wrong)
-        self._heard(_answer_of(self.steps[-1]))
+        self._heard(answer_of(self.steps.all[-1]))
         return None
 
     def _unusable(self, said: Said) -> Failure | None:
@@ -219,14 +221,14 @@ class Talk:
             "usage": self._told_usage(),
         }
         if self.tools:
-            done = [step.kind for step in self.steps if step.status is S.DONE]
-            output |= {"turns": done.count(StepKind.MODEL), "toolCalls": done.count(StepKind.TOOL)}
+            output["turns"] = self.steps.count(StepKind.MODEL, S.DONE)
+            output["toolCalls"] = self.steps.count(StepKind.TOOL, S.DONE)
         if self.schema is not None:
             output["data"] = json.loads(answer.text)
         return Completed(output)
 
     def _told_usage(self) -> JSONObject:
-        used = usage.total(step.usage for step in self.steps)
+        used = self.steps.used()
         told: JSONObject = {name: used[name] for name in usage.TOKENS if name in used}
         if told:
             told["totalTokens"] = sum(told.values())
@@ -236,7 +238,9 @@ class Talk:
 
     def _use(self, wanted: Wanted) -> Outcome | None:
         """Answer one of the calls that the model asked for: with a result, an error, or a question."""
-        open_ = self._open
+        open_ = self.steps.open
+        if open_ is not None and (came := self._came_of(open_)) is not None:
+            return self._child_ended(open_, came)
         if open_ is not None and open_.decision is not None:
             return self._decided(wanted, open_, open_.decision)
         tool = self.tools.get(wanted.name)
@@ -257,10 +261,10 @@ class Talk:
             if len(json.dumps(arguments)) > ASKED_CHARS:
                 message = "A person decides about this call, and the arguments are too large to be read."
                 return self._answer_at_once(wanted, "arguments_too_large", message)
-            step = self._begin_tool(wanted, tool, arguments, status=S.ASKED)
+            step = self.steps.begin_tool(wanted, tool, arguments, status=S.ASKED)
             return self._question(tool, step)
-        self.journal.take(tool.agent_id)
-        return self._invoke(wanted, tool, self._begin_tool(wanted, tool, arguments))
+        self.steps.journal.take(tool.agent_id)
+        return self._invoke(wanted, tool, self.steps.begin_tool(wanted, tool, arguments))
 
     def _take_up(self, wanted: Wanted, step: Step, tool: Tool | None) -> Outcome | None:
         """A call that an attempt before this one left open."""
@@ -273,20 +277,20 @@ class Talk:
                 "The worker that made this call vanished.",
                 outcome_unknown=True,
             )
-            step = self._end(self._begin_again(step), status=S.UNKNOWN, failure=lost.as_json())
+            step = self.steps.end(self.steps.begin_again(step), status=S.UNKNOWN, failure=lost.as_json())
         if step.status is not S.BEGUN:
             return self._question(tool, step)
-        self.journal.take(tool.agent_id)
-        return self._invoke(wanted, tool, self._begin_again(step))
+        self.steps.journal.take(tool.agent_id)
+        return self._invoke(wanted, tool, self.steps.begin_again(step))
 
     def _decided(self, wanted: Wanted, step: Step, decision: JSONObject) -> Outcome | None:
         """A person has decided about the call."""
         response = decision.get("response") or {}
         if step.status is S.UNKNOWN:
             if decision["approved"] and response.get("action") == "done":
-                begun = self._begin_again(step)
-                self._end(begun, status=S.DONE, result=told(self._clean(response.get("result"))))
-                self._got(self.pending.popleft(), str(self.steps[-1].result))
+                begun = self.steps.begin_again(step)
+                self.steps.end(begun, status=S.DONE, result=told(self.steps.clean(response.get("result"))))
+                self._got(self.pending.popleft(), str(self.steps.all[-1].result))
                 return None
             if not decision["approved"]:
                 message = "Whether the call took effect is not known, and it is not made again."
@@ -304,29 +308,35 @@ class Talk:
             return self._answer_at_once(wanted, unfit.code, unfit.message, step)
         request = {**step.request, "arguments": arguments}
         edited = arguments != step.request["arguments"]
-        begun = replace(step, request=request, request_hash=_hash(request), failure=None)
-        self.journal.take(tool.agent_id)
-        return self._invoke(wanted, tool, self._begin_again(begun), edited=edited)
+        begun = replace(step, request=request, request_hash=hash_of(request), failure=None)
+        self.steps.journal.take(tool.agent_id)
+        return self._invoke(wanted, tool, self.steps.begin_again(begun), edited=edited)
 
     def _invoke(self, wanted: Wanted, tool: Tool, step: Step, *, edited: bool = False) -> Outcome | None:
         outcome = self._call(wanted, tool, step, edited=edited)
-        self.journal.give_back(tool.agent_id)
+        if not isinstance(outcome, AwaitChild):  # which keeps the place until the child has ended
+            self.steps.journal.give_back(tool.agent_id)
         return outcome
 
     def _call(self, wanted: Wanted, tool: Tool, step: Step, *, edited: bool) -> Outcome | None:
         began = time.monotonic()
         arguments = step.request["arguments"]
-        key = self._key(step.number)
+        key = self.steps.key_of(step.number)
         outcome = llm_tools.invoke(self.call, tool, arguments, key=key, deadline=self.deadline)
         seconds = time.monotonic() - began
+        if isinstance(outcome, StartChild):
+            child = self.steps.journal.child(outcome)
+            if not isinstance(child, Failure):
+                return AwaitChild(step.number, child)
+            outcome = Failed(child)
         wrong: Failure | None = None
         if isinstance(outcome, Completed):
-            result = self._clean(outcome.output)
+            result = self.steps.clean(outcome.output)
             text = told({"calledWith": arguments, "gave": result} if edited else result)
         else:
             wrong = outcome.failure
             if wrong.outcome_unknown and tool.effect == Effect.ONCE:
-                step = self._end(
+                step = self.steps.end(
                     step,
                     status=S.UNKNOWN,
                     usage=outcome.usage,
@@ -338,7 +348,7 @@ class Talk:
             if self.call.cancel.cancelled:
                 return Failed(wrong)  # the step stays open: it was stopped, not answered
             text = told_error(wrong.code, wrong.message)
-        self._end(
+        self.steps.end(
             step,
             status=S.DONE,
             result=text,
@@ -350,21 +360,43 @@ class Talk:
         self._got(self.pending.popleft(), text)
         return None
 
+    def _came_of(self, step: Step) -> Completed | Failed | None:
+        """What came of the sub-workflow that a step started, if it did; one that was stopped is none."""
+        if step.status is not S.BEGUN or "executionId" not in step.request:
+            return None
+        return self.steps.journal.came_of(step)
+
+    def _child_ended(self, step: Step, came: Completed | Failed) -> Outcome | None:
+        arguments, response = step.request["arguments"], (step.decision or {}).get("response") or {}
+        wrong: Failure | None = None
+        try:
+            if isinstance(came, Failed):
+                raise BadOutput(came.failure)
+            result = self.steps.clean(came.output)
+            text = told({"calledWith": arguments, "gave": result} if "edited" in response else result)
+        except BadOutput as error:
+            wrong = error.failure
+            text = told_error(wrong.code, wrong.message)
+        begun = self.steps.begin_again(replace(step, request={**step.request, "used": came.usage}))
+        self.steps.end(begun, status=S.DONE, result=text, failure=wrong.as_json() if wrong else None)
+        self._got(self.pending.popleft(), text)
+        return None
+
     def _answer_at_once(
         self, wanted: Wanted, code: str, message: str, step: Step | None = None
     ) -> Outcome | None:
         """Tell the model why its call was not made."""
         if step is None:
-            begun = self._begin(
+            begun = self.steps.begin(
                 StepKind.TOOL,
                 name=wanted.name[:200],
                 request={"callId": wanted.call_id, "arguments": wanted.arguments[:2000]},
                 digest_of=[wanted.name, wanted.arguments],
             )
         else:
-            begun = self._begin_again(step)
+            begun = self.steps.begin_again(step)
         text = told_error(code, message)
-        self._end(begun, status=S.DONE, result=text)
+        self.steps.end(begun, status=S.DONE, result=text)
         self._got(self.pending.popleft(), text)
         return None
 
@@ -378,86 +410,6 @@ class Talk:
             unknown=unknown,
         )
 
-    # -- steps --------------------------------------------------------------------------
-
-    def _begin_tool(
-        self, wanted: Wanted, tool: Tool, arguments: JSONObject, *, status: StepStatus = S.BEGUN
-    ) -> Step:
-        request = {
-            "callId": wanted.call_id,
-            "agentId": tool.agent_id,
-            "arguments": self._clean(arguments),
-            "effect": tool.effect,
-        }
-        return self._begin(
-            StepKind.TOOL, name=tool.name, request=request, digest_of=_bound(request), status=status
-        )
-
-    def _begin(
-        self,
-        kind: StepKind,
-        *,
-        name: str,
-        request: JSONObject,
-        digest_of: JSONValue,
-        status: StepStatus = S.BEGUN,
-    ) -> Step:
-        again = self._open
-        number = again.number if again is not None else len(self.steps) + 1
-        step = Step(number, kind, name, status, request, digest(digest_of))
-        if again is not None:
-            self.steps.pop()
-        self.journal.begin(step)
-        self.steps.append(step)
-        return step
-
-    def _begin_again(self, step: Step) -> Step:
-        begun = replace(step, status=S.BEGUN)
-        self.journal.begin(begun)
-        self.steps[-1] = begun
-        return begun
-
-    def _end(self, step: Step, **came: Any) -> Step:
-        ended = replace(step, **came)
-        if ended.failure is not None:
-            ended = replace(ended, failure=self._clean(ended.failure))
-        if ended.usage:
-            self.spent.append(ended.usage)
-        self.steps[-1] = ended
-        self.journal.end(ended)
-        return ended
-
-    def _key(self, number: int) -> str:
-        """Of the operation itself, for the one question of an agent without tools."""
-        key = self.call.idempotency_key
-        return key if number == 1 and not self.tools else f"{key}:step:{number}"
-
-    def _clean(self, value: JSONValue) -> JSONValue:
-        return self.call.clean(measured(value)[0])
-
-    # -- where it stops -------------------------------------------------------------------
-
-    def _over(self) -> Failure | None:
-        """The limit that has been reached: nothing more is asked for."""
-        limits, used = self.parts.limits, usage.total(step.usage for step in self.steps)
-        turns = sum(step.kind is StepKind.MODEL and step.status in (S.DONE, S.FAILED) for step in self.steps)
-        tokens = used.get("inputTokens", 0) + used.get("outputTokens", 0)
-        cost = usage.amount_in(used, self.models[0].cost.currency)
-        seconds = sum(step.seconds for step in self.steps)
-        for name, unit, reached, limit in (
-            ("turn", "turns", turns, limits.max_turns if self.tools else None),
-            ("token", "tokens", tokens, limits.max_tokens),
-            ("cost", self.models[0].cost.currency, cost, limits.max_cost),
-            ("time", "ms", round(seconds * 1000), limits.timeout),
-        ):
-            if limit is not None and reached >= limit:
-                message = (
-                    f"The agent has used {reached:g} {unit} and may use {limit:g}, without a final answer."
-                )
-                evidence = {"reached": reached, "limit": limit, "steps": len(self.steps)}
-                return Failure(FailureKind.CONFIGURATION, f"llm_{name}_limit", message, evidence=evidence)
-        return None
-
     def _held(self, held: Held) -> Outcome:
         if held.reason in ("paused", "budget"):
             return Postponed()
@@ -468,31 +420,3 @@ def _stopped(reason: str) -> Failure:
     if reason == "timeout":
         return Failure(FailureKind.TRANSIENT, "timeout", "The agent did not come to an end in time.")
     return Failure(FailureKind.TRANSIENT, "cancelled", f"The agent was stopped: {reason}.")
-
-
-def _bound(request: JSONObject) -> JSONValue:
-    """What a person's approval is about."""
-    return [request.get("agentId"), request.get("arguments")]
-
-
-def _hash(request: JSONObject) -> str:
-    return digest(_bound(request))
-
-
-def _stored(answer: llm.Answer) -> JSONObject:
-    return {
-        "text": answer.text,
-        "finishReason": answer.finish_reason,
-        "calls": [
-            {"id": each.call_id, "name": each.name, "arguments": each.arguments} for each in answer.wanted
-        ],
-    }
-
-
-def _answer_of(step: Step) -> llm.Answer:
-    stored = step.result
-    wanted = tuple(
-        Wanted(each["id"] or f"call-{step.number}-{place}", each["name"], each["arguments"])
-        for place, each in enumerate(stored["calls"], 1)
-    )
-    return llm.Answer(stored["text"], step.name, stored["finishReason"], "", {}, wanted)

@@ -12,9 +12,9 @@ from ...types import JSONObject, JSONValue
 from ...workflow import json_schema
 from ...workflow.failures import Failure, FailureKind
 from .. import registry
-from ..calls import AskTool, Call, Completed, Failed
+from ..calls import AskTool, Call, Completed, Failed, StartChild
 from ..llm_configuration import LLMConfiguration, ToolUse, unusable
-from ..models import Effect
+from ..models import Effect, ToolType
 from ..registry import AgentSpec
 from .llm_models import bad
 
@@ -66,13 +66,15 @@ def _tool(call: Call, use: ToolUse) -> Tool:
     if problem := unusable(spec.tool_type, spec.configuration):
         raise bad(f"configuration.tools: {use.agent_id!r} {problem}")
     effect = registry.effect(spec, tool_type=None, configuration={})
-    usual: Policy = "allow" if effect == Effect.PURE else "ask"
+    starts = spec.tool_type == ToolType.USE_CASE
+    # Nobody knows what a sub-workflow does unless its agent says so; it is started once for each step.
+    usual: Policy = "allow" if effect == Effect.PURE and (spec.effect or not starts) else "ask"
     return Tool(
         name=use.called,
         agent_id=use.agent_id,
         description=use.description or spec.description or spec.name or use.agent_id,
         schema=_schema(spec),
-        effect=effect,
+        effect=Effect.PURE if starts else effect,
         policy=use.policy or usual,
     )
 
@@ -114,7 +116,9 @@ def fitting(given: JSONValue, tool: Tool) -> JSONObject:
     return given
 
 
-def invoke(call: Call, tool: Tool, arguments: JSONObject, *, key: str, deadline: float) -> Completed | Failed:
+def invoke(
+    call: Call, tool: Tool, arguments: JSONObject, *, key: str, deadline: float
+) -> Completed | Failed | StartChild:
     """Call the tool's agent once, like any other."""
     from . import invoke as invoke_agent
 
@@ -134,7 +138,7 @@ def invoke(call: Call, tool: Tool, arguments: JSONObject, *, key: str, deadline:
             log=call.log,
         )
     )
-    if isinstance(outcome, Completed | Failed):
+    if isinstance(outcome, Completed | Failed | StartChild):
         return outcome
     message = f"{tool.agent_id} answers later, and a tool's answer is needed at once."
     return Failed(Failure(FailureKind.CONFIGURATION, "tool_answers_later", message, outcome_unknown=True))
