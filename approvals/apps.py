@@ -15,4 +15,5 @@ class ApprovalsConfig(AppConfig):
         executions_ports.human_gate.bind(gate.Gate())
         executions_ports.approval_timeout.bind(expiry.expire)
         executions_ports.human_history.bind(selectors.history)
+        executions_ports.people_asked.bind(selectors.people_asked)
         templates_ports.approval_levels.bind(selectors.Levels())

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
-from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 
 from agentflow.errors import NotFound
 from agentflow.governance import access
@@ -185,6 +186,19 @@ def history(*, execution_id: UUID, block_pks: Sequence[int] | None = None) -> li
         )
         for row in rows.defer("request", "input_schema").order_by("requested_at", "id")
     ]
+
+
+def people_asked(*, workspace_id: UUID, blocks: QuerySet[Any, Any]) -> int:
+    """How many people are asked about these blocks now.  Binds `executions.ports.people_asked`."""
+    rows = Approval.objects.filter(block_execution__in=blocks, status=ApprovalStatus.PENDING)
+    levels = rows.filter(assigned=False).values_list("level", flat=True).distinct()
+    people: set[int] = set()
+    for level in levels:
+        people |= rights.people_of(workspace_id, level)
+    named = ApprovalAssignee.objects.filter(approval__in=rows, level_index=F("approval__level_index"))
+    pairs = set(named.values_list("user", "group"))
+    users, groups = {user for user, _ in pairs if user}, {group for _, group in pairs if group}
+    return len(people | rights.people_among(workspace_id, users, groups))
 
 
 # -- what follows -----------------------------------------------------------------

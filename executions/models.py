@@ -12,6 +12,7 @@ from agentflow.agents.journal import StepKind, StepStatus
 from agentflow.governance.access import WorkspaceScopedQuerySet
 from agentflow.types import JSONValue
 
+from .recovery import incident_models  # noqa: F401  # models of this app, too
 from .states import BlockStatus, ExecutionStatus
 
 

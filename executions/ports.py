@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
+
+from django.db.models import QuerySet
 
 from agentflow.bus import Port
 from agentflow.types import JSONObject, JSONValue
@@ -137,6 +139,12 @@ class HumanHistory(Protocol):
     ) -> Sequence[HumanInteraction]: ...
 
 
+class PeopleAsked(Protocol):
+    """How many people are asked just now about some blocks of one workspace.  Bound by approvals."""
+
+    def __call__(self, *, workspace_id: UUID, blocks: QuerySet[Any, Any]) -> int: ...
+
+
 class ClockDuty(Protocol):
     """What an app above does by the clock, in every clock process."""
 
@@ -150,5 +158,6 @@ class ClockDuty(Protocol):
 human_gate: Port[HumanGate] = Port("executions.human_gate")
 approval_timeout: Port[TimerHandler] = Port("executions.approval_timeout")
 human_history: Port[HumanHistory] = Port("executions.human_history")
+people_asked: Port[PeopleAsked] = Port("executions.people_asked")
 # Makes the duty of one clock process.
 notifications: Port[Callable[[], ClockDuty]] = Port("executions.notifications")

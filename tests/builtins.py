@@ -50,6 +50,14 @@ def odd(input: JSONValue, configuration: JSONObject) -> JSONValue:
     raise BuiltinFailure(Failure(FailureKind.TRANSIENT, "even", "That is an even number."))
 
 
+def absent(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """Takes odd numbers only, and says which it did not take."""
+    if input["n"] % 2:
+        return {"odd": input["n"]}
+    message = f"Order {input['n']} of 10.0.0.{input['n']}:80 is not there."
+    raise BuiltinFailure(Failure(FailureKind.TRANSIENT, "absent", message))
+
+
 def count(input: JSONValue, configuration: JSONObject) -> JSONValue:
     """One more than the round before."""
     return {"n": (input["before"] or {"n": 0})["n"] + 1, "round": input["round"]}
@@ -73,6 +81,7 @@ AGENTS = {
     "test.give": {"function": "tests.builtins.give", "effect": "pure"},
     "test.big": {"function": "tests.builtins.big", "effect": "pure"},
     "test.odd": {"function": "tests.builtins.odd", "effect": "pure"},
+    "test.absent": {"function": "tests.builtins.absent", "effect": "pure"},
     "test.count": {"function": "tests.builtins.count", "effect": "pure"},
     "test.record": {"function": "tests.builtins.record", "effect": "pure"},
     "test.once": {"function": "tests.builtins.record", "effect": "once"},

@@ -218,6 +218,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "ExecutionStatus": "executions.states.ExecutionStatus",
         "BlockStatus": "executions.states.BlockStatus",
         "ApprovalStatus": "approvals.states.ApprovalStatus",
+        "IncidentState": "executions.recovery.incident_states.IncidentState",
+        "IncidentNoteKind": "executions.recovery.incident_models.NoteKind",
         "ApprovalKind": "approvals.models.ApprovalKind",
         "NotificationChannel": "approvals.notify.states.Channel",
         "NotificationTopic": "approvals.notify.states.Topic",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import callbacks, choosing, commands, points, signals, views
+from . import callbacks, choosing, commands, incidents, points, signals, views
 
 
 class TextConverter:
@@ -21,6 +21,7 @@ register_converter(TextConverter, "text")
 
 _ONE = "executions/<uuid:execution_id>"
 _BLOCK = _ONE + "/blocks/<text:block_id>"
+_INCIDENT = "incidents/<uuid:incident_id>"
 
 urlpatterns = [
     path("agents/match", choosing.MatchView.as_view(), name="agents-match"),
@@ -30,6 +31,15 @@ urlpatterns = [
     path("agents/policies/<uuid:policy_id>", choosing.PolicyView.as_view(), name="agents-policy"),
     path("events", signals.EventsView.as_view(), name="events"),
     path("callbacks/<str:token>", callbacks.CallbackView.as_view(), name="callback"),
+    path("incidents", incidents.IncidentsView.as_view(), name="incidents"),
+    path(_INCIDENT, incidents.IncidentView.as_view(), name="incident"),
+    path(f"{_INCIDENT}/blocks", incidents.IncidentBlocksView.as_view(), name="incident-blocks"),
+    path(f"{_INCIDENT}/assign", incidents.AssignView.as_view(), name="incident-assign"),
+    path(f"{_INCIDENT}/comment", incidents.CommentView.as_view(), name="incident-comment"),
+    path(f"{_INCIDENT}/snooze", incidents.SnoozeView.as_view(), name="incident-snooze"),
+    path(f"{_INCIDENT}/wake", incidents.WakeView.as_view(), name="incident-wake"),
+    path(f"{_INCIDENT}/resolve", incidents.ResolveView.as_view(), name="incident-resolve"),
+    path(f"{_INCIDENT}/link", incidents.LinkView.as_view(), name="incident-link"),
     path("executions", views.ExecutionsView.as_view(), name="executions"),
     path("executions/batch", commands.BatchView.as_view(), name="executions-batch"),
     path(_ONE, views.ExecutionView.as_view(), name="execution"),

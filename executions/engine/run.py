@@ -34,6 +34,7 @@ from agentflow.workflow.settlement import (
 from executions import blobs, dispatch
 from executions.models import Compensation, PointKind
 from executions.ports import HumanAsk, human_gate
+from executions.recovery import incident_notes
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
@@ -295,7 +296,10 @@ class Run:
             usages=[as_text(c.usage) for c in changes],
             leaving=[str(leaving)],
         )
-        return {pk for pk, _ in rows}
+        moved = {pk for pk, _ in rows}
+        if any(change.error is not None for change in changes):
+            incident_notes.note(self, changes, moved)
+        return moved
 
     def _with_agents(self, changes: list[Change]) -> list[Change]:
         """Attempts that end elsewhere than with the walker that chose their agent, with that agent."""

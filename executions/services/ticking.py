@@ -24,6 +24,7 @@ from executions import blobs, processes
 from executions.engine.run import raw_cursor
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout, notifications
+from executions.recovery import incident_feed
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
@@ -65,6 +66,7 @@ def _run(stop: threading.Event) -> None:
         try:
             losses.make_good()
             busy = tick()
+            busy = incident_feed.count() or busy
             if time.monotonic() >= stamp_at:
                 tallies.add(Tally.LATE_EVENTS, signals.deliver_late())
                 tallies.write()
@@ -74,6 +76,7 @@ def _run(stop: threading.Event) -> None:
             if time.monotonic() >= upkeep_at:
                 upkeep.start_due()
                 notifying.start_due()
+                incident_feed.wake()
                 upkeep_at = time.monotonic() + UPKEEP_S
             if time.monotonic() >= tidy_at:
                 idempotency.purge()

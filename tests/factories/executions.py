@@ -12,11 +12,13 @@ from typing import Any
 
 import factory
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from agentflow.types import JSONObject
 from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.models import BlockExecution, Execution
+from executions.recovery.incident_models import Incident
 from executions.states import SETTLED, TERMINAL, BlockStatus, ExecutionStatus
 from templates_app.models import TemplateVersion
 
@@ -137,3 +139,22 @@ def statuses(execution: Execution) -> dict[str, str]:
         "idx"
     )
     return dict(rows.values_list("block_id", "status"))
+
+
+class IncidentFactory(factory.django.DjangoModelFactory[Incident]):
+    """An incident without rows behind it: `IncidentFactory(workspace=..., template=..., block_id="a")`."""
+
+    class Meta:
+        model = Incident
+
+    block_id = "a"
+    code = "http_503"
+    kind = "transient"
+    fingerprint = factory.Sequence("{:032}".format)
+    simulated = False
+    sample = factory.LazyAttribute(
+        lambda made: {"kind": made.kind, "code": made.code, "message": "The shop is away."}
+    )
+    sample_block = 0
+    first_seen = last_seen = factory.LazyFunction(timezone.now)
+    count = 1

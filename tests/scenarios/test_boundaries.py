@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.factories.agents import AgentFactory, ScriptFactory
+from tests.factories.executions import IncidentFactory
 from tests.outside import Client, Reply, make_client
 from tests.scenarios.agents import calling, echo, template
 from tests.servers import Exchange, HttpServer
@@ -22,7 +23,7 @@ from tests.service import Service
 from tests.waiting import PATIENCE_S
 
 OPENAPI = Path(__file__).resolve().parents[2] / "docs" / "openapi.yaml"
-OBJECTS = re.compile(r"^/api/v1(/(?:executions|approvals|templates|agents|scripts)/\{.*)$")
+OBJECTS = re.compile(r"^/api/v1(/(?:executions|approvals|templates|agents|scripts|incidents)/\{.*)$")
 
 # -- other people's workspaces -------------------------------------------------
 
@@ -32,6 +33,10 @@ BODIES: dict[str, Any] = {
     "reassign": {"to": "somebody", "reason": "away"},
     "comments": {"text": "why?"},
     "rework": {"comments": "why?"},
+    "comment": {"text": "why?"},
+    "assign": {"to": None},
+    "snooze": {"until": "2100-01-01T00:00:00Z"},
+    "link": {"url": "https://tickets.example/7"},
     "agents": {
         "agentId": "x",
         "name": "x",
@@ -66,6 +71,7 @@ def test_what_is_in_another_workspace_does_not_exist(client: Client, stranger: C
         "block_id": "a",
         "number": "1",
         "point_id": client.post(f"/executions/{execution_id}/recovery-points", {})["recoveryPointId"],
+        "incident_id": str(IncidentFactory.create(template_id=template_id, workspace=client.workspace).pk),
     }
     ids = {
         "agents": str(AgentFactory.create(workspace=client.workspace).pk),
@@ -113,7 +119,15 @@ def test_lists_hold_nothing_of_another_workspace(client: Client, stranger: Clien
     execution_id = client.run(template({"blockId": "a", "humanInLoop": {"type": "approval"}}))
     client.asked(execution_id)
     foreign = f"workspaceId={client.workspace.pk}"
-    for kind in ("executions", "templates", "approvals", "approvals/pending", "agents", "scripts"):
+    for kind in (
+        "executions",
+        "templates",
+        "approvals",
+        "approvals/pending",
+        "agents",
+        "scripts",
+        "incidents",
+    ):
         name = "approvals" if kind == "approvals/pending" else kind
         assert stranger.get(f"/{kind}")[name] == []
         listed = stranger.call("GET", f"/{kind}?{foreign}")

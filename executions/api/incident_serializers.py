@@ -1,0 +1,124 @@
+"""Bodies and answers about incidents."""
+
+from __future__ import annotations
+
+from rest_framework import serializers
+
+from agentflow.api.serializers import StrictSerializer
+
+from ..recovery.incident_models import NoteKind
+from ..recovery.incident_states import IncidentState
+from ..recovery.incidents import COMMENT_CHARS, LINK_CHARS
+from ..states import BlockStatus, ExecutionStatus
+from .serializers import JSONObjectField
+
+USERNAME_CHARS = 150
+
+
+# -- in ------------------------------------------------------------------------
+
+
+class AssignIncidentSerializer(StrictSerializer):
+    to = serializers.CharField(
+        max_length=USERNAME_CHARS, allow_null=True, help_text="A username; null takes it back."
+    )
+
+
+class CommentIncidentSerializer(StrictSerializer):
+    text = serializers.CharField(max_length=COMMENT_CHARS, trim_whitespace=False)
+
+
+class SnoozeIncidentSerializer(StrictSerializer):
+    until = serializers.DateTimeField(help_text="Then it is open again.")
+
+
+class ResolveIncidentSerializer(StrictSerializer):
+    comment = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=COMMENT_CHARS, trim_whitespace=False
+    )
+
+
+class LinkIncidentSerializer(StrictSerializer):
+    url = serializers.URLField(
+        allow_blank=True, max_length=LINK_CHARS, help_text="Of a ticket, say; empty takes it away."
+    )
+
+
+# -- out -----------------------------------------------------------------------
+
+
+class IncidentSerializer(StrictSerializer):
+    incident_id = serializers.UUIDField()
+    workspace_id = serializers.UUIDField()
+    template_id = serializers.UUIDField()
+    template_name = serializers.CharField()
+    block_id = serializers.CharField()
+    code = serializers.CharField()
+    kind = serializers.CharField()
+    message = serializers.CharField(help_text="Of its first failure.")
+    fingerprint = serializers.CharField(help_text="What its failures share.")
+    simulated = serializers.BooleanField()
+    state = serializers.ChoiceField(choices=IncidentState.choices)
+    snoozed_until = serializers.DateTimeField(allow_null=True)
+    assignee = serializers.CharField(allow_null=True)
+    link = serializers.CharField()
+    count = serializers.IntegerField(help_text="Failures.")
+    first_seen = serializers.DateTimeField()
+    last_seen = serializers.DateTimeField()
+    resolved_at = serializers.DateTimeField(allow_null=True)
+
+
+class IncidentListSerializer(StrictSerializer):
+    incidents = IncidentSerializer(many=True)
+    total = serializers.IntegerField()
+
+
+class BlastRadiusSerializer(StrictSerializer):
+    workflows = serializers.IntegerField(
+        help_text="Templates' versions that were started, and reach the block."
+    )
+    executions = serializers.IntegerField()
+    open_executions = serializers.IntegerField()
+    failed_executions = serializers.IntegerField()
+    blocks = serializers.IntegerField()
+    blocks_waiting = serializers.IntegerField(help_text="For a person.")
+    blocks_going_on = serializers.IntegerField(help_text="By themselves: they are tried again.")
+    blocks_failed = serializers.IntegerField(help_text="Of executions that go on.")
+    blocks_healed = serializers.IntegerField(help_text="Completed after all.")
+    people_asked = serializers.IntegerField(help_text="Just now.")
+
+
+class SampleSerializer(StrictSerializer):
+    execution_id = serializers.UUIDField(allow_null=True)
+    failure = JSONObjectField()
+
+
+class IncidentNoteSerializer(StrictSerializer):
+    kind = serializers.ChoiceField(choices=NoteKind.choices)
+    text = serializers.CharField()
+    by = serializers.CharField(allow_null=True)
+    at = serializers.DateTimeField()
+
+
+class IncidentDetailSerializer(IncidentSerializer):
+    sample = SampleSerializer()
+    blast_radius = BlastRadiusSerializer()
+    timeline = IncidentNoteSerializer(many=True, help_text="The latest 200, the oldest first.")
+
+
+class IncidentBlockSerializer(StrictSerializer):
+    execution_id = serializers.UUIDField()
+    execution_status = serializers.ChoiceField(choices=ExecutionStatus.choices)
+    block_execution_id = serializers.CharField()
+    epoch = serializers.IntegerField()
+    item = serializers.IntegerField(allow_null=True, help_text="Of a block with `forEach`: which, from 1.")
+    status = serializers.ChoiceField(choices=BlockStatus.choices)
+    reason = serializers.CharField()
+    failures = serializers.IntegerField()
+    first_seen = serializers.DateTimeField()
+    last_seen = serializers.DateTimeField()
+
+
+class IncidentBlockListSerializer(StrictSerializer):
+    blocks = IncidentBlockSerializer(many=True)
+    total = serializers.IntegerField()
