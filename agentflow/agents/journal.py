@@ -36,9 +36,9 @@ class StepStatus(StrEnum):
 class Step:
     """One call of a model, or of a tool.
 
-    `request` of a tool is `{"callId", "agentId", "arguments", "effect"}`, of a sub-workflow that was started
-    also `"executionId"` and in the end what it `"used"`, of a model `{"messages": 3}`; `decision` is
-    `{"approved", "response", "by", "comments"?}`.
+    `request` of a model is `{"messages": 3}`, of a tool `{"callId", "agentId", "arguments", "effect"}`, with
+    `"edited"` where a person changed the arguments, and for a sub-workflow with its `"executionId"` and in
+    the end what it `"used"`.  `decision` is `{"approved", "response", "by", "comments"?}`.
     """
 
     number: int  # from 1

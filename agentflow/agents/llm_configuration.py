@@ -104,6 +104,14 @@ def read(configuration: JSONObject) -> LLMConfiguration:
     return LLMConfiguration.model_validate({k: v for k, v in configuration.items() if k in FIELDS})
 
 
+def tool_agents(configuration: JSONObject) -> list[str]:
+    """The agents that are named as tools; none where they are not named as they must be."""
+    try:
+        return [tool.agent_id for tool in read(configuration).tools] if configuration.get("tools") else []
+    except ValidationError:
+        return []
+
+
 def issues(configuration: JSONObject) -> Iterator[Issue]:
     """Everything wrong with these parts, with pointers into the configuration."""
     try:

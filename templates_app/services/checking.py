@@ -226,8 +226,7 @@ def _call_graph(targets: set[Target], workspace_id: UUID) -> tuple[dict[Target, 
 def _look_up(targets: set[Target], workspace_id: UUID) -> dict[Target, _Found]:
     versions = _versions(targets, workspace_id)
     calls = {version.pk: references.calls_of(version) for version in versions}
-    named = {call.agent_id for each in calls.values() for call in each if call.agent_id is not None}
-    specs = registry.resolve_many(workspace_id, named)
+    specs = references.known_to((call for each in calls.values() for call in each), workspace_id)
     by_template: dict[UUID, list[TemplateVersion]] = defaultdict(list)
     for version in versions:
         by_template[version.template_id].append(version)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
+from agentflow.agents import llm_configuration
 from agentflow.agents.models import ToolType
 from agentflow.agents.registry import AgentSpec, merged_configuration, resolve_many
-from agentflow.types import JSONValue
+from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import Block, Compensation, Definition, HumanInLoop, pointer
 
 from ..models import TemplateVersion
@@ -89,10 +90,15 @@ def callers(definition: Definition) -> Iterator[tuple[Block | Compensation, tupl
 
 
 def calls(definition: Definition) -> list[Call]:
-    """What the blocks and their compensations call, each once."""
-    found = (call(each) for each, _ in callers(definition))
+    """What the blocks and their compensations call, with the tools that they name; each once."""
+    found = [call(each) for each, _ in callers(definition)]
+    found += [tool for each, _ in callers(definition) for tool in _tools(each.configuration)]
     unique = {repr(each): each for each in found if each is not None}
     return list(unique.values())
+
+
+def _tools(configuration: JSONObject) -> list[Call]:
+    return [Call(agent_id, None, None) for agent_id in llm_configuration.tool_agents(configuration)]
 
 
 def target(call: Call, agents: Mapping[str, AgentSpec]) -> Target | BadTarget | None:
@@ -120,11 +126,22 @@ def calls_of(version: TemplateVersion) -> list[Call]:
 
 
 def agents_of(version: TemplateVersion) -> dict[str, AgentSpec]:
-    """The agents that a version names, those of compensations too; at most one query."""
-    named = {call.agent_id for call in calls_of(version) if call.agent_id is not None}
-    return resolve_many(version.template.workspace_id, named)
+    """The agents that a version names, those of compensations too; at most one query, two for tools' sake."""
+    return known_to(calls_of(version), version.template.workspace_id)
+
+
+def known_to(calls: Iterable[Call], workspace_id: UUID) -> dict[str, AgentSpec]:
+    """The agents that are called, with those that LLM agents among them have as tools."""
+    found = resolve_many(workspace_id, {call.agent_id for call in calls if call.agent_id is not None})
+    tools = {tool.agent_id for spec in found.values() for tool in _tools_of(spec)} - found.keys()
+    return {**found, **resolve_many(workspace_id, {each for each in tools if each})} if tools else found
 
 
 def targets(calls: Iterable[Call], agents: Mapping[str, AgentSpec]) -> set[Target]:
-    found = (target(call, agents) for call in calls)
+    called = [each for call in calls for each in (call, *_tools_of(agents.get(call.agent_id or "")))]
+    found = (target(each, agents) for each in called)
     return {each for each in found if isinstance(each, Target)}
+
+
+def _tools_of(spec: AgentSpec | None) -> list[Call]:
+    return _tools(spec.configuration) if spec is not None and spec.tool_type == ToolType.LLM else []

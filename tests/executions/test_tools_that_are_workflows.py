@@ -14,12 +14,13 @@ from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from executions import explain, spending
 from executions.engine import children
-from executions.models import AgentStep, Execution, Place
+from executions.models import AgentStep, Execution, Pin, Place
 from executions.services import control, reconcile, repairing, restarting
 from executions.services.restarting import RestartRequest
 from templates_app.models import TemplateVersion
 from tests.factories.agents import AgentFactory
 from tests.factories.executions import statuses
+from tests.factories.templates import TemplateVersionFactory
 from tests.history import check
 from tests.llm import ScriptedModel, completion, wants
 
@@ -111,6 +112,24 @@ def test_a_person_is_asked_first_unless_the_agent_or_the_tool_says_otherwise(
     assert execution.status == "completed"
     assert [each.input for each in begun(execution)] == [{"order": "B"}]
     assert told(model, 1) == {"result": {"calledWith": {"order": "B"}, "gave": {"x": {"order": "B"}}}}
+
+
+def test_it_runs_the_version_that_was_there_when_the_execution_was_accepted(
+    calling: Helped, helped: Helped, model: ScriptedModel, author: User
+) -> None:
+    model.says(wants(("sub", {"order": "A"})), completion("Done."))
+    calling(block("x"))
+    by_block = helped({"agentId": "sub", "policy": "ask"})
+    Agent.objects.filter(agent_id="helper").update(configuration={"tools": ["sub"]})
+    registry.forget()
+    by_agent = helped()
+    pins = Pin.objects.filter(execution__in=[by_block, by_agent])
+    (version,) = {pin.version for pin in pins}
+    TemplateVersionFactory.create(template=version.template, number=2, definition=template(block("newer")))
+    for execution in (by_block, by_agent):
+        drain(execution)
+        answer(execution, "help", author)
+        assert [child.template_version for child in begun(execution)] == [version]
 
 
 def test_the_model_is_told_why_a_sub_workflow_failed_or_could_not_begin(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ...integrations import llm
 from ...integrations.llm import Wanted
-from ...types import JSONObject
+from ...types import JSONObject, JSONValue
 from ...workflow.failures import Failure, FailureKind
 from ...workflow.large import LargeUnavailable
 from .. import usage
@@ -307,23 +307,24 @@ class Talk:
         except Unfit as unfit:
             return self._answer_at_once(wanted, unfit.code, unfit.message, step)
         request = {**step.request, "arguments": arguments}
-        edited = arguments != step.request["arguments"]
+        if arguments != step.request["arguments"]:
+            request["edited"] = True
         begun = replace(step, request=request, request_hash=hash_of(request), failure=None)
         self.steps.journal.take(tool.agent_id)
-        return self._invoke(wanted, tool, self.steps.begin_again(begun), edited=edited)
+        return self._invoke(wanted, tool, self.steps.begin_again(begun))
 
-    def _invoke(self, wanted: Wanted, tool: Tool, step: Step, *, edited: bool = False) -> Outcome | None:
-        outcome = self._call(wanted, tool, step, edited=edited)
+    def _invoke(self, wanted: Wanted, tool: Tool, step: Step) -> Outcome | None:
+        outcome = self._call(wanted, tool, step)
         if not isinstance(outcome, AwaitChild):  # which keeps the place until the child has ended
             self.steps.journal.give_back(tool.agent_id)
         return outcome
 
-    def _call(self, wanted: Wanted, tool: Tool, step: Step, *, edited: bool) -> Outcome | None:
+    def _call(self, wanted: Wanted, tool: Tool, step: Step) -> Outcome | None:
         began = time.monotonic()
-        arguments = step.request["arguments"]
-        key = self.steps.key_of(step.number)
+        arguments, key = step.request["arguments"], self.steps.key_of(step.number)
         outcome = llm_tools.invoke(self.call, tool, arguments, key=key, deadline=self.deadline)
         seconds = time.monotonic() - began
+        called = not isinstance(outcome, StartChild)
         if isinstance(outcome, StartChild):
             child = self.steps.journal.child(outcome)
             if not isinstance(child, Failure):
@@ -331,8 +332,7 @@ class Talk:
             outcome = Failed(child)
         wrong: Failure | None = None
         if isinstance(outcome, Completed):
-            result = self.steps.clean(outcome.output)
-            text = told({"calledWith": arguments, "gave": result} if edited else result)
+            text = _told_of(step, self.steps.clean(outcome.output))
         else:
             wrong = outcome.failure
             if wrong.outcome_unknown and tool.effect == Effect.ONCE:
@@ -355,7 +355,7 @@ class Talk:
             usage=outcome.usage,
             failure=wrong.as_json() if wrong else None,
             seconds=seconds,
-            called=True,
+            called=called,
         )
         self._got(self.pending.popleft(), text)
         return None
@@ -367,13 +367,11 @@ class Talk:
         return self.steps.journal.came_of(step)
 
     def _child_ended(self, step: Step, came: Completed | Failed) -> Outcome | None:
-        arguments, response = step.request["arguments"], (step.decision or {}).get("response") or {}
         wrong: Failure | None = None
         try:
             if isinstance(came, Failed):
                 raise BadOutput(came.failure)
-            result = self.steps.clean(came.output)
-            text = told({"calledWith": arguments, "gave": result} if "edited" in response else result)
+            text = _told_of(step, self.steps.clean(came.output))
         except BadOutput as error:
             wrong = error.failure
             text = told_error(wrong.code, wrong.message)
@@ -414,6 +412,13 @@ class Talk:
         if held.reason in ("paused", "budget"):
             return Postponed()
         return Failed(_stopped(held.reason))
+
+
+def _told_of(step: Step, result: JSONValue) -> str:
+    """The model is told of arguments that are not its own."""
+    if step.request.get("edited"):
+        return told({"calledWith": step.request["arguments"], "gave": result})
+    return told(result)
 
 
 def _stopped(reason: str) -> Failure:
