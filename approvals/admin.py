@@ -35,7 +35,7 @@ from agentflow.governance.roles import Permission
 from . import selectors, workload
 from .models import CLAIM, Approval, ApprovalLevel
 from .question import used_up
-from .services import handing, ladder, rework
+from .services import handing, ladder, rework, withdrawing
 from .states import ApprovalStatus
 
 # Which of the pages' states an answer looks like, and its word.
@@ -61,6 +61,10 @@ class OverdueFilter(ChoiceFilter):
     title = parameter_name = "attention"
     choices_of = {
         "late": ("Past its time", {"status": ApprovalStatus.PENDING, "respond_by__lte": Now()}),
+        "soon": (
+            "Due soon",
+            {"status": ApprovalStatus.PENDING, "due_soon_at__lte": Now(), "respond_by__gt": Now()},
+        ),
         "escalated": ("Escalated", {"status": ApprovalStatus.PENDING, "level_index__gt": 0}),
         "taken": ("Taken", {"status": ApprovalStatus.PENDING, "claimed_at__gt": Now() - CLAIM}),
     }
@@ -83,7 +87,7 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
     """To look at, and to give to others.  Questions are answered in the inbox: there one sees what for."""
 
     action_form = HandingForm
-    actions = ("reassign_selected", "release_selected", "send_back_selected")
+    actions = ("reassign_selected", "release_selected", "send_back_selected", "withdraw_selected")
     list_before_template = "admin/agentflow/tables.html"
 
     list_display = (
@@ -228,6 +232,18 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
 
         self.each(request, queryset, act, permission=Permission.DECIDE, done="Sent back")
 
+    @action(description="Withdraw: their steps fail", permissions=["operate"])  # type: ignore[untyped-decorator]
+    def withdraw_selected(self, request: HttpRequest, queryset: QuerySet[Approval]) -> None:
+        reason = request.POST.get("reason", "").strip()
+        if not reason:
+            messages.error(request, "Say why, beside the action.")
+            return
+
+        def act(approval: Approval, by: User) -> None:
+            withdrawing.withdraw(approval_id=approval.pk, by=by, reason=reason)
+
+        self.each(request, queryset, act, permission=Permission.OPERATE, done="Withdrawn")
+
     def name_of(self, approval: Approval) -> str:
         return str(self.question(approval))
 
@@ -263,7 +279,7 @@ def _people(request: HttpRequest) -> Table:
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], anchor: str) -> Table:
     page = Paginator(rows, workload.ROWS_MAX).get_page(1)
-    return Table(title, columns, rows, page, anchor, empty="Nothing.", page_parameter=anchor)
+    return Table(title, columns, rows, page, anchor, empty="Nothing.", page_parameter=anchor, labels=True)
 
 
 @admin.register(ApprovalLevel)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
+from django.db.models.functions import Coalesce, Now
 
 from agentflow.errors import NotFound
 from agentflow.governance import access
@@ -31,6 +32,11 @@ ORDERINGS = {
     "requestedAt": "requested_at",
 }
 HISTORY_ORDERINGS = {"requestedAt": "requested_at"}
+_CLOSED_OR_NOW = Coalesce("closed_at", Now())
+_LATE = Q(respond_by__lte=_CLOSED_OR_NOW)
+_SOON = Q(closed_at=None, due_soon_at__lte=Now())
+# As `Approval.sla_state`.
+SLA = {"ok": ~_LATE & ~_SOON, "due_soon": _SOON & ~_LATE, "overdue": _LATE}
 
 
 decidable_by = rights.decidable_by
@@ -63,6 +69,7 @@ class Filter:
     block_id: str | None = None
     kind: str | None = None
     statuses: Sequence[str] = ()
+    sla: str | None = None
     ordering: str = ""
 
 
@@ -149,6 +156,8 @@ def _narrowed(rows: QuerySet[Approval], chosen: Filter) -> QuerySet[Approval]:
         rows = rows.filter(block_id=chosen.block_id)
     if chosen.kind is not None:
         rows = rows.filter(kind=chosen.kind)
+    if chosen.sla is not None:
+        rows = rows.filter(SLA[chosen.sla])
     if chosen.statuses:
         rows = rows.filter(status__in=list(chosen.statuses))
     return shown(rows)

@@ -15,6 +15,10 @@ class ApprovalStatus(TextChoices):
     CANCELLED = "cancelled"  # withdrawn: nobody needs the answer any more
 
 
+# Why a question was withdrawn, where somebody wants to know.
+STALE = "stale"  # what it showed is no more, and it was asked again
+BY_OPERATOR = "withdrawn"
+
 S = ApprovalStatus
 
 APPROVAL: Lifecycle[ApprovalStatus] = Lifecycle(

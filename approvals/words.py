@@ -9,7 +9,7 @@ from agentflow.api.templatetags.agentflow_ui import person
 
 from .inbox import SOON
 from .models import Approval, ApprovalKind, DecisionKind
-from .states import ApprovalStatus
+from .states import BY_OPERATOR, ApprovalStatus
 
 KINDS = {  # icon, what it is called, what the list says about it
     ApprovalKind.APPROVAL: ("user-check", "Approval", "approve or reject"),
@@ -59,6 +59,8 @@ def outcome(approval: Approval) -> str:
     who = person(approval.responder) if approval.responder else ""
     if approval.decision == DecisionKind.REWORK:
         return f"{who} sent this back"
+    if approval.reason == BY_OPERATOR:
+        return "An operator withdrew this"
     if approval.status == ApprovalStatus.APPROVED:
         return f"{who} {'approved' if approval.kind == ApprovalKind.APPROVAL else 'answered'} this"
     return {

@@ -106,6 +106,12 @@ class Table:
     page_parameter: str
     query: str = ""  # what the links to other pages keep, as `block_status=failed`
     filters: Sequence[tuple[str, str, bool]] = field(default=())  # words, query, chosen
+    labels: bool = False  # on a phone, which has no head row, each cell says what it is
+
+    @property
+    def cells(self) -> list[list[tuple[str, Any]]]:
+        """The rows with the column of each cell."""
+        return [[*zip(self.columns, row, strict=True)] for row in self.rows]
 
 
 # -- the bases -----------------------------------------------------------------

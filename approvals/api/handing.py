@@ -18,9 +18,8 @@ from agentflow.governance.roles import Permission
 
 from ..models import Absence
 from ..services import absences, handing, policies
-from .serializers import COMMENTS_CHARS, CommentSerializer, Done
+from .serializers import COMMENTS_CHARS, REASON_CHARS, CommentSerializer, Done
 
-REASON_CHARS = 1000
 NAME_CHARS = 150
 
 

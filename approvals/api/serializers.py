@@ -12,6 +12,7 @@ from ..services.batch import MOST
 from ..states import ApprovalStatus
 
 COMMENTS_CHARS = 10_000
+REASON_CHARS = 1000
 JSON_OBJECT = {"type": "object", "additionalProperties": True}
 ANY_JSON: dict[str, Any] = {}
 
@@ -57,6 +58,13 @@ class SendBack(StrictSerializer):
         help_text="Blocks before the one that asks. Default: those directly before it; a review's own.",
     )
     content_hash = serializers.CharField(required=False, allow_null=True, default=None, max_length=64)
+
+
+class Withdrawal(StrictSerializer):
+    """Body of withdraw-many."""
+
+    approval_ids = serializers.ListField(child=serializers.UUIDField(), allow_empty=False, max_length=MOST)
+    reason = serializers.CharField(max_length=REASON_CHARS)
 
 
 class ItemAnswer(Answer):

@@ -5,6 +5,7 @@ from . import handing, views
 urlpatterns = [
     path("approvals/pending", views.PendingApprovalsView.as_view(), name="approvals-pending"),
     path("approvals/respond-many", views.RespondManyView.as_view(), name="approvals-respond-many"),
+    path("approvals/withdraw-many", views.WithdrawManyView.as_view(), name="approvals-withdraw-many"),
     path("approvals/policy", handing.PolicyView.as_view(), name="approvals-policy"),
     path("approvals/absences", handing.AbsencesView.as_view(), name="approvals-absences"),
     path("approvals/absences/<int:absence_id>", handing.AbsenceView.as_view(), name="approvals-absence"),

@@ -24,6 +24,7 @@ FILTERS: list[Any] = [
     OpenApiParameter("blockId", str),
     OpenApiParameter("type", str, enum=ApprovalKind.values),
     OpenApiParameter("workspaceId", UUID),
+    OpenApiParameter("slaState", str, enum=list(selectors.SLA)),
     OpenApiParameter("limit", int),
     OpenApiParameter("offset", int),
 ]
@@ -129,6 +130,21 @@ class RespondManyView(APIView):
         return Response({"results": serializers.ItemResult(results, many=True).data})
 
 
+class WithdrawManyView(APIView):
+    @extend_schema(
+        operation_id="approvals_withdraw_many",
+        request=serializers.Withdrawal,
+        responses={200: serializers.ItemResults},
+    )
+    @idempotent
+    def post(self, request: Request) -> Response:
+        """As an operator: take questions back.  Their steps fail, each by itself."""
+        body = serializers.Withdrawal(data=request.data)
+        body.is_valid(raise_exception=True)
+        results = batch.withdraw_many(by=access.signed_in(request.user), **body.validated_data)
+        return Response({"results": serializers.ItemResult(results, many=True).data})
+
+
 def _filter(request: Request, orderings: dict[str, str]) -> Filter:
     statuses = paging.texts(request, "status")
     for status in statuses:
@@ -140,5 +156,6 @@ def _filter(request: Request, orderings: dict[str, str]) -> Filter:
         block_id=paging.text(request, "blockId"),
         kind=paging.choice(request, "type", ApprovalKind.values),
         statuses=statuses,
+        sla=paging.choice(request, "slaState", list(selectors.SLA)),
         ordering=paging.choice(request, "ordering", _orders(orderings)) or "",
     )

@@ -1,10 +1,11 @@
-"""Answers to many questions about one block, in one call: each with a transaction and record of its own."""
+"""Many questions in one call, each with a transaction and record of its own."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from agentflow.errors import AgentflowError, Unprocessable
@@ -12,7 +13,7 @@ from agentflow.governance.models import User
 from agentflow.types import JSONValue
 
 from ..models import Approval
-from . import responding
+from . import responding, withdrawing
 
 MOST = 200
 MOST_S = 20.0  # then what is left waits for the next call
@@ -52,7 +53,23 @@ def respond_many(*, by: User, answers: Sequence[Answer]) -> list[Result]:
     """
     _require_alike(by, answers)
     until = time.monotonic() + MOST_S
-    return [_one(by, answer, late=time.monotonic() > until) for answer in answers]
+    return [
+        _one(answer.approval_id, partial(_respond, by, answer), late=time.monotonic() > until)
+        for answer in answers
+    ]
+
+
+def withdraw_many(*, by: User, approval_ids: Sequence[UUID], reason: str) -> list[Result]:
+    """Withdraw each as `withdrawing.withdraw` does, whatever they ask; one that is refused stops no other."""
+    until = time.monotonic() + MOST_S
+    return [
+        _one(
+            approval_id,
+            partial(withdrawing.withdraw, approval_id=approval_id, by=by, reason=reason),
+            late=time.monotonic() > until,
+        )
+        for approval_id in dict.fromkeys(approval_ids)
+    ]
 
 
 def _require_alike(by: User, answers: Sequence[Answer]) -> None:
@@ -62,18 +79,22 @@ def _require_alike(by: User, answers: Sequence[Answer]) -> None:
         raise NotAlike(pointer="/answers")
 
 
-def _one(by: User, answer: Answer, *, late: bool) -> Result:
+def _respond(by: User, answer: Answer) -> None:
+    responding.respond(
+        approval_id=answer.approval_id,
+        by=by,
+        approved=answer.approved,
+        response=answer.response,
+        comments=answer.comments,
+        content_hash=answer.content_hash,
+    )
+
+
+def _one(approval_id: UUID, act: Callable[[], object], *, late: bool) -> Result:
     if late:
-        return Result(answer.approval_id, False, "not_reached", "Send it again.")
+        return Result(approval_id, False, "not_reached", "Send it again.")
     try:
-        responding.respond(
-            approval_id=answer.approval_id,
-            by=by,
-            approved=answer.approved,
-            response=answer.response,
-            comments=answer.comments,
-            content_hash=answer.content_hash,
-        )
+        act()
     except AgentflowError as error:
-        return Result(answer.approval_id, False, error.code, error.message)
-    return Result(answer.approval_id, True)
+        return Result(approval_id, False, error.code, error.message)
+    return Result(approval_id, True)

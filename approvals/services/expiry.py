@@ -77,6 +77,6 @@ def _end(execution: Execution, approval: Approval) -> None:
         approved=approval.decision == DecisionKind.APPROVE,
         response=None,
         by=None,
-        expired=not approval.decision,
+        unanswered="" if approval.decision else human.EXPIRED,
         approval_id=approval.pk,
     )

@@ -19,7 +19,7 @@ from executions.states import BlockStatus
 from templates_app.models import TemplateVersion
 
 from ..models import Approval, ApprovalKind, ApprovalPolicy, DecisionKind
-from ..states import APPROVAL, ApprovalStatus
+from ..states import APPROVAL, STALE, ApprovalStatus
 from . import changes, levels, policies, times, weighing
 
 S = ApprovalStatus
@@ -29,7 +29,6 @@ OF_THE_MOMENT = frozenset(
 )  # the engine's own: no decision about them is taken again
 BARRING = frozenset({K.APPROVAL, K.REVIEW, K.TOOL, K.BUDGET})  # that agree to something, and fill in nothing
 GATES = frozenset({"approval", "review"})
-STALE = "stale"  # the reason of a question that was asked again, because it showed what is no more
 TITLE_CHARS = 200  # of a title in an event: events are hints
 
 

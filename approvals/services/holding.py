@@ -10,7 +10,7 @@ from executions.models import Execution
 from executions.services import locking
 
 from ..models import Approval, DecisionKind
-from ..states import ApprovalStatus
+from ..states import STALE, ApprovalStatus
 
 S = ApprovalStatus
 
@@ -76,7 +76,7 @@ def closed(approval: Approval) -> Conflict:
         return Expired(**facts)
     if approval.status == S.CANCELLED:
         newer = Approval.objects.filter(supersedes=approval.pk).values_list("pk", flat=True).first()
-        if approval.reason == "stale" and newer is not None:
+        if approval.reason == STALE and newer is not None:
             return Stale(**facts, superseded_by=str(newer))
         return Withdrawn(**facts)
     assert approval.responder is not None  # a constraint of the table

@@ -20,11 +20,11 @@ from executions.states import BlockStatus as B
 
 from . import editing
 
-# What an unanswered question makes of its block.
-_EXPIRED = {
-    "kind": "critical",
-    "code": "approval_timeout",
-    "message": "Nobody answered in time.",
+# What a question that nobody answered makes of its block, by why.
+EXPIRED, WITHDRAWN = "approval_timeout", "approval_withdrawn"
+_UNANSWERED = {
+    EXPIRED: "Nobody answered in time.",
+    WITHDRAWN: "An operator withdrew the question.",
 }
 _REFUSED = {"kind": "critical", "code": "rejected", "message": "A person refused this step."}
 
@@ -132,13 +132,14 @@ def answered(
     approved: bool,
     response: JSONValue,
     by: User | None,
-    expired: bool = False,
+    unanswered: str = "",
     approval_id: UUID | None = None,
     comments: str = "",
 ) -> None:
     """Move the block on because of a decision, in the transaction that records the decision.
 
     `execution` is locked by the caller.  The block may have moved before (a cancel): then nothing happens.
+    `unanswered` says why there is no decision: `EXPIRED` or `WITHDRAWN`.
     """
     facts = facts_of(execution.pk)
     assert facts is not None
@@ -146,15 +147,15 @@ def answered(
     if block.status != B.WAITING_HUMAN:
         return
     with locked(facts) as run:
-        if expired:
-            change = _expired(block)
+        if unanswered:
+            change = _unanswered(block, unanswered)
             if kind == "budget":
                 budgets.stop(run, block_pk)
         else:
             verdict = Verdict(kind, approved, response, by, approval_id, comments)
             change = HANDLERS[kind](run, block, verdict)
         run.settle([change], leaving=B.WAITING_HUMAN)
-        if not expired and not run.compensates:
+        if not unanswered and not run.compensates:
             decided = facts.plan[block.idx].block
             run.mark(PointKind.DECISION, decided.name or decided.block_id, by_id=by.pk if by else None)
         if run.works:
@@ -162,12 +163,12 @@ def answered(
             dispatch.on_commit_hint(execution.pk)
 
 
-def _expired(block: BlockExecution) -> Change:
+def _unanswered(block: BlockExecution, code: str) -> Change:
     return Change(
         pk=block.pk,
         idx=block.idx,
         iteration=block.iteration,
         status=B.FAILED,
-        reason="approval_timeout",
-        error=_EXPIRED,
+        reason=code,
+        error={"kind": "critical", "code": code, "message": _UNANSWERED[code]},
     )

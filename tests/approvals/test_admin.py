@@ -104,7 +104,7 @@ def test_operators_see_who_has_how_much_and_give_it_to_others(office: Office) ->
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert f"any approver {office.workspace.name} 3 - -" in words
     assert f"{office.approver.username} 1 - - -" in words
-    for attention in ("late", "escalated", "taken"):
+    for attention in ("late", "soon", "escalated", "taken"):
         assert client.get("/admin/approvals/approval/", {"attention": attention}).status_code == 200
 
     body = {"action": "reassign_selected", "_selected_action": [each.pk for each in [*approvals, foreign]]}
@@ -117,6 +117,12 @@ def test_operators_see_who_has_how_much_and_give_it_to_others(office: Office) ->
     assert not foreign.assignees.exists()
     viewer = staff(office.viewer).post("/admin/approvals/approval/", given, follow=True)
     assert b"Given to" not in viewer.content
+
+    withdrawn = {**given, "action": "withdraw_selected", "reason": ""}
+    assert b"Say why" in client.post(LIST, withdrawn, follow=True).content
+    assert b"Withdrawn: 3." in client.post(LIST, {**withdrawn, "reason": "Twice"}, follow=True).content
+    foreign.refresh_from_db()
+    assert foreign.status == "pending"
 
 
 def test_a_question_is_sent_back_from_the_admin(office: Office) -> None:

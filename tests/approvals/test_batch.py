@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentflow.governance.models import User
+from agentflow.governance.models import AuditEntry, User
 from approvals.models import Approval, ApprovalVote
 from tests.approvals.conftest import URL, Office
 from tests.factories.approvals import ApprovalFactory, asking_execution
@@ -51,3 +51,40 @@ def test_only_what_is_alike_goes_together_and_nothing_foreign(office: Office) ->
     for body in ({}, {"answers": []}, {"answers": [{}]}, {"answers": [says(ours)] * 201}, {"answers": "x"}):
         malformed = client_of(office.approver).post(f"{URL}/respond-many", body, format="json")
         assert malformed.status_code == 400
+
+
+def take_back(user: User, *approvals: Approval, reason: str = "Wrong order") -> Any:
+    body = {"approvalIds": [str(each.pk) for each in approvals], "reason": reason}
+    return client_of(user).post(f"{URL}/withdraw-many", body, format="json")
+
+
+def test_an_operator_withdraws_many_and_their_steps_fail(office: Office) -> None:
+    ours = [ApprovalFactory.create(workspace=office.workspace) for _ in range(2)]
+    tool = ApprovalFactory.create(workspace=office.workspace, kind="fix")
+    decided = ApprovalFactory.create(workspace=office.workspace)
+    client_of(office.approver).post(f"{URL}/{decided.pk}/respond", {"approved": True}, format="json")
+    for user, code in ((office.approver, "not_permitted"), (office.stranger, "not_found")):
+        assert {one["code"] for one in take_back(user, *ours).json()["results"]} == {code}
+    assert take_back(office.operator, *ours, reason="").status_code == 400
+    for _ in range(2):  # the second time changes nothing
+        found = take_back(office.operator, *ours, tool, decided).json()["results"]
+        assert [(one["ok"], one["code"]) for one in found] == [
+            *[(True, "")] * 3,
+            (False, "already_decided"),
+        ]
+    for approval in (*ours, tool):
+        approval.refresh_from_db()
+        assert (approval.status, approval.reason, approval.comments) == (
+            "cancelled",
+            "withdrawn",
+            "Wrong order",
+        )
+        block = approval.block_execution
+        assert (block.status, (block.error or {})["code"]) == ("failed", "approval_withdrawn")
+    late = client_of(office.approver).post(f"{URL}/{ours[0].pk}/respond", {"approved": True}, format="json")
+    assert (late.status_code, late.json()["code"]) == (409, "approval_cancelled")
+    said = AuditEntry.objects.filter(action="approval.withdraw")
+    assert {(entry.actor_id, entry.detail["reason"]) for entry in said} == {
+        (office.operator.pk, "Wrong order")
+    }
+    assert said.count() == 3

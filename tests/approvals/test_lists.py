@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from agentflow.governance.models import User
 from approvals import selectors
 from approvals.models import Approval
+from executions.models import Timer
+from executions.ports import LevelAsk
 from tests.approvals.conftest import URL, Office
 from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory, asking_execution
 from tests.factories.executions import ExecutionFactory
@@ -124,6 +127,36 @@ def test_a_bad_parameter_is_named(office: Office, query: dict[str, str]) -> None
     reply = client_of(office.approver).get(f"{URL}/pending", query)
     assert reply.status_code == 400
     assert reply.json()["issues"][0]["pointer"] == f"?{next(iter(query))}"
+
+
+def test_questions_are_found_by_how_their_time_stands(office: Office) -> None:
+    ok, soon, late = (ApprovalFactory.create(workspace=office.workspace) for _ in range(3))
+    hour = timedelta(hours=1)
+    Approval.objects.filter(pk=soon.pk).update(due_soon_at=Now() - hour, respond_by=Now() + hour)
+    Approval.objects.filter(pk=late.pk).update(due_soon_at=Now() - 2 * hour, respond_by=Now() - hour)
+    for state, approval in (("ok", ok), ("due_soon", soon), ("overdue", late)):
+        for path in ("/pending", ""):
+            (found,) = listed(office.approver, path, slaState=state)["approvals"]
+            assert (found["approvalId"], found["slaState"]) == (str(approval.pk), state)
+    Approval.objects.filter(pk=late.pk).update(closed_at=Now() - 3 * hour, status="cancelled")
+    assert set(ids(listed(office.viewer, "", slaState="ok"))) == {str(ok.pk), str(late.pk)}
+
+
+def test_a_deadline_counts_while_the_workspace_works(office: Office) -> None:
+    day = timezone.now() + timedelta(days=2)
+    rules = {"workingDays": [day.isoweekday()], "dayBegins": "09:00", "dayEnds": "17:00", "zone": "UTC"}
+    changed = client_of(office.admin).patch(
+        f"{URL}/policy?workspaceId={office.workspace.pk}", rules, format="json"
+    )
+    assert changed.status_code == 200
+    two_hours = LevelAsk("user", 2 * 3_600_000, reminders_ms=(3_600_000,))
+    approval = ApprovalFactory.create(workspace=office.workspace, levels=[two_hours], business_hours=True)
+
+    def at(hour: int, minute: int = 0) -> datetime:
+        return day.replace(hour=hour, minute=minute, second=0, microsecond=0)
+
+    assert (approval.respond_by, approval.due_soon_at) == (at(11), at(10, 36))
+    assert Timer.objects.get(subject=approval.pk).due_at == at(10)  # the reminder
 
 
 @pytest.mark.parametrize("path", ["/pending", ""])

@@ -75,6 +75,7 @@ class ApprovalFactory(factory.django.DjangoModelFactory[Approval]):
     levels = ()  # of `LevelAsk`
     on_timeout = "fail"
     escalate = False
+    business_hours = False
 
     @classmethod
     def _create(cls, model_class: Any, *args: Any, **kwargs: Any) -> Approval:
@@ -96,6 +97,7 @@ class ApprovalFactory(factory.django.DjangoModelFactory[Approval]):
             levels=tuple(kwargs["levels"]),
             on_timeout=kwargs["on_timeout"],
             escalate=kwargs["escalate"],
+            business_hours=kwargs["business_hours"],
         )
         with transaction.atomic():
             human_gate().open([ask])

@@ -54,7 +54,7 @@ class PreferencesView(_View):
         responses={200: serializers.PreferencesShown},
     )
     def put(self, request: Request) -> Response:
-        """Choose what one is told, and how; quiet hours and digests put off, they never drop."""
+        """Choose what one is told, and how; quiet hours put mail off and drop browser notices."""
         body = serializers.Preferences(data=request.data)
         body.is_valid(raise_exception=True)
         fields = dict(body.validated_data)
