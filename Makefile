@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run manage test test-slow chaos mutants test-load test-model check format format-check lint types imports \
-	migrations migrations-check openapi openapi-check bench bench-agents bench-fairness bench-growth bench-profile \
+	migrations migrations-check openapi openapi-check bench bench-agents bench-calls bench-fairness bench-growth bench-profile \
 	load-approvals lock hooks clean python install-local install-test
 
 VENV := .venv
@@ -79,6 +79,9 @@ bench: install-test ## Measure the engine beside raw Celery; PEERS=1: and beside
 
 bench-agents: install-test ## Compare choosing agents with naming them, on simulated agents
 	$(PY) -m bench.agents
+
+bench-calls: install-test ## Measure warm calls beside the bare clients', and 200 slow ones at once in one worker
+	$(PY) -m bench.calls
 
 bench-growth: install-test ## Measure what size, width and open executions cost
 	$(PY) -m bench growth $(ARGS)

@@ -1,5 +1,7 @@
 """`make run`'s settings and the benchmark's block."""
 
+import sys
+
 from config.settings.local import *  # noqa: F403
 from config.settings.local import AGENTFLOW_BUILTIN_AGENTS as _agents
 
@@ -8,3 +10,5 @@ AGENTFLOW_BUILTIN_AGENTS = {
     # No word on speed: `n` decides whether this takes a microsecond or a second.
     "bench.block": {"function": "bench.blocks.agent", "effect": "pure"},
 }
+
+AGENTFLOW_MCP_STDIO = {"echo": {"command": [sys.executable, "-m", "bench.echo_mcp"]}}

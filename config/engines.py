@@ -7,8 +7,8 @@ never over TCP, which is what makes trust authentication safe.
     with Engines(Path(".agentflow")) as engines:
         os.environ.update(engines.environment())
 
-Connection budget (`MAX_CONNECTIONS` = 120): web 40 (its thread pool) + 4 workers of at most 12 (pool
-threads, heartbeat, main) = 48 + clock 4 + commands and psql 10 + 15 reserved for tests' own threads
+Connection budget (`MAX_CONNECTIONS` = 140): web 40 (its thread pool) + 4 workers of at most 16 (pool
+threads, seats of slow calls, heartbeat, main) = 64 + clock 4 + commands and psql 10 + 15 for tests' threads
 + 3 kept by PostgreSQL for superusers.
 """
 
@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-MAX_CONNECTIONS = 120
+MAX_CONNECTIONS = 140
 START_TIMEOUT_S = 60.0  # crash recovery of a large database replays its log first
 STOP_TIMEOUT_S = 8.0
 SOCKET_PATH_MAX = 100  # the kernel's limit is 107 bytes on Linux, 103 on macOS

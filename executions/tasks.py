@@ -7,7 +7,13 @@ from uuid import UUID
 
 import structlog
 from celery import shared_task
-from celery.signals import celeryd_after_setup, task_received, worker_ready, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    task_received,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from django.db import DatabaseError, InterfaceError, connection
 
 from agentflow.patience import patiently
@@ -26,10 +32,13 @@ _pulse: WorkerPulse | None = None
 @celeryd_after_setup.connect
 def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
     """Consume a queue of one's own, and the lanes, beside the named ones and through the same consumer."""
+    from executions.engine.callers import callers
     from executions.processes import WorkerPulse, canary_queue, look_up_by_key, plan_statements_once
 
     plan_statements_once()
     look_up_by_key()
+    if "thread" in str(instance.pool_cls):
+        callers.begin()
     global _pulse
     queues = instance.app.amqp.queues
     _pulse = WorkerPulse(queues=list(queues.consume_from), name=sender, threads=instance.concurrency)
@@ -66,6 +75,13 @@ def _finish_and_take_nothing_more(**kwargs: Any) -> None:
     if _pulse is not None:
         _pulse.stop()
     watch.leave()
+
+
+@worker_shutdown.connect
+def _wait_for_callers(**kwargs: Any) -> None:
+    from executions.engine.callers import callers
+
+    callers.end()
 
 
 @shared_task

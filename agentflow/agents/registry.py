@@ -135,6 +135,10 @@ def cached(key: Any, load: Callable[[], T]) -> T:
     return found
 
 
+def is_builtin(agent_id: str) -> bool:
+    return agent_id in settings.AGENTFLOW_BUILTIN_AGENTS
+
+
 def builtin(agent_id: str) -> AgentSpec | None:
     entry: dict[str, Any] | None = settings.AGENTFLOW_BUILTIN_AGENTS.get(agent_id)
     if entry is None:

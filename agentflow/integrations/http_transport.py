@@ -27,6 +27,8 @@ for _name in ("httpx2", "httpx", "httpcore2", "httpcore"):
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 5.0
+CONNECTIONS = 300  # of one pool: a worker's callers, and its own threads
+KEPT_CONNECTIONS = 200
 
 
 class _Stream(httpcore2.NetworkStream):
@@ -234,8 +236,8 @@ class EgressTransport(httpx2.HTTPTransport):
         context = verify if isinstance(verify, ssl.SSLContext) else _tls()
         self._pool = httpcore2.ConnectionPool(
             ssl_context=context,
-            max_connections=100,
-            max_keepalive_connections=20,
+            max_connections=CONNECTIONS,
+            max_keepalive_connections=KEPT_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_S,
             network_backend=_Backend(policy, resolver),
         )
@@ -262,8 +264,8 @@ class AsyncEgressTransport(httpx2.AsyncHTTPTransport):
     def __init__(self, policy: EgressPolicy, *, resolver: Resolver = system_resolver) -> None:
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=_tls(),
-            max_connections=100,
-            max_keepalive_connections=20,
+            max_connections=CONNECTIONS,
+            max_keepalive_connections=KEPT_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_S,
             network_backend=_AsyncBackend(policy, resolver),
         )

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 
 from ..conf import MB
+from . import waiting
 from .egress import EgressError, EgressRefused
 from .http_failures import BadResponse, CallCancelled, ConnectFailed, ConnectionLost, TimedOut, TlsFailed
 
@@ -84,7 +85,8 @@ def watched(
         on_cancel(watch.cancel)
     token = current_watch.set(watch)
     try:
-        yield watch
+        with waiting.outside():
+            yield watch
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
         raise translated(error, watch) from error
     finally:

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,11 +27,11 @@ from django.conf import settings
 
 from ..types import JSONObject, JSONValue
 from ..workflow import json_schema
-from . import http_failures, http_transport, mcp_failures
+from . import http_failures, http_transport, mcp_failures, waiting
 from .egress import EgressPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     import mcp
     from mcp_types import CallToolResult, RequestParamsMeta
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IDLE_S = 600.0  # a session unused for so long is closed
+SWEEP_S = 30.0  # between two looks for such
 FRESH_S = 1.0  # one used less long ago is taken to be alive
 LIST_S = 5.0
 LIST_PAGES = 50  # a server whose list never ends
@@ -94,8 +95,10 @@ def call_tool(
     until = time.monotonic() + timeout_s + 2 * CLOSE_S
     try:
         # The loop's own timeout fires first; this one is for a loop that is stuck.
-        said.tell(on_progress, until)
-        return _value(call.result(max(until - time.monotonic(), 0)))
+        with waiting.outside():
+            said.tell(on_progress, until)
+            result = call.result(max(until - time.monotonic(), 0))
+        return _value(result)
     except (concurrent.futures.CancelledError, asyncio.CancelledError):
         raise http_failures.CallCancelled(sent=sent.is_set()) from None
     except TimeoutError:
@@ -121,7 +124,8 @@ class _Said:
         try:
             while (line := self.lines.get(timeout=max(until - time.monotonic(), 0.001))) is not None:
                 if on_progress:
-                    on_progress(line)
+                    with waiting.inside():
+                        on_progress(line)
         except queue.Empty:
             return
 
@@ -166,7 +170,17 @@ class _Session:
     client: asyncio.Future[mcp.Client]
     leave: asyncio.Event
     used_at: float = field(default_factory=time.monotonic)
+    calls: int = 0  # under way
     schemas: dict[str, JSONObject] | None = None  # of its tools' arguments, once they were asked for
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            self.used_at = time.monotonic()
 
     @property
     def rested(self) -> bool:
@@ -185,6 +199,7 @@ class _Pool:
         self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._sessions: dict[Server, _Session] = {}
+        self._loop.call_soon(self._sweep)
         threading.Thread(target=self._loop.run_forever, name="mcp", daemon=True).start()
         atexit.register(self._close)
 
@@ -214,20 +229,19 @@ class _Pool:
     ) -> CallToolResult:
         async with asyncio.timeout(timeout_s):
             session = await self._session(server)
-            client = await asyncio.shield(session.client)
-            session.used_at = time.monotonic()
-            try:
-                await self._check(server, session, client, tool, arguments)
-                sent.set()
-                meta = cast("RequestParamsMeta", {META_KEY: key})
-                return await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
-            except Exception as error:
-                failure = mcp_failures.translated(error, server.label, sent=sent.is_set())
-                if failure.failure.code == "connection_lost":
-                    self._drop(server, session)
-                raise failure from error
-            finally:
+            with session.used():
+                client = await asyncio.shield(session.client)
                 session.used_at = time.monotonic()
+                try:
+                    await self._check(server, session, client, tool, arguments)
+                    sent.set()
+                    meta = cast("RequestParamsMeta", {META_KEY: key})
+                    return await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
+                except Exception as error:
+                    failure = mcp_failures.translated(error, server.label, sent=sent.is_set())
+                    if failure.failure.code == "connection_lost":
+                        self._drop(server, session)
+                    raise failure from error
 
     async def _check(
         self, server: Server, session: _Session, client: mcp.Client, tool: str, arguments: JSONObject
@@ -254,20 +268,19 @@ class _Pool:
     async def _list_tools(self, server: Server, timeout_s: float, at_most: int) -> list[JSONObject]:
         async with asyncio.timeout(timeout_s):
             session = await self._session(server)
-            client = await asyncio.shield(session.client)
-            try:
-                return await _listed(server, client, at_most)
-            except Exception as error:
-                failure = mcp_failures.translated(error, server.label, sent=False)
-                if failure.failure.code == "connection_lost":
-                    self._drop(server, session)
-                raise failure from error
-            finally:
-                session.used_at = time.monotonic()
+            with session.used():
+                client = await asyncio.shield(session.client)
+                try:
+                    return await _listed(server, client, at_most)
+                except Exception as error:
+                    failure = mcp_failures.translated(error, server.label, sent=False)
+                    if failure.failure.code == "connection_lost":
+                        self._drop(server, session)
+                    raise failure from error
 
     async def _session(self, server: Server) -> _Session:
         """An open session that answered lately, or a new one."""
-        self._close_idle()
+        self._close_idle(keep=SESSIONS - 1)
         held = self._sessions.get(server)
         if held and held.rested and not await _answers(held.client.result()):
             self._drop(server, held)
@@ -288,12 +301,17 @@ class _Pool:
         if self._sessions.get(server) is session:
             del self._sessions[server]
 
-    def _close_idle(self) -> None:
+    def _sweep(self) -> None:
+        self._loop.call_later(SWEEP_S, self._sweep)
+        self._close_idle(keep=SESSIONS)
+
+    def _close_idle(self, *, keep: int) -> None:
         now = time.monotonic()
         oldest_first = sorted(self._sessions.items(), key=lambda item: item[1].used_at)
         for number, (server, session) in enumerate(oldest_first):
-            surplus = number < len(oldest_first) - SESSIONS + 1
-            if session.gone or now - session.used_at > IDLE_S or surplus:
+            unused = not session.calls and now - session.used_at > IDLE_S
+            surplus = not session.calls and number < len(oldest_first) - keep
+            if session.gone or unused or surplus:
                 self._drop(server, session)
 
     def _close(self) -> None:

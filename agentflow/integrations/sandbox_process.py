@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..conf import KB, MB
+from . import waiting
 
 STDERR_BYTES = 8 * MB  # in all; a script that says more is ended
 STDERR_LINES = 200  # that are told
@@ -87,7 +88,8 @@ class Conversation:
     def hold(self) -> ScriptRun:
         ended = Ended.EXITED
         try:
-            ended = self._listen(time.monotonic() + self.timeout_s)
+            with waiting.outside(elsewhere=False):
+                ended = self._listen(time.monotonic() + self.timeout_s)
         finally:
             for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
                 _close(pipe)
@@ -185,7 +187,8 @@ class Conversation:
     def _say(self, line: bytes) -> None:
         if line.strip() and self._lines < STDERR_LINES:
             self._lines += 1
-            self.on_line(line.decode("utf-8", "replace")[:STDERR_LINE_CHARS])
+            with waiting.inside():
+                self.on_line(line.decode("utf-8", "replace")[:STDERR_LINE_CHARS])
 
     def _kill(self) -> None:
         """End the script and all it started."""

@@ -20,6 +20,7 @@ class SpeedHistory:
 
     def __init__(self) -> None:
         self._ms: dict[str, float] = {}
+        self._waits_ms: dict[str, float] = {}  # of it, how long for somebody outside
 
     def note(self, likeness: str, ms: float) -> None:
         before = self._ms.get(likeness)
@@ -30,12 +31,27 @@ class SpeedHistory:
         else:
             self._ms[likeness] = max(ms, before) if ms > FAST_MS else before + _WEIGHT * (ms - before)
 
+    def note_wait(self, likeness: str, ms: float, *, answered: bool) -> None:
+        """A call waited so long for somebody outside.  Only answers shorten it: many failures are quick."""
+        before = self._waits_ms.get(likeness, 0.0)
+        if len(self._waits_ms) >= _KEPT:
+            self.forget()
+        if ms >= before:
+            self._waits_ms[likeness] = ms
+        elif answered:
+            self._waits_ms[likeness] = before + _WEIGHT * (ms - before)
+
     def forget(self) -> None:
         self._ms.clear()
+        self._waits_ms.clear()
 
     def expect(self, likeness: str) -> float | None:
         """None: nothing is known."""
         return self._ms.get(likeness)
+
+    def waits(self, likeness: str) -> float | None:
+        """None: it has never waited for anybody."""
+        return self._waits_ms.get(likeness)
 
 
 def first_batch(known_ms: Iterable[float]) -> int:

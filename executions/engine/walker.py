@@ -31,6 +31,7 @@ from agentflow.agents.calls import (
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
+from agentflow.integrations import waiting
 from agentflow.patience import patiently
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.expressions import ExpressionError
@@ -43,7 +44,9 @@ from executions.services import starting
 from executions.states import BlockStatus as B
 
 from .ahead import AHEAD, Ahead, is_plain
+from .callers import callers
 from .choosing import pick
+from .expecting import Expected, simulated_s
 from .facts import Facts, facts_of
 from .frontier import Frontier
 from .inputs import Inputs
@@ -51,6 +54,7 @@ from .journal import Journal, operation
 from .judging import CHILD, Change, Claim, judge, named
 from .opening import SettledBlocks
 from .profile import BATCH_BLOCKS, BATCH_MS, FAST_MS, SLOW_MS, first_batch, history, next_batch
+from .run import raw_cursor
 from .turns import Turn, Wanted, take_turn
 from .watch import MOMENT_S, STUTTER_S, Flight, watch
 
@@ -58,34 +62,53 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 SLICE_S = 1.0  # then the walker hands its place back, so that one wide run does not starve the others
-FEW_KINDS = 32
 LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING, "error": Level.ERROR}
 
 
 def walk(execution_id: UUID) -> bool:
     """Work on a run until nothing is ready for this walker, or its slice is over.  False: it got nothing."""
     facts = patiently(lambda _: facts_of(execution_id), execution_id=str(execution_id))
-    return facts is not None and Walker(facts).run()
+    if facts is None:
+        return False
+    until = time.monotonic() + SLICE_S
+    walker = Walker(facts)
+    worked = walker.run()
+    while walker.handed_on and walker.left_some:
+        if watch.leaving or time.monotonic() > until:
+            dispatch.hint(execution_id)
+            break
+        walker = Walker(facts)
+        walker.run()
+    return worked
 
 
 class Walker:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.id = uuid4()
-        self.batch = 1 if facts.strict else first_batch(map(self._expected_ms, facts.plan.kinds))
+        self._expected = Expected(facts)
+        self.batch = 1 if facts.strict else first_batch(map(self._expected.ms, facts.plan.kinds))
         self.inputs = Inputs(facts)
         self._edits = 0
         self._closed: Counter[int] = Counter()  # edges to a block that this walker closed, all plainly
         self._frontier = Frontier()
         self._walkers = 1  # at work on the run, when this one came
         self._more = True  # ready blocks may be left that this walker could take
+        self.handed_on = False  # it goes on in another thread
+        self.left_some = False  # ready blocks, when it was handed on
 
     def run(self) -> bool:
+        """Work until nothing is left, the slice is over or it is handed on.  False: it got nothing."""
+        return self._loop([])
+
+    def _loop(self, changes: list[Change]) -> bool:
         until = time.monotonic() + SLICE_S
-        changes: list[Change] = []
         worked = False
         while True:
             over = watch.leaving or time.monotonic() > until
+            if self.handed_on:
+                callers.let_others()
+                over = over or not self._patiently(lambda _: self._expected.only_waits())
             turn = self._turn(changes, want=0 if over else self.batch)
             self._more = turn.ready_left > 0
             self._walkers = turn.walkers or self._walkers
@@ -106,12 +129,33 @@ class Walker:
                 for change in changes:
                     if is_plain(self.facts, change):
                         self._closed.update(self.facts.plan[change.idx].succs)
-            changes = self._work(turn)
+            if callers.open and not self.handed_on and self._hand_on(turn):
+                return True
+            changes = self._work(turn, self._flights(turn))
             while self.facts.strict and len(changes) > 1:  # after a lost connection more may be held
                 self._turn([changes.pop(0)], want=0)
 
+    def _hand_on(self, turn: Turn) -> bool:
+        """Let a call that waits for somebody outside, and what comes after it, be another thread's."""
+        if len(turn.claims) > 1 or not self._patiently(lambda _: self._waits(turn)):
+            return False
+        self.handed_on, self.left_some = True, self._more
+        self.handed_on = callers.hand_on(partial(self._go_on, turn))
+        return self.handed_on
+
+    def _waits(self, turn: Turn) -> bool:
+        return self._expected.waits(self.facts.plan[turn.claims[0].idx])
+
+    def _go_on(self, turn: Turn) -> None:
+        """The rest of the walk, in the other thread.  The claim's lease is kept while it waits for a seat."""
+        flights = self._flights(turn)
+        turn.ready_left = 0  # who handed it on takes them, or says that they are there
+        with watch.holding(flights):
+            callers.sit_down()
+        self._loop(self._work(turn, flights))
+
     def _turn(self, changes: list[Change], *, want: int) -> Turn:
-        wanted = Wanted(want, self._is_fast, all_fast=want > 1 and self._all_fast())
+        wanted = Wanted(want, self._expected.is_fast, all_fast=want > 1 and self._expected.all_fast())
         return self._patiently(
             lambda repeated: take_turn(
                 self.facts,
@@ -127,34 +171,22 @@ class Walker:
     def _patiently(self, work: Callable[[bool], T]) -> T:
         return patiently(work, execution_id=str(self.facts.execution_id))
 
-    def _all_fast(self) -> bool:
-        """Whether every block may share a transaction with others; not asked of runs with many kinds."""
-        kinds = self.facts.plan.alike
-        return len(kinds) <= FEW_KINDS and all(map(self._is_fast, self.facts.plan.kinds))
-
-    def _is_fast(self, planned: PlanBlock) -> bool:
-        return self._expected_ms(planned) <= FAST_MS
-
-    def _expected_ms(self, planned: PlanBlock) -> float:
-        """Infinite where nothing is known, so that it counts as neither fast nor surely slow."""
-        if self.facts.simulation is not None:
-            return _simulated_s(planned, self.facts.simulation) * 1000
-        known = history.expect(planned.likeness)
-        return float("inf") if known is None else known
-
     # -- work -----------------------------------------------------------------
 
     def _known(self, claims: list[Claim]) -> SettledBlocks:
         return self._patiently(lambda _: self.inputs.read(claims))
 
-    def _work(self, turn: Turn) -> list[Change]:
-        """Call the agents of all claims, one after the other, outside any transaction."""
-        flights = [
-            Flight(claim, self.facts.execution_id, self.facts.plan[claim.idx].timeout_s)
+    def _flights(self, turn: Turn) -> list[Flight]:
+        plan, execution_id = self.facts.plan, self.facts.execution_id
+        return [
+            Flight(claim, execution_id, plan[claim.idx].timeout_s, handed_on=self.handed_on)
             for claim in turn.claims
         ]
+
+    def _work(self, turn: Turn, flights: list[Flight]) -> list[Change]:
+        """Call the agents of all claims, one after the other, outside any transaction."""
         first = self.facts.plan[turn.claims[0].idx]
-        expected_ms = self._expected_ms(first)
+        expected_ms = self._expected.ms(first)
         known_slow = SLOW_MS < expected_ms < float("inf")
         helpers = self._helpers(turn.ready_left, expected_ms)
         if helpers > 0 and not (known_slow and watch.fork(self.facts.execution_id, helpers)):
@@ -183,11 +215,12 @@ class Walker:
         """How many others could help: few where what is ready would soon be done by one."""
         if ready < self.facts.max_parallel and expected_ms <= FAST_MS:  # else more may be ready
             ready = math.ceil(ready * expected_ms / BATCH_MS)
-        return min(ready, self.facts.max_parallel - self._walkers)
+        helpers = min(ready, self.facts.max_parallel - self._walkers)
+        return min(helpers, 1) if self.handed_on else helpers  # that one hands on the others
 
     def _go_ahead(self, carrier: Flight, changes: list[Change], *, until: float) -> None:
         """Do what these changes make possible and add what comes of it; `carrier` is watched meanwhile."""
-        ahead = Ahead(self.facts, closed=self._closed, is_fast=self._is_fast)
+        ahead = Ahead(self.facts, closed=self._closed, is_fast=self._expected.is_fast)
         if not all(change.attempt == 1 and ahead.add(change) for change in changes):
             return
         while len(changes) < BATCH_BLOCKS and time.monotonic() < until and not watch.leaving:
@@ -211,7 +244,7 @@ class Walker:
         picked = self._patiently(lambda _: pick(self.facts, planned, claim))
         if isinstance(picked, Change):
             return picked
-        flight.started = time.monotonic()
+        flight.started, waited_s = time.monotonic(), waiting.waited_s()
         flight.abandon = lambda: self._abandon(flight)
         if picked is None:
             flight.needs_row = True
@@ -248,6 +281,9 @@ class Walker:
             if isinstance(outcome, Completed) and outcome.bytes > LIMITS.output_bytes:
                 outcome = replace(outcome, output=self._kept(outcome.output))
         ms = (time.monotonic() - flight.started) * 1000
+        waited_ms = (waiting.waited_s() - waited_s) * 1000
+        if waited_ms:
+            history.note_wait(planned.likeness, waited_ms, answered=isinstance(outcome, Completed))
         untypical = flight.needs_row or flight.limited or isinstance(outcome, AwaitCallback)
         untypical = untypical or _kept_out(outcome)
         if claim.effect != "once" and self.facts.simulation is None and not untypical:
@@ -358,6 +394,8 @@ class Walker:
         """Keep a line of a call.  One that cannot be kept is no reason for the call to fail."""
         try:
             with transaction.atomic():
+                # A crash of the database may take the last lines along; to wait for its disk costs more.
+                raw_cursor().execute("SET LOCAL synchronous_commit = off")
                 store.append(
                     type="block_log",
                     workspace_id=self.facts.workspace_id,
@@ -384,7 +422,7 @@ class Walker:
                 break
         outputs = script.get("outputs") or {}
         return SimulatedBlock(
-            seconds=_simulated_s(planned, script), output=outputs.get(planned.block_id, {}), failure=failure
+            seconds=simulated_s(planned, script), output=outputs.get(planned.block_id, {}), failure=failure
         )
 
 
@@ -393,11 +431,3 @@ def _kept_out(outcome: Any) -> bool:
     if isinstance(outcome, AskTool | Postponed | AwaitAgent | AwaitChild):
         return True
     return isinstance(outcome, Failed) and outcome.failure.code == CIRCUIT_OPEN
-
-
-def _simulated_s(planned: PlanBlock, script: JSONObject) -> float:
-    """How long the simulator sleeps for a block, in seconds."""
-    scale = float(script.get("scale") or 0)
-    simulate = planned.block.configuration.get("simulate")
-    runtime = simulate.get("runtimeSeconds") if isinstance(simulate, dict) else 0
-    return scale * float(runtime) if isinstance(runtime, int | float) else 0.0

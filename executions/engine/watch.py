@@ -24,6 +24,7 @@ from agentflow.conf import LIMITS
 from executions import dispatch
 
 from . import statements
+from .callers import CALLERS
 from .judging import Claim
 from .run import raw_cursor
 
@@ -40,6 +41,7 @@ GRACE_S = 5.0  # how long after its deadline a call may still come back by itsel
 LOST_S = 20.0  # without a heartbeat for so long a process must assume its leases lost
 DRAIN_S = 30.0
 STUCK_CALLS = 8  # abandoned calls that never came back: the process leaves to be replaced
+STUCK_HANDED_ON = CALLERS // 2
 
 
 @dataclass(slots=True)
@@ -49,9 +51,11 @@ class Flight:
     claim: Claim
     execution_id: UUID
     timeout_s: float
+    since: float = field(default_factory=time.monotonic)
     token: CancelToken = field(default_factory=CancelToken)
     started: float = 0.0  # monotonic; 0 while it waits its turn in a batch
     abandoned: bool = False
+    handed_on: bool = False  # in a thread for calls that wait, not one of the worker's few
     agent_id: str | None = None  # who is called
     limited: bool = False  # the attempt holds a place of it
     abandon: Callable[[], None] = lambda: None
@@ -168,8 +172,9 @@ class Watch:
             log.exception("abandon_failed", execution_id=str(flight.execution_id))
         finally:
             connection.close()
-        stuck = sum(f.abandoned for f in self._in_flight())
-        if stuck >= STUCK_CALLS and not self.leaving:
+        stuck = [f.handed_on for f in self._in_flight() if f.abandoned]
+        too_many = stuck.count(False) >= STUCK_CALLS or len(stuck) >= STUCK_HANDED_ON
+        if too_many and not self.leaving:
             self._be_replaced()
 
     def _be_replaced(self) -> None:
@@ -194,7 +199,7 @@ class Watch:
             now = time.monotonic()
             flights = [f for f in self._in_flight() if not f.abandoned]
             calls = [f for f in flights if f.started and now - f.started > CANCEL_CHECK_S / 2]
-            if not calls:
+            if not any(now - f.since > CANCEL_CHECK_S / 2 for f in flights):
                 connection.close()  # an idle process keeps no connection for this thread
                 self._last_beat = now
                 continue
@@ -229,6 +234,8 @@ class Watch:
 
     def _stop_cancelled(self, flights: list[Flight]) -> None:
         """Stop calls whose run is ending, or whose block was taken from them."""
+        if not flights:
+            return
         rows = raw_cursor().execute(
             "SELECT b.id FROM executions_blockexecution b"
             " JOIN executions_execution e ON e.id = b.execution_id"

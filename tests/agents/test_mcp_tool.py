@@ -100,6 +100,17 @@ def test_a_server_that_died_unseen_is_noticed_before_the_next_call(
     assert output_of(tool("pid"))["result"] != before
 
 
+def test_a_session_that_nobody_uses_is_closed(
+    tool: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mcp, "_pools", [])
+    monkeypatch.setattr(mcp, "SWEEP_S", 0.05)
+    left = output_of(tool("pid"))["result"]
+    assert not _gone(left)
+    monkeypatch.setattr(mcp, "IDLE_S", 0.0)
+    until(lambda: _gone(left), why="the server's end")
+
+
 def _gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"

@@ -141,6 +141,27 @@ def test_a_run_waits_for_a_worker_when_all_are_gone(
     assert check_attempts(client, execution_id) >= 8
 
 
+def test_a_worker_told_to_end_waits_for_all_calls_it_has_made(
+    client: Client, server: HttpServer, held: Held, service: Service
+) -> None:
+    names = [f"call{n}" for n in range(12)]
+    calls = [calling(server, name, path="/held", effect="once", method="POST") for name in names]
+    execution_id = client.run(template(*calls, echo("join", *names), maxParallelBlocks=12))
+    until(lambda: held.count() == 12, why="three times as many calls as the worker has threads")
+    (name,) = service.workers
+    child = service.children[name]
+    child.process.terminate()
+    until(lambda: child.said("Warm shutdown"), why="the worker to hear of it")
+    held.release()
+    until(lambda: not child.alive(), why="its end")
+    assert child.process.returncode == 0
+    assert {client.statuses(execution_id)[each] for each in names} == {"completed"}
+    service.start_worker()
+    assert client.ended(execution_id, RECOVERY_S)["status"] == "completed"
+    assert check_attempts(client, execution_id) == 0
+    assert held.count() == 12
+
+
 def test_a_worker_that_slept_past_its_lease_changes_nothing(
     client: Client, server: HttpServer, held: Held, service: Service
 ) -> None:

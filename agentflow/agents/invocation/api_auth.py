@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
-from ...integrations import http, http_failures
+from ...integrations import http, http_failures, waiting
 from ...integrations.egress import EgressError, EgressPolicy
 from ...types import JSONObject
 from ...workflow.failures import Failure, FailureKind
@@ -121,7 +121,8 @@ class _Source:
         return _kept((str(self.workspace_id), secret, *(self.given.get(name, "") for name in names)))
 
     def _token(self, kept: _Kept, *, refused: str) -> str:
-        with kept.lock:
+        # Who waits for the lock waits for a fetch, and must not hold the place that the fetch comes back to.
+        with waiting.outside(), kept.lock:
             if not kept.token or kept.token == refused or kept.until <= time.monotonic():
                 kept.token = ""
                 kept.token, lasts_s = self._fetched()

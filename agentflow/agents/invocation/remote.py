@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ...integrations import http, http_failures
+from ...integrations import http, http_failures, waiting
 from ...integrations.egress import EgressError, EgressPolicy
 from ...types import JSONObject, JSONValue
 from ...workflow.failures import Failure, FailureKind
@@ -105,7 +105,9 @@ class Remote:
     def _looks(self) -> Iterator[None]:
         wait_s = FIRST_LOOK_S
         while self.remaining_s() > 0:
-            if self._woken.wait(min(wait_s, max(self.remaining_s(), 0.0))):
+            with waiting.outside():
+                stopped = self._woken.wait(min(wait_s, max(self.remaining_s(), 0.0)))
+            if stopped:
                 return
             yield
             wait_s = min(wait_s * 1.5, BETWEEN_LOOKS_S)
