@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from agentflow.agents import registry
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from executions.models import Execution
-from executions.services import control, reconcile
+from executions.services import control, reconcile, repairing
 from templates_app.models import TemplateVersion
+from tests.factories.agents import AgentFactory
 from tests.factories.executions import statuses
 from tests.history import check
 
@@ -105,3 +107,29 @@ def drain_children_of(started: Execution) -> None:
 
     ticking.tick()
     started.refresh_from_db()
+
+
+def test_one_that_is_tried_again_waits_for_a_place_and_not_for_the_child_that_failed(
+    run: Start, author: User, version_of: VersionOf
+) -> None:
+    child = version_of(template(block("x", humanInLoop={"type": "approval"})))
+    AgentFactory.create(
+        workspace=child.template.workspace,
+        agent_id="sub",
+        tool_type="UseCase",
+        configuration={"templateId": str(child.template_id)},
+        limits={"concurrency": 1},
+    )
+    registry.forget()
+    open_ = block("open", humanInLoop={"type": "approval"})
+    execution = run(template(block("sub", agentId="sub"), open_))
+    answer(row(execution, "sub").children.get(), "x", author, approved=False)
+    drain(execution)
+    assert statuses(execution) == {"sub": "failed", "open": "waiting_human"}
+    run(template(block("sub", agentId="sub")))
+    given: Any = {"execution_id": execution.pk, "block_pk": row(execution, "sub").pk, "by": author}
+    repairing.retry(**given, reason="Once more.")
+    drain(execution)
+    assert (row(execution, "sub").status, row(execution, "sub").reason) == ("waiting_external", "agent")
+    repairing.complete(**given, output=1, reason="Known.")
+    assert list(row(execution, "sub").attempts.values_list("attempt", "outcome")) == [(1, "error")]
