@@ -51,6 +51,8 @@ SIDEBAR = (
             ("governance.user", "person"),
             ("auth.group", "group"),
             ("approvals.approvallevel", "stairs"),
+            ("executions.recoverypolicy", "healing"),
+            ("executions.failurerule", "category"),
             ("notifications.workspacenotifications", "notifications"),
             ("notifications.target", "webhook"),
             ("notifications.delivery", "outgoing_mail"),

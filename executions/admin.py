@@ -40,6 +40,7 @@ from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Execution, PointKind, Process
 from .narration import reason_words
 from .point_pages import KINDS
+from .recovery import rule_admin  # noqa: F401  # its pages
 from .selectors import BlockRow, Progress
 from .services import control, restarting
 from .states import BlockStatus

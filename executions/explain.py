@@ -241,8 +241,10 @@ def _waiting_for_an_agent(row: BlockRow, scene: Scene) -> Reason:
     queues = scene.agents.get(row.pk, ())
     if not queues:
         known = scene.facts.get(row.block_id, NOTHING_KNOWN)
-        wanted = ", ".join(known.capabilities) or "this"
+        wanted = ", ".join(known.capabilities)
         message = f"No agent that can do {wanted} is fit just now."
+        if not wanted:
+            message = f"The agent “{known.agent_id}” is not available just now."
         return Reason("waiting_agent", message, until=row.available_at)
     first = queues[0]
     bears = [f"{first.limit} at a time"] if first.limit is not None else []

@@ -12,7 +12,7 @@ from agentflow.agents.journal import StepKind, StepStatus
 from agentflow.governance.access import WorkspaceScopedQuerySet
 from agentflow.types import JSONValue
 
-from .recovery import incident_models  # noqa: F401  # models of this app, too
+from .recovery import incident_models, rule_models  # noqa: F401  # models of this app, too
 from .states import BlockStatus, ExecutionStatus
 
 
@@ -377,6 +377,7 @@ class TimerKind(models.TextChoices):
     NEWS = "news"  # look at one execution now: another one, its child or its parent, has changed
     CHECK = "check"  # look at one execution: expired leases, lost hints, backoff, deadline, a child's end
     APPROVAL_TIMEOUT = "approval_timeout"
+    RECOVERY = "recovery"  # restart an execution that ended: `tries` is its epoch, `progress` the point
 
 
 class Timer(models.Model):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from ..workflow.classification import of_status
 from ..workflow.failures import FailureKind
 from .egress import EgressError
 
@@ -79,15 +80,13 @@ def check_status(status: int, headers: Any, *, method: str, body: bytes = b"") -
     """
     if 200 <= status < 300:
         return
-    transient = status in {408, 425, 429} or (500 <= status < 600 and status not in {501, 505})
+    sort = of_status(status)
+    transient = sort.kind is FailureKind.TRANSIENT
     raise BadStatus(
-        FailureKind.TRANSIENT if transient else FailureKind.CONFIGURATION,
+        sort.kind,
         f"http_{status}",
         f"The server answered {status}.",
-        # 503 says that it did not begin; after the others nobody knows how far it came.
-        outcome_unknown=status >= 500
-        and status not in {501, 503, 505}
-        and method.upper() not in SAFE_METHODS,
+        outcome_unknown=sort.unfinished and method.upper() not in SAFE_METHODS,
         retry_after_s=retry_after_s(headers.get("retry-after")) if transient else None,
         evidence={"status": status, "body": body[:500].decode("utf-8", "replace")},
     )

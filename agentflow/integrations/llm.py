@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..types import JSONObject
+from ..workflow.classification import of_model
 from ..workflow.failures import FailureKind
 from . import http, http_failures, http_watch
 from .egress import EgressError, EgressPolicy
@@ -114,12 +115,10 @@ def _status(error: openai.APIStatusError) -> EgressError:
     code = str(told.get("code") or told.get("type") or "")
     said = str(told.get("message") or error.message)[:300]
     evidence: JSONObject = {"status": error.status_code, "code": code}
-    if code == "context_length_exceeded" or "context length" in said.lower():
-        return EgressError(FailureKind.CONFIGURATION, "llm_context_too_long", said, evidence=evidence)
-    if code == "insufficient_quota":
-        return EgressError(FailureKind.CONFIGURATION, "llm_quota_exhausted", said, evidence=evidence)
-    if code == "content_filter":
-        return EgressError(FailureKind.AGENT, "llm_content_filtered", said, evidence=evidence)
+    sort = of_model(code, said)
+    if sort is not None:
+        ours, kind = sort
+        return EgressError(kind, ours, said, evidence=evidence)
     try:
         http_failures.check_status(
             error.status_code, error.response.headers, method="POST", body=said.encode("utf-8", "replace")

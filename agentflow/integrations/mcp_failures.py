@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from ..types import JSONObject
+from ..workflow.classification import of_rpc
 from ..workflow.failures import FailureKind
 from . import http_failures
 from .egress import EgressError
@@ -103,13 +104,12 @@ def gone(error: mcp.MCPError) -> bool:
 def translated(error: Exception, label: str, *, sent: bool) -> EgressError:
     """What went wrong with a call; `sent`: the tool may have been called."""
     from mcp import MCPError
-    from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
 
     inner = innermost(error)
     if isinstance(inner, EgressError):
         return inner
     if isinstance(inner, MCPError):
-        if inner.code in {INVALID_PARAMS, METHOD_NOT_FOUND}:
+        if of_rpc(inner.code) is FailureKind.CONFIGURATION:
             return EgressError(FailureKind.CONFIGURATION, "mcp_invalid_call", inner.message[:500])
         if not gone(inner):
             return EgressError(

@@ -170,6 +170,52 @@ class RetryPolicy(_Part):
     on_exhausted: Literal["ask", "fail"] = "ask"
 
 
+Rung: TypeAlias = Literal["retry", "reassign", "queue", "restart", "ask", "compensate", "fail"]
+LastRung: TypeAlias = Literal["ask", "compensate", "fail"]
+Ladder: TypeAlias = Annotated[tuple[Rung, ...], Field(strict=False, min_length=1, max_length=7)]
+LastLadder: TypeAlias = Annotated[tuple[LastRung, ...], Field(strict=False, min_length=1, max_length=1)]
+
+
+class Recovery(_Part):
+    """What is tried, in this order, when an attempt failed so; a kind that is left out is as usual.
+
+    `unknown_outcome` is of an effect that must happen once: it is never repeated by itself.
+    """
+
+    transient: Ladder | None = None
+    agent: Ladder | None = None
+    configuration: Ladder | None = None
+    critical: LastLadder | None = None
+    unknown_outcome: LastLadder | None = None
+    alternatives: Annotated[tuple[Identifier, ...], Field(strict=False, max_length=20)] = ()
+    max_reassignments: int | None = Field(default=None, ge=0, le=20)
+    max_restarts: int | None = Field(default=None, ge=0, le=10)
+    queue_for: Duration | None = None
+
+    @property
+    def reassignments(self) -> int:
+        return 3 if self.max_reassignments is None else self.max_reassignments
+
+    @property
+    def restarts(self) -> int:
+        return 1 if self.max_restarts is None else self.max_restarts
+
+    @property
+    def queues(self) -> bool:
+        """Whether a block waits where its agent is not available."""
+        return any("queue" in (ladder or ()) for ladder in (self.transient, self.agent, self.configuration))
+
+    @property
+    def queue_s(self) -> float:
+        return (3_600_000 if self.queue_for is None else self.queue_for) / 1000
+
+    def over(self, other: Recovery | None) -> Recovery:
+        """What this one leaves open is as the other says."""
+        if other is None or not other.model_fields_set:
+            return self
+        return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+
+
 class AtLeast(_Part):
     """A partial join: this many taken edges are enough."""
 
@@ -290,6 +336,7 @@ class Block(_Part):
     timeout: Duration | None = None
     agent_patience: Duration | None = None
     on_error: Literal["fail", "continue"] = "fail"
+    recovery: Recovery | None = None
     compensation: Compensation | None = None
     effect: Literal["pure", "keyed", "once"] | None = None
     on_unknown_outcome: Literal["ask", "fail"] = "ask"
@@ -311,6 +358,7 @@ class GlobalSettings(_Part):
     agent_patience: Duration | None = None
     budget: Budget | None = None
     default_retry_policy: RetryPolicy | None = None
+    recovery: Recovery | None = None
     human_in_loop_defaults: HumanInLoop | None = None
 
 
@@ -329,6 +377,13 @@ class Definition(_Part):
     def retry_policy_of(self, block: Block) -> RetryPolicy:
         """The block's own policy, else the template's, else three attempts with backoff."""
         return block.retry_policy or self.global_settings.default_retry_policy or RetryPolicy()
+
+    def recovery_of(self, block: Block) -> Recovery:
+        """The block's own, laid over the template's; its `onUnknownOutcome` is its own, too."""
+        own = block.recovery or Recovery()
+        if own.unknown_outcome is None and "on_unknown_outcome" in block.model_fields_set:
+            own = Recovery(unknown_outcome=(block.on_unknown_outcome,)).over(own)
+        return own.over(self.global_settings.recovery)
 
     def human_of(self, block: Block) -> HumanInLoop | None:
         """What the block asks of a person, the template's defaults laid under; None: nothing."""
@@ -542,6 +597,7 @@ _PARTS: dict[str, type[_Part]] = {
     "humanInLoopDefaults": HumanInLoop,
     "levels": HumanLevel,
     "assignees": Assignees,
+    "recovery": Recovery,
     "retryPolicy": RetryPolicy,
     "defaultRetryPolicy": RetryPolicy,
     "join": AtLeast,

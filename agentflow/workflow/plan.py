@@ -20,6 +20,7 @@ from .definition import (
     Definition,
     Durability,
     HumanInLoop,
+    Recovery,
     RetryPolicy,
     compensation_of,
 )
@@ -56,6 +57,7 @@ class PlanBlock:
     key: Key | None
     human: HumanInLoop | None
     retry: RetryPolicy
+    recovery: Recovery
     timeout_s: float
     patience_s: float | None  # for an agent; None: it waits as long as it takes
     likeness: str  # blocks with equal likeness do the same work on other input: they share a speed history
@@ -96,6 +98,16 @@ class PlanBlock:
     def chosen(self) -> bool:
         """Its agent is chosen for each attempt, by what it asks for."""
         return self.block.agent_id is None and bool(self.block.capabilities) and not self.asks_input
+
+    @property
+    def routed(self) -> bool:
+        """It may be another agent from attempt to attempt."""
+        return self.chosen or bool(self.recovery.alternatives)
+
+    @property
+    def queues(self) -> bool:
+        """It waits where the agent that it names is not available."""
+        return self.block.agent_id is not None and self.recovery.queues
 
     @property
     def asks_before(self) -> bool:
@@ -149,7 +161,7 @@ class Plan:
     special: frozenset[int]
     partial: frozenset[int]  # joins that may open before all their edges are closed
     fans: tuple[int, ...]  # blocks with `forEach`
-    chosen: frozenset[int]  # blocks that name no agent, only what it must be able to do
+    routed: frozenset[int]  # blocks whose attempts may go to one agent or another
     alike: dict[str, tuple[int, ...]]  # likeness -> the blocks that have it
     handles_failure: bool  # some block runs because another failed
     run_key: Key | None  # of the executions
@@ -225,7 +237,7 @@ def compile_plan(definition: Definition) -> Plan:
         special=frozenset(p.idx for p in planned if p.special),
         partial=frozenset(p.idx for p in planned if p.needed is not None),
         fans=tuple(p.idx for p in planned if p.items is not None),
-        chosen=frozenset(p.idx for p in planned if p.chosen),
+        routed=frozenset(p.idx for p in planned if p.routed),
         alike=_alike((*planned, *compensations)),
         handles_failure=any(p.block.run_on == "failure" for p in planned),
         run_key=_run_key(definition),
@@ -317,6 +329,7 @@ def _compile_block(
         key=_key(block),
         human=definition.human_of(block),
         retry=definition.retry_policy_of(block),
+        recovery=definition.recovery_of(block),
         timeout_s=definition.timeout_of(block) / 1000,
         patience_s=_patience_s(definition, block),
         likeness=_likeness(block),

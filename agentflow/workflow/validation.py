@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 
-from . import callbacks, json_schema, people, secret_references
+from . import callbacks, json_schema, people, recoveries, secret_references
 from .conditions import DEFAULT
 from .definition import (
     AtLeast,
@@ -77,12 +77,20 @@ def _error(code: str, path: Path, message: str, remedy: str) -> Issue:
     return Issue("error", code, pointer(*path), message, remedy)
 
 
+def _found(found: recoveries.Found) -> Issue:
+    severity, code, at, message, remedy = found
+    return Issue(severity, code, pointer(*at), message, remedy)
+
+
 def _global_issues(definition: Definition) -> Iterator[Issue]:
     if definition.input_schema is not None:
         yield from _schema_issues(definition.input_schema, ("inputSchema",))
     settings = definition.global_settings
     if settings.default_retry_policy is not None:
         yield from _retry_issues(settings.default_retry_policy, ("globalSettings", "defaultRetryPolicy"))
+    if settings.recovery is not None:
+        found = recoveries.of_template(settings.recovery, ("globalSettings", "recovery"))
+        yield from map(_found, found)
     if settings.concurrency is not None:
         yield from _run_key_issues(settings.concurrency.key, ("globalSettings", "concurrency", "key"))
     if settings.budget is not None:
@@ -223,14 +231,26 @@ class _BlockCheck:
             yield from self._people(block.human_in_loop)
         if block.retry_policy is not None:
             yield from _retry_issues(block.retry_policy, (*self.path, "retryPolicy"))
+        if block.recovery is not None:
+            undoes = any(each.compensation is not None for each in self.definition.blocks)
+            path = (*self.path, "recovery")
+            yield from map(
+                _found,
+                recoveries.of_block(block, block.recovery, path, called=self._calls(), undoes=undoes),
+            )
         if block.budget is not None:
             yield from self._budget(block.budget, (*self.path, "budget"))
         yield from self._secrets(block)
         yield from self._rules()
 
+    def _calls(self) -> bool:
+        """Whether it names somebody to call."""
+        block = self.block
+        return block.agent_id is not None or block.tool_type is not None or bool(block.capabilities)
+
     def _budget(self, budget: Budget, path: Path) -> Iterator[Issue]:
         yield from _budget_issues(budget, path)
-        if self.block.agent_id is None and not self.block.capabilities and self.block.tool_type is None:
+        if not self._calls():
             message = "Nobody is called here, so nothing is used up."
             remedy = "Remove it, or give it to the block that calls an agent."
             yield Issue("warning", "unused_budget", pointer(*path), message, remedy)
@@ -239,8 +259,7 @@ class _BlockCheck:
         path = (*self.path, "humanInLoop")
         human = self.definition.human_of(self.block)
         if human is not None:
-            for severity, code, at, message, remedy in people.issues(human, own, path):
-                yield Issue(severity, code, pointer(*at), message, remedy)
+            yield from map(_found, people.issues(human, own, path))
         for text, at in people.expressions(own, path):
             names = NAMES - {"index", "event"} - (set() if self.block.for_each else {"item"})
             yield from self._expression(text, at, names, own=False)
@@ -522,7 +541,7 @@ class _BlockCheck:
                 "The block runs after a failure, but follows no block that could fail.",
                 "Add dependencies, or remove runOn.",
             )
-        called = block.agent_id is not None or block.tool_type is not None or bool(block.capabilities)
+        called = self._calls()
         yield from self._callback()
         if block.repeat is not None and (block.for_each is not None or not called):
             yield _error(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import callbacks, choosing, commands, incidents, points, signals, views
+from . import callbacks, choosing, commands, incidents, points, recovery, signals, views
 
 
 class TextConverter:
@@ -67,6 +67,7 @@ urlpatterns = [
     path(f"{_ONE}/restart", commands.RestartView.as_view(), name="execution-restart"),
     path(f"{_ONE}/context", points.ContextView.as_view(), name="execution-context"),
     path(f"{_ONE}/fork", points.ForkView.as_view(), name="execution-fork"),
+    path(f"{_ONE}/recovery", recovery.RecoveryView.as_view(), name="execution-recovery"),
     path(f"{_ONE}/recovery-points", points.RecoveryPointsView.as_view(), name="execution-recovery-points"),
     path(
         f"{_ONE}/recovery-points/<int:point_id>",

@@ -8,8 +8,8 @@ Without a free place the claim is handed back, and the block waits as a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -20,11 +20,13 @@ from agentflow.agents.matching import Candidate, Requirements
 from agentflow.agents.selection import Load, Purpose
 from agentflow.types import JSONObject
 from agentflow.workflow.plan import PlanBlock
-from executions.models import AttemptOutcome
+from executions.recovery import settings
+from executions.recovery.past import Past, past_of
 from executions.states import BlockStatus as B
 
 from . import budgets
 from .ahead import AHEAD
+from .alternates import callable_now, may_queue, queues
 from .facts import Facts, as_json
 from .judging import AGENT, AgentPlace, Change, Claim
 from .places import GOES_ON, LIVE, UNLIMITED, lock_agents
@@ -54,22 +56,32 @@ def pick(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change | None
     if planned.chosen:
         return None if claim.pk == AHEAD else _chosen(facts, planned, claim)
     agent_id = planned.block.agent_id
+    waits = may_queue(facts, planned, claim)
+    if planned.routed or waits:
+        if claim.pk == AHEAD:
+            return None
+        agent_id, available = _named(facts, planned, claim)
+        if waits and not available:
+            patience_s = planned.patience_s or settings.recovery_of(facts.workspace_id, planned).queue_s
+            return replace(_back(claim, ()), delay_s=patience_s)
     spec = registry.resolve(facts.workspace_id, agent_id) if agent_id else None
     if spec is None or not spec.enabled:
         return Pick(agent_id)
     limits = spec.limits
-    if limits.concurrency is None and limits.rate_per_minute is None:
+    if limits.concurrency is None and limits.rate_per_minute is None and not planned.routed:
         return Pick(agent_id)
     if claim.pk == AHEAD:
         return None
     place = AgentPlace(spec.agent_id, limits.concurrency or UNLIMITED, limits.rate_per_minute)
-    receipts = {spec.agent_id: {"asked": {"agentId": spec.agent_id}, "chosen": spec.agent_id}}
+    receipts = {spec.agent_id: {"asked": {"agentId": planned.block.agent_id}, "chosen": spec.agent_id}}
     taken = _take(facts, claim, [place], receipts)
     return _back(claim, (place,)) if taken is None else Pick(taken, limited=True)
 
 
 def waits_in_vain(facts: Facts, planned: PlanBlock, effect: str, waits_for: Sequence[str]) -> bool:
     """Whether a block that waits for these agents had better choose again."""
+    if not planned.chosen and not waits_for and (planned.routed or queues(facts, planned)):
+        return bool(callable_now(facts, planned, effect))
     if not planned.chosen:
         spec = registry.resolve(facts.workspace_id, planned.block.agent_id or "")
         limits = spec.limits if spec is not None and spec.enabled else None
@@ -81,6 +93,29 @@ def waits_in_vain(facts: Facts, planned: PlanBlock, effect: str, waits_for: Sequ
     known = [selection.candidate(facts.workspace_id, agent_id) for agent_id in fit]
     unlimited = any(each is not None and not each.limited for each in known)
     return bool(fit) and (unlimited or len(set(fit) & set(waits_for)) < min(len(fit), WAITS_FOR))
+
+
+def others(facts: Facts, planned: PlanBlock, effect: str, but: Collection[str]) -> tuple[str, ...]:
+    """Agents that could take over a block just now, the best first."""
+    if not planned.chosen:
+        return tuple(name for name in callable_now(facts, planned, effect) if name not in but)
+    found = selection.choose(
+        facts.workspace_id, asked_by(planned, effect), purpose=_purpose(facts, planned), exclude=but
+    ).ranking
+    return tuple(each.agent_id for each in found.fit if each.agent_id not in but)
+
+
+def _named(facts: Facts, planned: PlanBlock, claim: Claim) -> tuple[str | None, bool]:
+    """Of the agents that the block names the one to call, and whether it is available.
+
+    The first that the block was not taken from; only the one who may have done it already, if there is one.
+    """
+    fit = callable_now(facts, planned, claim.effect)
+    past = past_of(claim.pk, claim.attempt, claim.effect) if planned.routed else Past()
+    if past.bound is not None:
+        return past.bound, past.bound in fit
+    found = next((name for name in fit if name not in past.left), fit[0] if fit else None)
+    return found or planned.block.agent_id, found is not None
 
 
 def asked_by(planned: PlanBlock, effect: str) -> Requirements:
@@ -98,14 +133,14 @@ def _purpose(facts: Facts, planned: PlanBlock) -> Purpose:
 
 
 def _chosen(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change:
-    failed, bound = _before(facts, claim)
+    past = past_of(claim.pk, claim.attempt, claim.effect)
     choice = selection.choose(
         facts.workspace_id,
         asked_by(planned, claim.effect),
         purpose=_purpose(facts, planned),
         load=loads_of(facts.workspace_id),
-        exclude=failed,
-        only=bound,
+        exclude=past.failed,
+        only=past.bound,
         seed=f"{facts.execution_id}:{claim.idx}:{claim.iteration}:{claim.attempt}",
     )
     places = []
@@ -132,44 +167,6 @@ def _back(claim: Claim, agents: tuple[AgentPlace, ...]) -> Change:
         reason=AGENT,
         agents=agents,
     )
-
-
-# -- what happened before ------------------------------------------------------
-
-_BEFORE = """
-SELECT b.id = o.id, r.attempt > o.tries_from, r.agent_id, a.outcome, a.failure
-FROM executions_blockexecution o
-JOIN executions_blockexecution b
-  ON b.execution_id = o.execution_id AND b.idx = o.idx AND b.iteration = o.iteration AND b.epoch <= o.epoch
-JOIN executions_routingreceipt r ON r.block_id = b.id
-LEFT JOIN executions_blockattempt a ON a.block_id = b.id AND a.attempt = r.attempt
-WHERE o.id = %(block)s AND NOT (b.id = o.id AND r.attempt = %(attempt)s)
-ORDER BY b.epoch, r.attempt
-"""
-
-
-def _before(facts: Facts, claim: Claim) -> tuple[set[str], str | None]:
-    """Agents that failed at this, and the only one that may repeat it: what it did is not known.
-
-    Another agent would not recognise the key of an effect that may have happened.
-    """
-    failed: set[str] = set()
-    bound: str | None = None
-    rows = raw_cursor().execute(_BEFORE, {"block": claim.pk, "attempt": claim.attempt})
-    for same_row, counts, agent_id, outcome, failure in rows:
-        if outcome == AttemptOutcome.OK:
-            failed.clear()
-            bound = None
-            continue
-        if outcome == AttemptOutcome.WAITED:
-            bound = agent_id  # it stopped on its way, and goes on by its own steps
-            continue
-        unknown = outcome != AttemptOutcome.ERROR or bool((loads(failure) or {}).get("outcomeUnknown"))
-        if unknown and claim.effect != "pure":
-            bound = agent_id
-        if same_row and counts and outcome == AttemptOutcome.ERROR:
-            failed.add(agent_id)
-    return (failed - {bound} if bound else failed), bound
 
 
 # -- places --------------------------------------------------------------------

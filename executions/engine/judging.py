@@ -18,16 +18,24 @@ from agentflow.agents.calls import (
     Outcome,
     Postponed,
 )
-from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import NoBranchMatched, choose, holds
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.plan import PlanBlock
-from agentflow.workflow.retry import delay_s, wants_retry
 from executions.models import AttemptOutcome
+from executions.recovery.decision import (
+    POISON,
+    UNKNOWN_OUTCOME,
+    WORKER_LOST,
+    Cause,
+    Decision,
+    Strategy,
+)
+from executions.recovery.healing import AS_WRITTEN, Healing
 from executions.states import BlockStatus as B
 
+_ASKED = {Cause.UNKNOWN_OUTCOME: UNKNOWN_OUTCOME, Cause.POISON: POISON}  # why a person is asked
 REVIEW = "review"  # the reason of a block whose output a person looks at
 BUDGET = "budget"  # the reason of a block that waits for a word about a budget
 AGENT = "agent"  # the reason of a block that waits for an agent
@@ -114,6 +122,7 @@ class Change:
     budget: Any = None  # the one that is used up, to be asked about: `budgets.Overspent`
     # These are waited for, none: any.  Without `ended` nobody was called, and the claim is handed back.
     agents: tuple[AgentPlace, ...] | None = None
+    ends_run: Strategy | None = None  # the block's failure ends the run, which is undone or goes back then
 
 
 def judge(
@@ -123,10 +132,13 @@ def judge(
     *,
     scope: Callable[[], dict[str, JSONValue]],
     uniform: Callable[[], float] = random.random,
+    healing: Healing = AS_WRITTEN,
+    agent_id: str | None = None,
 ) -> Change:
     """The change that an outcome asks for.  A `StartChild` is resolved before, by the walker.
 
-    `scope` gives the names for the block's conditions, its own output among them.
+    `scope` gives the names for the block's conditions, its own output among them; `agent_id` is who was
+    called where the block does not name it.
     """
     base = Change(
         pk=claim.pk,
@@ -134,7 +146,7 @@ def judge(
         status=B.COMPLETED,
         iteration=claim.iteration,
         attempt=claim.attempt,
-        agent_id=planned.block.agent_id or "",
+        agent_id=agent_id or ("" if planned.routed else planned.block.agent_id or ""),
     )
     if isinstance(outcome, Completed | Failed | AskTool | Postponed | AwaitAgent | AwaitChild):
         base = replace(base, usage=outcome.usage)
@@ -153,7 +165,7 @@ def judge(
             return round_ended(planned, base, claim, outcome.output, scope=scope)
         return completed(planned, base, outcome.output, scope=scope)
     assert isinstance(outcome, Failed)
-    return failed(planned, base, claim, outcome.failure, uniform=uniform)
+    return failed(planned, base, claim, outcome.failure, uniform=uniform, healing=healing)
 
 
 def named(planned: PlanBlock) -> frozenset[str]:
@@ -241,24 +253,45 @@ def round_ended(
 
 
 def failed(
-    planned: PlanBlock, base: Change, claim: Claim, failure: Failure, *, uniform: Callable[[], float]
+    planned: PlanBlock,
+    base: Change,
+    claim: Claim,
+    failure: Failure,
+    *,
+    uniform: Callable[[], float],
+    healing: Healing = AS_WRITTEN,
 ) -> Change:
-    """Try again, ask a person, or fail: the block's policy decides, within what its effect allows."""
-    policy = planned.retry
-    base = replace(base, error=failure.as_json(), ended=AttemptOutcome.ERROR)
+    """What recovery decides, within what the block's policy and its effect allow."""
+    base = replace(base, ended=AttemptOutcome.ERROR)
     if failure.code == CIRCUIT_OPEN:
+        base = replace(base, error=failure.as_json())
         return kept_out(planned, base, failure, uniform=uniform)
-    if failure.outcome_unknown and claim.effect == "once":
-        return unknown(planned, base, failure)
-    if failure.kind is FailureKind.CRITICAL:
-        if planned.compensates is not None:
-            return ask_fix(base, failure)
-        return replace(base, status=B.FAILED, reason=failure.code)
-    tries = claim.tries
-    if wants_retry(policy, failure, tries) and tries <= policy.max_retries:
-        wait_s = max(delay_s(policy, tries, uniform), failure.retry_after_s or 0.0)
-        return replace(base, status=B.READY, reason="retry", delay_s=wait_s)
-    return give_up(planned, base, failure)
+    failure, decision = healing.decided(planned, claim, failure, agent_id=base.agent_id, uniform=uniform)
+    return decided(base, failure, decision)
+
+
+def decided(base: Change, failure: Failure, decision: Decision) -> Change:
+    """The change that carries a decision out; it is kept with the failure, which is the attempt's."""
+    base = replace(base, error={**failure.as_json(), "recovery": decision.as_json()})
+    match decision.strategy:
+        case Strategy.RETRY if decision.cause is Cause.WORKER_LOST:
+            return replace(base, status=B.READY, reason=WORKER_LOST)
+        case Strategy.RETRY:
+            return replace(base, status=B.READY, reason="retry", delay_s=decision.after_s)
+        case Strategy.REASSIGN:
+            return replace(base, status=B.READY, reason="reassign")
+        case Strategy.QUEUE:
+            return replace(base, status=B.READY, reason="queued", delay_s=decision.after_s)
+        case Strategy.ASK:
+            reason = _ASKED.get(decision.cause, "fix")
+            return replace(base, status=B.WAITING_HUMAN, reason=reason, ask="fix")
+    unknown = decision.cause is Cause.UNKNOWN_OUTCOME
+    return replace(
+        base,
+        status=B.FAILED,
+        reason=UNKNOWN_OUTCOME if unknown else failure.code,
+        ends_run=decision.strategy if decision.strategy is not Strategy.FAIL else None,
+    )
 
 
 def kept_out(planned: PlanBlock, base: Change, failure: Failure, *, uniform: Callable[[], float]) -> Change:
@@ -311,13 +344,6 @@ def child_called(base: Change, called: AwaitChild) -> Change:
     )
 
 
-def unknown(planned: PlanBlock, base: Change, failure: Failure) -> Change:
-    """The effect may have happened and must not be repeated unasked."""
-    if planned.block.on_unknown_outcome == "fail":
-        return replace(base, status=B.FAILED, reason="unknown_outcome", error=failure.as_json())
-    return ask_fix(base, failure, reason="unknown_outcome")
-
-
 def give_up(planned: PlanBlock, base: Change, failure: Failure) -> Change:
     """Nothing is left to try without a person."""
     if planned.retry.on_exhausted == "fail":
@@ -336,30 +362,25 @@ def ask_fix(base: Change, failure: Failure, *, reason: str = "fix") -> Change:
     )
 
 
-def rescued(planned: PlanBlock, claim: Claim) -> Change:
+def rescued(planned: PlanBlock, claim: Claim, *, healing: Healing = AS_WRITTEN) -> Change:
     """The worker vanished with the block in hand.  `claim.crashes` counts this crash already."""
     failure = Failure(
         FailureKind.TRANSIENT,
-        "worker_lost",
+        WORKER_LOST,
         f"The worker that ran attempt {claim.attempt} vanished.",
         outcome_unknown=True,
     )
+    failure, decision = healing.decided(planned, claim, failure)
+    if decision.cause is Cause.POISON:
+        message = f"The block's worker vanished {claim.crashes} times in a row."
+        failure = replace(failure, code=POISON, message=message)
     base = Change(
         pk=claim.pk,
         idx=claim.idx,
         status=B.READY,
         iteration=claim.iteration,
         attempt=claim.attempt,
-        reason="worker_lost",
-        error=failure.as_json(),
         ended=AttemptOutcome.RESCUED,
-        agent_id=planned.block.agent_id or "",
+        agent_id="" if planned.routed else planned.block.agent_id or "",
     )
-    if claim.effect == "once":
-        return unknown(planned, base, failure)
-    if claim.crashes >= LIMITS.poison_crashes:
-        poison = replace(
-            failure, code="poison", message=f"The block's worker vanished {claim.crashes} times in a row."
-        )
-        return ask_fix(base, poison, reason="poison")
-    return base
+    return decided(base, failure, decision)

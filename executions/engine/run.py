@@ -35,6 +35,7 @@ from executions import blobs, dispatch
 from executions.models import Compensation, PointKind
 from executions.ports import HumanAsk, human_gate
 from executions.recovery import incident_notes
+from executions.recovery.decision import Strategy
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
@@ -186,6 +187,8 @@ class Run:
                 self._items.after(change)
             else:
                 self._after(change, closings)
+            if change.ends_run is not None and self.status in (E.RUNNING, E.PAUSED):
+                self._give_up(change)
         if self.status in TERMINAL or self.status is E.CANCELLING:
             return []
         followed = self._items.count([c.idx for c in changes if c.iteration and c.status in SETTLED])
@@ -261,6 +264,22 @@ class Run:
             ends_as = E(planned.block.end)
             self.stop(ends_as=ends_as, reason="run_ended", error=None, compensate=ends_as is E.FAILED)
 
+    def _give_up(self, change: Change) -> None:
+        """Recovery ends the run for what happened to one block."""
+        error = change.error or {}
+        block_id = self.facts.plan[change.idx].block_id
+        why: JSONObject = {
+            "code": error.get("code", "block_failed"),
+            "message": f"{block_id}: {error.get('message', 'failed')}",
+            "blocks": [block_id],
+        }
+        compensate = change.ends_run is Strategy.COMPENSATE
+        self.stop(ends_as=E.FAILED, reason="recovery", error=why, compensate=compensate)
+        if change.ends_run is Strategy.RESTART:
+            point = error["recovery"]["recoveryPointId"]
+            timer = f"recovery:{self.facts.execution_id}"
+            self.execute(statements.GO_BACK, timer=timer, point=point)
+
     def _await_event(self, pk: int, type: str, correlation: str) -> None:
         """Begin to wait, and look after the commit: the event may be there already."""
         self.execute(statements.AWAIT_EVENT, block=pk, type=type, correlation=correlation)
@@ -303,8 +322,8 @@ class Run:
 
     def _with_agents(self, changes: list[Change]) -> list[Change]:
         """Attempts that end elsewhere than with the walker that chose their agent, with that agent."""
-        chosen = self.facts.plan.chosen
-        unnamed = [c.pk for c in changes if c.ended and not c.agent_id and c.idx in chosen] if chosen else []
+        routed = self.facts.plan.routed
+        unnamed = [c.pk for c in changes if c.ended and not c.agent_id and c.idx in routed] if routed else []
         if not unnamed:
             return changes
         rows = self.execute(statements.CHOSEN_AGENTS, ids=unnamed)

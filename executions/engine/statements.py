@@ -448,6 +448,13 @@ INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
 VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)s::jsonb)
 """
 
+# The clock restarts the run from a recovery point, once it has ended.
+GO_BACK = """
+INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)
+VALUES ('recovery', %(timer)s, %(execution)s, statement_timestamp(), %(epoch)s, %(point)s)
+ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at, tries = excluded.tries, progress = excluded.progress
+"""
+
 # A result that came after its block was given to another.  A retried transaction whose first commit
 # went through brings a result that is recorded already: that one is not late.
 LATE = """

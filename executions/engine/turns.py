@@ -237,7 +237,7 @@ def _with_what_was_brought(run: Run, changes: list[Change]) -> list[Change]:
 
 def _hand_back(run: Run, changes: list[Change], walker: UUID) -> int:
     """Let blocks wait for whose call no agent was free."""
-    patience = [run.facts.plan[change.idx].patience_s for change in changes]
+    patience = [change.delay_s or run.facts.plan[change.idx].patience_s for change in changes]
     rows = run.execute(
         statements.HAND_BACK,
         ids=[change.pk for change in changes],

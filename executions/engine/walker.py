@@ -40,6 +40,7 @@ from agentflow.workflow.large import Large, LargeUnavailable, holds_large
 from agentflow.workflow.plan import PlanBlock
 from executions import callbacks, dispatch
 from executions.blobs import TooLarge, filled, kept
+from executions.recovery.reading import Reader
 from executions.services import starting
 from executions.states import BlockStatus as B
 
@@ -321,7 +322,16 @@ class Walker:
                     limited=flight.limited,
                 )
             outcome = Failed(child)
-        change = judge(planned, claim, outcome, scope=lambda: self.inputs.scope(known, named(planned)))
+        change = self._patiently(
+            lambda _: judge(
+                planned,
+                claim,
+                outcome,
+                scope=lambda: self.inputs.scope(known, named(planned)),
+                healing=Reader(self.facts),
+                agent_id=agent_id,
+            )
+        )
         if agent_id == change.agent_id and not flight.limited and not flight.address_given:
             return change
         return replace(change, agent_id=agent_id, limited=flight.limited, addressed=flight.address_given)

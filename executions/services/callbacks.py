@@ -32,6 +32,7 @@ from executions.models import (
     LateResult,
     RoutingReceipt,
 )
+from executions.recovery.reading import Reader
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
@@ -83,10 +84,10 @@ def receive(*, block_pk: int, attempt: int, brought: Completed | Failed) -> None
 
 def _called(planned: PlanBlock, block_pk: int, attempt: int) -> str | None:
     """The agent that the attempt went to."""
-    if not planned.chosen:
+    if not planned.routed:
         return planned.block.agent_id
     receipts = RoutingReceipt.objects.filter(block=block_pk, attempt=attempt)
-    return receipts.values_list("agent_id", flat=True).first()
+    return receipts.values_list("agent_id", flat=True).first() or planned.block.agent_id
 
 
 def _receive(
@@ -206,6 +207,7 @@ def _judged(run: Run, claim: Claim, outcome: Outcome) -> Change:
         claim,
         outcome,
         scope=lambda: run.facts.scope(run.outputs(refs - {claim.idx}), run.rework),
+        healing=Reader(run.facts),
     )
 
 

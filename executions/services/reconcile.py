@@ -20,6 +20,7 @@ from executions.engine.judging import Change, Claim
 from executions.engine.rows import loads
 from executions.engine.run import UNREAD_S, Run, check_timer, locked
 from executions.models import AttemptOutcome, PointKind
+from executions.recovery.reading import Reader
 from executions.states import TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
@@ -105,7 +106,9 @@ def _rescue(run: Run) -> None:
         " WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'running'"
         " AND lease_expires_at < statement_timestamp() ORDER BY id"
     ).fetchall()
-    changes = [judging.rescued(run.facts.plan[row[1]], Claim(*row)) for row in rows]
+    changes = [
+        judging.rescued(run.facts.plan[row[1]], Claim(*row), healing=Reader(run.facts)) for row in rows
+    ]
     if run.status is E.CANCELLING and not run.compensates:
         changes = [replace(c, status=B.CANCELLED, reason="cancelled", ask="") for c in changes]
     if changes:

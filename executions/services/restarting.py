@@ -62,6 +62,13 @@ class NoPlace(Conflict):
     remedy = "Restart it once others with the key have ended, or start a new execution, which waits."
 
 
+class EffectsRepeated(Conflict):
+    """An effect that must happen once would be repeated."""
+
+    code = "effects_repeated"
+    remedy = "Restart it by hand, if the effect may be repeated."
+
+
 class ChildExecution(Conflict):
     """The execution belongs to a block of another one."""
 
@@ -82,6 +89,7 @@ class RestartRequest:
     reason: str = ""
     plan_id: str = ""
     point_id: int | None = None  # the recovery point to go back to; excludes the other two
+    spares_effects: bool = False  # not where an effect would be repeated that must happen once
 
     def __post_init__(self) -> None:
         if self.point_id is not None and (self.from_block is not None or self.reset_state):
@@ -130,6 +138,7 @@ def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> 
         PlanStale: `plan_id` was given for something else.
         NotFound: it has no such recovery point.
         NoPlace: its concurrency key has no place left.
+        EffectsRepeated: the request spares them.
         BusinessKeyTaken: another execution with its business key has become active since.
     """
     facts = _facts(execution_id)
@@ -139,6 +148,8 @@ def restart(*, execution_id: UUID, by: User | None, request: RestartRequest) -> 
         if request.plan_id and request.plan_id != before.plan_id(request):
             raise PlanStale
         found = _decide(facts.plan, before, request)
+        if request.spares_effects and not before.once.keys().isdisjoint(found.reruns):
+            raise EffectsRepeated
         points.write(run, PointKind.RESTART, by_id=by.pk if by else None)
         _begin(run, found, before.epoch, reset=request.reset_state)
         _take_place(run)

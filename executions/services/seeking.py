@@ -24,10 +24,11 @@ from executions.engine.judging import TOOL_AGENT, Change, Claim, failed
 from executions.engine.places import ANY_AGENT, OF_AGENT, UNLIMITED
 from executions.engine.run import Run, raw_cursor
 from executions.models import AttemptOutcome, Place
+from executions.recovery.decision import NO_AGENT
+from executions.recovery.reading import Reader
 from executions.states import BlockStatus as B
 
 WOKEN_AT_ONCE = 100
-NO_AGENT = "no_agent"
 
 _WAITING = """
 SELECT b.id, b.idx, b.iteration, b.effect, p.key FROM executions_place p
@@ -57,13 +58,11 @@ def give_up(run: Run, waited: list[Claim], reason: str) -> list[Change]:
     """Fail the attempts of blocks whose patience is over, as attempts at which nobody was called."""
     if waited:
         run.execute(statements.COUNT_WAITED, ids=[each.pk for each in waited])
-    return [
-        _impatient(run.facts.plan[each.idx], replace(each, attempt=each.attempt + 1), reason)
-        for each in waited
-    ]
+    return [_impatient(run, replace(each, attempt=each.attempt + 1), reason) for each in waited]
 
 
-def _impatient(planned: PlanBlock, claim: Claim, reason: str) -> Change:
+def _impatient(run: Run, claim: Claim, reason: str) -> Change:
+    planned = run.facts.plan[claim.idx]
     base = Change(
         pk=claim.pk,
         idx=claim.idx,
@@ -72,15 +71,18 @@ def _impatient(planned: PlanBlock, claim: Claim, reason: str) -> Change:
         status=B.FAILED,
         ended=AttemptOutcome.ERROR,
     )
-    return failed(planned, base, claim, _no_agent(planned, reason), uniform=random.random)
+    healing = Reader(run.facts)
+    waited_s = planned.patience_s or healing.recovery(planned).queue_s
+    failure = _no_agent(planned, waited_s, reason)
+    return failed(planned, base, claim, failure, uniform=random.random, healing=healing)
 
 
-def _no_agent(planned: PlanBlock, reason: str) -> Failure:
+def _no_agent(planned: PlanBlock, waited_s: float, reason: str) -> Failure:
     who = planned.block.agent_id
     wanted = f"The agent {who!r}" if who else f"An agent that can do {', '.join(planned.block.capabilities)}"
     if reason == TOOL_AGENT:
         wanted = "The agent that it was to call next"
-    message = f"{wanted} was not free within {planned.patience_s or 0:g} s, the patience of the block."
+    message = f"{wanted} was not free within {waited_s:g} s, the patience of the block."
     return Failure(FailureKind.AGENT, NO_AGENT, message)
 
 

@@ -24,7 +24,7 @@ from executions import blobs, processes
 from executions.engine.run import raw_cursor
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout, notifications
-from executions.recovery import incident_feed
+from executions.recovery import going_back, incident_feed
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
@@ -113,6 +113,8 @@ def _fire(kind: str, execution_id: UUID, subject: UUID | None) -> None:
             tallies.add(Tally.CHECKS)
             if reconcile.look(execution_id):
                 tallies.add(Tally.REHINTS)
+        elif kind == TimerKind.RECOVERY:
+            going_back.go_back(execution_id)
         elif kind == TimerKind.APPROVAL_TIMEOUT and subject is not None:
             approval_timeout()(subject=subject, execution_id=execution_id)
     except (DatabaseError, InterfaceError):

@@ -52,6 +52,8 @@ def agents(definition: Definition) -> Iterator[tuple[str, str]]:
     for index, block in enumerate(definition.blocks):
         if block.agent_id is not None:
             yield block.agent_id, pointer("blocks", index, "agentId")
+        for place, agent_id in enumerate(block.recovery.alternatives if block.recovery else ()):
+            yield agent_id, pointer("blocks", index, "recovery", "alternatives", place)
         if block.compensation is not None and block.compensation.agent_id is not None:
             yield block.compensation.agent_id, pointer("blocks", index, "compensation", "agentId")
 

@@ -357,6 +357,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         "capabilities": "a way to choose an agent, which is over before anything can fail",
         "input": "pure, computed from settled outputs",
         "when": "pure; a skipped branch is there",
+        "recovery": "decided in the transaction that settles an attempt; tests/executions/recovery",
         "agent_patience": "a timer of the execution, as `wait`; tests/executions/test_agent_patience.py",
         "on_unknown_outcome": "`fail` is the shorter way of what `once` asks",
         "budget": "an LLM agent's; tests/executions/test_budgets.py",

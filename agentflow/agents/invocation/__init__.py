@@ -14,6 +14,7 @@ from uuid import UUID
 from ...integrations import waiting
 from ...patience import patiently
 from ...types import JSONValue
+from ...workflow.classification import of_exception
 from ...workflow.failures import Failure, FailureKind
 from .. import circuit, registry, secrets, simulator, usage
 from ..builtin import BuiltinFailure
@@ -91,7 +92,7 @@ def invoke(call: Call) -> Outcome:
         )
         return Failed(
             Failure(
-                FailureKind.AGENT,
+                of_exception(error),
                 "agent_crashed",
                 f"The agent crashed: {type(error).__name__}.",
                 outcome_unknown=True,

@@ -9,6 +9,7 @@ from ...integrations import sandbox
 from ...integrations.sandbox import Held, Language
 from ...integrations.sandbox_process import Ended, ScriptRun
 from ...types import JSONObject
+from ...workflow.classification import of_exit
 from ...workflow.failures import Failure, FailureKind
 from .. import registry
 from ..builtin import BuiltinFailure
@@ -107,7 +108,7 @@ def _outcome(done: ScriptRun, timeout_s: float) -> Outcome:
         return _failed(FailureKind.AGENT, "script_limit", f"The script used {what}.", evidence, unknown=True)
     if done.exit_code != 0:
         message = f"The script ended with exit code {done.exit_code}: {done.last_words or 'it said nothing'}"
-        return _failed(FailureKind.AGENT, "script_failed", message, evidence, unknown=True)
+        return _failed(of_exit(done.exit_code), "script_failed", message, evidence, unknown=True)
     if not done.stdout.strip():
         return Completed(None)
     try:

@@ -172,6 +172,13 @@
   more();
   const points = AF.points($("#points"), { base, api, trouble, done: () => { headHtml = ""; refresh(); } });
 
+  const healing = AF.coalesce(async () => {
+    const root = $("#healing"), fresh = await AF.fragment(`${base}/healing`);
+    root.hidden = !fresh.trim();
+    if (root.innerHTML !== fresh) { root.innerHTML = fresh; AF.times(root); }
+  }, 2000);
+  healing();
+
   $("#fit").onclick = () => graph.fit();
   $("#zoom-in").onclick = () => graph.zoom(1.3);
   $("#zoom-out").onclick = () => graph.zoom(1 / 1.3);
@@ -188,9 +195,9 @@
     message: event => {
       if (event.type === "block_text") return writing(event);
       if (event.type === "block_step" && event.blockId === chosen) chosenMark = "";
-      if (event.type !== "block_log" && event.type !== "hello") { refresh(); points(); } if (event.type !== "hello") more();
+      if (event.type !== "block_log" && event.type !== "hello") { refresh(); points(); healing(); } if (event.type !== "hello") more();
     },
-    on: () => { strip.hidden = true; refresh(); more(); points(); },
+    on: () => { strip.hidden = true; refresh(); more(); points(); healing(); },
     off: ({ seen, wait }) => { strip.hidden = false; $("div", strip).innerHTML = `<b>Live updates are off.</b> You see ${AF.clock(seen)}. Trying again in ${wait} s.`; },
   });
 })();
