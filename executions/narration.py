@@ -181,6 +181,14 @@ def _callback_received(block_id: str, facts: JSONObject) -> str:
     return f"{said} by its agent."
 
 
+def _recovery_restarted(block_id: str, facts: JSONObject) -> str:
+    return "After the failure the execution goes back to its last recovery point by itself."
+
+
+def _recovery_failed(block_id: str, facts: JSONObject) -> str:
+    return f"The execution was to go back to its last recovery point, and cannot: {facts.get('why')}"
+
+
 def _approval_responded(block_id: str, facts: JSONObject) -> str:
     approved = facts.get("approved")
     verb = "answered" if approved is None else "approved" if approved else "refused"
@@ -213,6 +221,8 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "block_late": _block_late,
     "block_step": _block_step,
     "callback_received": _callback_received,
+    "recovery_restarted": _recovery_restarted,
+    "recovery_failed": _recovery_failed,
     "approval_carried": _approval_carried,
     "approval_responded": _approval_responded,
 }

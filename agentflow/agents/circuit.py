@@ -65,6 +65,11 @@ class CircuitState:
     def closed(self) -> bool:
         return self.state == "closed"
 
+    @property
+    def lets_through(self) -> bool:
+        """Half-open it lets one call through: behind that nobody else gets in."""
+        return self.closed or (self.state == "half_open" and self.retry_s <= 0)
+
 
 CLOSED = CircuitState()
 

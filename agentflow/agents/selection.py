@@ -174,8 +174,8 @@ def _stats(workspace_id: UUID, able: Sequence[str], asked: Requirements) -> Mapp
 
 
 def _circuit(seen: CircuitState) -> str:
-    """Half-open only for whoever may be the one call that is let through: behind it nobody else gets in."""
-    return "open" if seen.state == "half_open" and seen.retry_s > 0 else seen.state
+    """Half-open only for whoever may be the one call that is let through."""
+    return seen.state if seen.lets_through else "open"
 
 
 _IDLE = Load()

@@ -26,7 +26,7 @@ def callable_now(facts: Facts, planned: PlanBlock, effect: str) -> list[str]:
         for name in named
         if (spec := specs.get(name)) is not None
         and spec.enabled
-        and states[name].state != "open"
+        and states[name].lets_through
         and (name == planned.block.agent_id or _risk(spec, planned) <= _RISK[effect])
     ]
 

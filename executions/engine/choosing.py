@@ -83,7 +83,8 @@ def waits_in_vain(facts: Facts, planned: PlanBlock, effect: str, waits_for: Sequ
     if not planned.chosen and not waits_for and (planned.routed or queues(facts, planned)):
         return bool(callable_now(facts, planned, effect))
     if not planned.chosen:
-        spec = registry.resolve(facts.workspace_id, planned.block.agent_id or "")
+        waited_for = waits_for[0] if waits_for else planned.block.agent_id or ""
+        spec = registry.resolve(facts.workspace_id, waited_for)
         limits = spec.limits if spec is not None and spec.enabled else None
         return limits is None or (limits.concurrency is None and limits.rate_per_minute is None)
     found = selection.choose(

@@ -41,11 +41,12 @@ def go_back(execution_id: UUID) -> None:
         timer = Timer.objects.filter(execution=execution_id, kind=TimerKind.RECOVERY).first()
         if timer is None:
             return
-        if run.status not in TERMINAL:
+        same = run.epoch == timer.tries
+        if same and run.status not in TERMINAL:
             cursor.execute(_WAIT, {"key": timer.key})
             return
         timer.delete()
-        if run.status is E.FAILED and run.epoch == timer.tries:
+        if same and run.status is E.FAILED:
             _restart(facts, timer.progress)
 
 

@@ -15,7 +15,7 @@ from tests.llm import ScriptedModel, completion, wants
 from tests.servers import Exchange, http_server
 from tests.service import Service
 
-from .conftest import Team, Visit
+from .conftest import Team, Visit, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -65,6 +65,11 @@ def test_a_failure_is_said_first_and_its_step_is_chosen(service: Service, team: 
     page.get_by_role("tab", name="Attempts 2").click()
     assert page.locator(".tries li").count() == 2
     page.locator('.node[data-st="skipped"]', has_text="Ship").wait_for()
+    healing = page.locator("#healing")
+    healing.get_by_text("It failed again").wait_for()
+    assert healing.locator("li").count() == 2
+    healing.get_by_text("Not retry: tried again 1 times.").wait_for()
+    assert violations(page) == []
 
 
 def test_an_operator_pauses_resumes_and_cancels(service: Service, team: Team, visit: Visit) -> None:

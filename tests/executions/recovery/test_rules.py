@@ -163,3 +163,27 @@ def test_only_administrators_say_what_failures_are(start: Start, author: User) -
         add(execution, operator, "failure.code == 'x'", "agent")
     with pytest.raises(InvalidInput):
         add(execution, author, "true", "agent")
+
+
+# -- in the admin ---------------------------------------------------------------------
+
+
+def test_rules_and_policies_are_written_in_the_admin_and_bad_ones_are_refused_there(
+    start: Start, author: User, client: Any
+) -> None:
+    workspace = start(template(block("a"))).workspace
+    User.objects.filter(pk=author.pk).update(is_staff=True)
+    client.force_login(author)
+    rules, policies = "/admin/executions/failurerule/", "/admin/executions/recoverypolicy/"
+    form = {"workspace": str(workspace.pk), "name": "all", "place": "0", "kind": "agent", "enabled": "on"}
+    refused = client.post(f"{rules}add/", {**form, "condition": "true"})
+    assert "It holds for every failure" in refused.content.decode()
+    assert client.post(f"{rules}add/", {**form, "condition": "failure.code == 'http_404'"}).status_code == 302
+    second = {**form, "name": "later", "kind": "critical", "condition": "failure.code.startsWith('http_40')"}
+    assert client.post(f"{rules}add/", second).status_code == 302
+    assert "Some of its failures go to" in client.get(rules).content.decode()
+    bad = client.post(f"{policies}add/", {"workspace": str(workspace.pk), "policy": '{"agent": ["dance"]}'})
+    assert "/agent/0" in bad.content.decode()
+    good = client.post(f"{policies}add/", {"workspace": str(workspace.pk), "policy": '{"agent": ["ask"]}'})
+    assert good.status_code == 302
+    assert client.get(policies).status_code == 200

@@ -213,6 +213,7 @@ def test_who_restarted_it_by_hand_was_quicker(run: Start, author: User) -> None:
     ticking.tick()
     execution.refresh_from_db()
     assert execution.epoch == 2
+    assert not execution.timers.filter(kind="recovery").exists()
 
 
 def told(execution: Execution, type: str) -> list[Event]:
