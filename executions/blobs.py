@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
+from typing import cast
 from uuid import UUID, uuid4
 
 import structlog
@@ -27,7 +28,7 @@ from django.db.models.functions import Now
 from agentflow.conf import LIMITS, MB
 from agentflow.integrations import blobs as objects
 from agentflow.integrations.blobs import BlobStoreError, S3Store
-from agentflow.types import JSONValue
+from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.large import Large, LargeUnavailable, holds_large, replaced
 
@@ -42,6 +43,7 @@ MOVE_AFTER_S = 60
 TIDIED_AT_ONCE = 200
 QUIET_S = 30.0  # after S3 failed, for so long nothing new is sent there
 CACHE_BYTES = 32 * MB
+MEMBERS = 32  # of an input, that are values of their own
 
 
 class TooLarge(Exception):
@@ -49,8 +51,8 @@ class TooLarge(Exception):
 
     code = "output_too_large"
 
-    def __init__(self, size: int) -> None:
-        super().__init__(f"The value has {size} bytes; {LIMITS.blob_bytes // MB} MB are allowed.")
+    def __init__(self, size: int, *, at_most: int = LIMITS.blob_bytes) -> None:
+        super().__init__(f"The value has {size} bytes; {at_most // MB} MB are allowed.")
 
     @property
     def failure(self) -> Failure:
@@ -101,6 +103,47 @@ def filled(value: JSONValue) -> JSONValue:
         return json.loads(text)
 
     return replaced(value, load)
+
+
+def parted(given: JSONObject, *, workspace_id: UUID) -> JSONObject:
+    """An execution's input of which a row holds no more than of an output: its largest members are kept here.
+
+    Raises:
+        TooLarge: it has more than one value may have, or more than a request may in all its small members.
+    """
+    sized = {name: _bytes_of(value) for name, value in given.items()}
+    total = sum(len(data) + len(name.encode("utf-8", "replace")) + 4 for name, data in sized.items())
+    if total > LIMITS.blob_bytes:
+        raise TooLarge(total)
+    parted = dict(given)
+    for name, data in sorted(sized.items(), key=lambda each: -len(each[1]))[:MEMBERS]:
+        if total <= LIMITS.output_bytes:
+            break
+        parted[name] = large(put(data, workspace_id=workspace_id, locked=False))
+        total -= len(data)
+    if total > LIMITS.body_bytes:
+        raise TooLarge(total, at_most=LIMITS.body_bytes)
+    return parted
+
+
+def members_of(given: JSONObject) -> JSONObject | None:
+    """The members of an input that its row refers to: `{"<blob>": ["<member>", ...]}`."""
+    found: dict[str, list[str]] = {}
+    for name, value in given.items():
+        if isinstance(value, Large):
+            found.setdefault(str(value.key), []).append(name)
+    return cast(JSONObject, found) or None
+
+
+def with_members(given: JSONObject, members: JSONObject | None) -> JSONObject:
+    """An input with what its row refers to in the place of the notes."""
+    if members is None:
+        return given
+    return {**given, **{name: large(UUID(key)) for key, names in members.items() for name in names}}
+
+
+def _bytes_of(value: JSONValue) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def large(key: UUID) -> Large:
@@ -262,6 +305,7 @@ UPDATE executions_blob SET removed = true WHERE id IN (
     AND NOT EXISTS (SELECT 1 FROM executions_blockexecution x WHERE x.output_blob = b.id)
     AND NOT EXISTS (SELECT 1 FROM executions_blockexecution x WHERE x.input_blob = b.id)
     AND NOT EXISTS (SELECT 1 FROM executions_lateresult x WHERE x.output_blob = b.id)
+    AND NOT EXISTS (SELECT 1 FROM executions_execution x WHERE x.input_blobs ? b.id::text)
   ORDER BY b.touched_at LIMIT %(most)s)
   AND touched_at < statement_timestamp() - %(grace)s * interval '1 second'
 """

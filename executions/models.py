@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models.functions import Now
 
@@ -49,6 +50,8 @@ class Execution(models.Model):
     status = models.CharField(max_length=10, choices=ExecutionStatus.choices, default=ExecutionStatus.PENDING)
     epoch = models.PositiveIntegerField(default=1)  # a restart begins the next
     input = models.JSONField(default=dict)
+    # Large members of a child's input, {"<blob>": ["<member>", ...]}; `input` has a note in their place.
+    input_blobs = models.JSONField(null=True)
     # {"scale": 0.001, "outputs": {...}, "failures": {...}, "answers": {...}}; null = for real
     simulation = models.JSONField(null=True)
     max_parallel = models.PositiveIntegerField()
@@ -115,6 +118,11 @@ class Execution(models.Model):
                 fields=["forked_from"],
                 condition=models.Q(forked_from__isnull=False),
                 name="forks_of_execution",
+            ),
+            GinIndex(  # values that no execution was given are removed
+                fields=["input_blobs"],
+                condition=models.Q(input_blobs__isnull=False),
+                name="execution_by_input_blob",
             ),
         ]
         constraints = [

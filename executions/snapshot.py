@@ -15,6 +15,7 @@ from uuid import UUID
 from agentflow.conf import LIMITS
 from agentflow.events.store import Cursor
 from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.large import NOTE
 
 from . import blobs, facts, selectors, spending
 from .facts import NOTHING_KNOWN, BlockFacts
@@ -126,7 +127,7 @@ def detail(execution: Execution, fields: Collection[str] = DETAIL_FIELDS) -> JSO
         newest = selectors.points(execution)[:POINTS_SHOWN]
         found["recoveryPoints"] = [point(each) for each in newest]
     if "input" in wanted:
-        found["input"] = _inline(execution.input, f"{address(execution)}/input")
+        found["input"] = _input(execution)
     found |= {
         "currentBlocks": _ids(rows, CURRENT),
         "completedBlocks": _ids(rows, (BlockStatus.COMPLETED,)),
@@ -425,6 +426,16 @@ def _value(value: JSONValue, size: int | None, execution: Execution, row: BlockR
         epoch = f"?epoch={execution.epoch}" if execution.past else ""
         return {"$ref": f"{block_address(execution, row)}/{name}{epoch}", "bytes": size}
     return value
+
+
+def _input(execution: Execution) -> JSONValue:
+    url = f"{address(execution)}/input"
+    if execution.input_blobs is None:
+        return _inline(execution.input, url)
+    sizes = blobs.sizes(UUID(key) for key in execution.input_blobs)
+    noted = sum(len(names) for names in execution.input_blobs.values()) * json_bytes(NOTE)
+    parts = sum(sizes.get(UUID(key), 0) * len(names) for key, names in execution.input_blobs.items())
+    return {"$ref": url, "bytes": json_bytes(execution.input) - noted + parts}
 
 
 def _inline(value: JSONValue, url: str) -> JSONValue:

@@ -57,6 +57,7 @@ MAX_FOLLOWED = 2_000  # values looked at one by one; more are bounded as a whole
 
 T = TypeVar("T")
 Scope: TypeAlias = abc.Mapping[str, Any]
+_Path: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +74,24 @@ class Expression:
     _program: cel.Program = dataclass_field(repr=False, compare=False)
     _nodes: int = dataclass_field(repr=False, compare=False)
     _has_macro: bool = dataclass_field(repr=False, compare=False)
-    _whole: str | None = dataclass_field(repr=False, compare=False)  # it is this block's output and no more
+    _whole: _Path | None = dataclass_field(repr=False, compare=False)  # it is this value and no more
+    _members: frozenset[str] | None = dataclass_field(repr=False, compare=False)  # of the input; None: all
 
     def evaluate(self, scope: Scope) -> JSONValue:
         """The value in this scope: `{"input": ..., "blocks": {id: {"output": ..., "status": ...}}}`.
 
-        A large output is handed on as it is where the expression is that output and no more.
+        A large output, or member of the input, is handed on as it is where the expression is no more.
 
         Raises:
             ExpressionError: a value is missing or of the wrong type, the result is no JSON, or the
                 evaluation would be too large.
         """
         if self._whole is not None:
-            output = scope.get("blocks", {}).get(self._whole, {}).get("output")
-            if isinstance(output, Large):
-                return output
+            value: Any = scope
+            for name in self._whole:
+                value = value.get(name) if isinstance(value, dict) else None
+            if isinstance(value, Large):
+                return value
         found = self._referenced(scope)
         weight = _weigh(found)[0]
         if self._has_macro or self._nodes * weight > COST_LIMIT:
@@ -106,6 +110,9 @@ class Expression:
             if name == "blocks":
                 blocks = scope.get("blocks", {})
                 found[name] = {ref: blocks[ref] for ref in self.block_refs if ref in blocks}
+            elif name == "input" and self._members is not None and isinstance(scope.get(name), dict):
+                given = scope[name]
+                found[name] = {member: given[member] for member in self._members if member in given}
             elif name in scope:
                 found[name] = scope[name]
             else:
@@ -154,18 +161,20 @@ def _compile(text: str, allowed: frozenset[str]) -> Expression:
         _program=program,
         _nodes=survey.nodes,
         _has_macro=bool(survey.variables),
-        _whole=_whole_output(tree),
+        _whole=_whole_value(tree),
+        _members=None if survey.all_input else frozenset(survey.members),
     )
 
 
-def _whole_output(tree: Node) -> str | None:
-    """The block of an expression that is `blocks.x.output`, or `blocks["x"].output`."""
-    if tree.kind != "select" or tree.value != "output":
+def _whole_value(tree: Node) -> _Path | None:
+    """Where the value of an expression is that is `blocks.x.output`, `blocks["x"].output` or `input.x`."""
+    if tree.kind not in ("select", "index"):
         return None
-    block = tree.parts[0]
-    if block.kind not in ("select", "index") or not _is_blocks(block.parts[0], ()):
-        return None
-    return str(block.value if block.kind == "select" else block.parts[1].value)
+    member = _member(tree, "input", ())
+    if member is not None:
+        return ("input", member)
+    block = _member(tree.parts[0], "blocks", ()) if tree.kind == "select" and tree.value == "output" else None
+    return None if block is None else ("blocks", block, "output")
 
 
 class _Survey:
@@ -177,6 +186,8 @@ class _Survey:
         self.variables: set[str] = set()
         self.functions: set[str] = set()
         self.block_refs: set[str] = set()
+        self.members: set[str] = set()  # of the input
+        self.all_input = False
         self.nodes = 0
 
     def visit(self, node: Node, bound: tuple[str, ...] = ()) -> None:
@@ -185,6 +196,11 @@ class _Survey:
             self._name(str(node.value), bound)
         elif node.kind in ("select", "index") and _is_blocks(node.parts[0], bound):
             self._block(node)
+            return
+        elif (member := _member(node, "input", bound)) is not None and "input" in self.allowed:
+            self.nodes += len(node.parts)
+            self.names.add("input")
+            self.members.add(member)
             return
         elif node.kind == "macro":
             self._macro(node, bound)
@@ -206,6 +222,7 @@ class _Survey:
             raise ExpressionError("unknown_name", f"There is no name {name!r} here.", remedy=remedy)
         if name == "blocks":
             raise _computed()
+        self.all_input = self.all_input or name == "input"
         self.names.add(name)
 
     def _block(self, node: Node) -> None:
@@ -245,6 +262,17 @@ class _Survey:
         if not fits:
             raise ExpressionError("syntax_error", f"{name!r} does not take that many arguments.")
         self.functions.add(name)
+
+
+def _member(node: Node, of: str, bound: tuple[str, ...]) -> str | None:
+    """The name of an expression `of.name`, `of["name"]` or `has(of.name)`."""
+    if node.kind not in ("select", "index", "has") or of in bound:
+        return None
+    whole, *index = node.parts
+    if whole.kind != "name" or whole.value != of:
+        return None
+    name = index[0].value if index and index[0].kind == "literal" else node.value
+    return name if isinstance(name, str) else None
 
 
 def _is_blocks(node: Node, bound: tuple[str, ...]) -> bool:

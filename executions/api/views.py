@@ -143,7 +143,11 @@ class ExecutionInputView(ExecutionAPIView):
     @extend_schema(operation_id="executions_input", responses={200: OpenApiTypes.ANY})
     def get(self, request: Request, execution_id: UUID) -> Response:
         """Get what an execution was started with, in full."""
-        return Response(self.execution(execution_id).input)
+        execution = self.execution(execution_id)
+        try:
+            return Response(blobs.filled(blobs.with_members(execution.input, execution.input_blobs)))
+        except LargeUnavailable as error:
+            raise ValueUnavailable(str(error)) from error
 
 
 class BlocksView(ExecutionAPIView):

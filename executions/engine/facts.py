@@ -17,6 +17,7 @@ from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import parse
 from agentflow.workflow.large import NOTE, Large
 from agentflow.workflow.plan import Plan, compile_plan
+from executions.blobs import with_members
 from executions.models import Durability
 from templates_app.models import TemplateVersion
 
@@ -68,7 +69,8 @@ class Facts:
     version: VersionFacts
     max_parallel: int
     strict: bool  # each outcome in a commit of its own
-    input: JSONObject
+    input: JSONObject  # of a child, with what is large in it by reference
+    refers: bool  # to large members
     simulation: JSONObject | None
     created_by_id: int | None
     depth: int
@@ -141,8 +143,8 @@ _recent: _Recent[UUID, Facts] = _Recent(256)
 # By hand, for every run is read by every process that works on it.  An effect is fixed at the start, so
 # the first epoch tells which are `once`.
 _FACTS = """
-SELECT e.workspace_id, e.template_version_id, e.max_parallel, e.durability, e.input, e.simulation,
-  e.created_by_id, e.depth, e.root, w.slug, w.name,
+SELECT e.workspace_id, e.template_version_id, e.max_parallel, e.durability, e.input, e.input_blobs,
+  e.simulation, e.created_by_id, e.depth, e.root, w.slug, w.name,
   (SELECT p.execution_id FROM executions_blockexecution p WHERE p.id = e.parent_block_id),
   ARRAY(SELECT b.idx FROM executions_blockexecution b
         WHERE b.execution_id = e.id AND b.epoch = 1 AND b.iteration = 0 AND b.effect = 'once')
@@ -160,15 +162,16 @@ def facts_of(execution_id: UUID) -> Facts | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    workspace_id, version_id, max_parallel, durability, input, simulation, *_ = row
-    created_by_id, depth, root_id, slug, name, parent_execution_id, once = row[6:]
+    workspace_id, version_id, max_parallel, durability, input, input_blobs, simulation, *_ = row
+    created_by_id, depth, root_id, slug, name, parent_execution_id, once = row[7:]
     facts = Facts(
         execution_id=execution_id,
         workspace_id=workspace_id,
         version=version_facts(version_id),
         max_parallel=max_parallel,
         strict=durability == Durability.STRICT,
-        input=cast(JSONObject, loads(input)),
+        input=with_members(cast(JSONObject, loads(input)), cast(JSONObject | None, loads(input_blobs))),
+        refers=input_blobs is not None,
         simulation=cast(JSONObject | None, loads(simulation)),
         created_by_id=created_by_id,
         depth=depth,

@@ -498,13 +498,13 @@ START = """
 WITH version AS MATERIALIZED (
   SELECT id FROM templates_app_templateversion WHERE id = %(version)s FOR KEY SHARE),
 execution AS (
-  INSERT INTO executions_execution (id, workspace_id, template_version_id, status, epoch, input, simulation,
-      max_parallel, open_sinks, failed_blocks, ends_as, parent_block_id, parent_attempt, depth, root,
-      created_by_id, durability, created_at, deadline_at)
+  INSERT INTO executions_execution (id, workspace_id, template_version_id, status, epoch, input, input_blobs,
+      simulation, max_parallel, open_sinks, failed_blocks, ends_as, parent_block_id, parent_attempt, depth,
+      root, created_by_id, durability, created_at, deadline_at)
   SELECT %(execution)s::uuid, %(workspace)s::uuid, version.id, 'pending', 1, %(input)s::jsonb,
-      %(simulation)s::jsonb, %(max_parallel)s::int, %(open_sinks)s::int, 0, '', %(parent_block)s::bigint,
-      %(parent_attempt)s::int, %(depth)s::smallint, %(root)s::uuid, %(created_by)s::bigint,
-      %(durability)s::text, statement_timestamp(),
+      %(input_blobs)s::jsonb, %(simulation)s::jsonb, %(max_parallel)s::int, %(open_sinks)s::int, 0, '',
+      %(parent_block)s::bigint, %(parent_attempt)s::int, %(depth)s::smallint, %(root)s::uuid,
+      %(created_by)s::bigint, %(durability)s::text, statement_timestamp(),
       statement_timestamp() + %(timeout_ms)s::float8 * interval '1 millisecond'
   FROM version),
 blocks AS (

@@ -269,7 +269,7 @@ class Walker:
                 given = {"item": item, "index": claim.iteration - 1}
             else:
                 given = self.inputs.by_default(planned, known)
-            if any(type(block["output"]) is Large for block in known.values()):
+            if self.facts.refers or any(type(block["output"]) is Large for block in known.values()):
                 given, resolved = self._whole(given, resolved)
         except ExpressionError as error:
             outcome: Any = Failed(Failure(FailureKind.CONFIGURATION, error.code, f"input: {error}"))
@@ -308,7 +308,8 @@ class Walker:
     def _judge(self, planned: PlanBlock, flight: Flight, outcome: Any, known: SettledBlocks) -> Change:
         claim, agent_id = flight.claim, flight.agent_id or ""
         if isinstance(outcome, StartChild):
-            child = starting.resolve_child(self.facts, outcome)
+            wanted = outcome
+            child = self._patiently(lambda _: starting.resolve_child(self.facts, wanted))
             if not isinstance(child, Failure):
                 return Change(
                     pk=claim.pk,

@@ -20,7 +20,7 @@ from agentflow.types import JSONObject
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
 from agentflow.workflow.plan import Key
-from executions import dispatch
+from executions import blobs, dispatch
 from executions.engine import statements
 from executions.engine.facts import Facts, as_text, version_facts, workspace_names
 from executions.engine.judging import Change
@@ -214,10 +214,13 @@ def resolve_child(parent: Facts, wanted: StartChild) -> Child | Failure:
         return _cannot("unknown_template", f"There is no {which} of template {wanted.template_id} here.")
     key = version_facts(version_id).plan.run_key
     try:
-        place = None if key is None else asked(key, wanted.input, parent.workspace)
+        given = blobs.parted(wanted.input, workspace_id=parent.workspace_id)
+        place = None if key is None else asked(key, given, parent.workspace)
+    except blobs.TooLarge as error:
+        return _cannot("input_too_large", f"The sub-workflow's input: {error}")
     except ExpressionError as error:
         return _cannot(error.code, f"The sub-workflow's concurrency key: {error}")
-    return Child(parent=parent, version_id=version_id, input=wanted.input, place=place)
+    return Child(parent=parent, version_id=version_id, input=given, place=place)
 
 
 def _cannot(code: str, message: str) -> Failure:
@@ -261,6 +264,7 @@ def insert(
             "workspace": workspace_id,
             "version": version_id,
             "input": as_text(input) or "{}",
+            "input_blobs": as_text(blobs.members_of(input)),
             "simulation": as_text(simulation),
             "max_parallel": plan.max_parallel,
             "open_sinks": len(plan.sinks),

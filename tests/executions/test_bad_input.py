@@ -95,6 +95,7 @@ LIMITS_TESTED = {
     "an output above 8 MB": "executions/test_blobs.py::test_above_eight_mb_is_a_permanent_failure",
     "an expression that looks": "executions/test_blobs.py::test_an_expression_that_looks_into_a_big_output",
     "an input of more than 8 MB": "executions/test_blobs.py::test_inputs_of_more_than_eight_mb_together",
+    "the input of a sub-workflow above 8 MB": "executions/test_large_inputs.py::test_many_small_members",
     "blob storage does not give": "executions/test_blobs_in_s3.py::test_an_input_that_cannot_be_read",
     "a restart from a block": "executions/test_restart.py::test_what_cannot_be_restarted_is_left_as_it_is",
     "a restart while": "executions/test_restart.py::test_what_cannot_be_restarted_is_left_as_it_is",
