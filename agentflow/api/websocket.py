@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any, ClassVar, TypeAlias
 from urllib.parse import parse_qs
 
@@ -17,7 +17,6 @@ from channels.auth import AuthMiddlewareStack
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
-from channels.layers import get_channel_layer
 from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator, WebsocketDenier
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
@@ -32,7 +31,7 @@ from django.utils.crypto import constant_time_compare
 from ..conf import LIMITS
 from ..errors import AgentflowError, InvalidInput, NotFound, NotPermitted
 from ..types import JSONObject
-from . import context, parsers, tickets
+from . import context, listening, parsers, tickets
 from .authentication import stamp
 from .sharing import Together
 
@@ -65,10 +64,12 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
 
     user: AbstractBaseUser
     recheck_s: ClassVar[float] = RECHECK_S
+    channel_layer_alias = None  # the process listens for all of its sockets: `listening`
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._watch: asyncio.Task[None] | None = None
+        self._signing_out: asyncio.Task[None] | None = None
         self._session_key = ""
         self._stamp = ""
         self._checked_at = 0.0
@@ -104,7 +105,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
                 return
             self._checked_at = time.monotonic()
             if self._session_key:
-                await self.channel_layer.group_add(session_group(self._session_key), self.channel_name)
+                listening.listener().listen(session_name(self._session_key), self._session_ended)
             self._watch = asyncio.create_task(self._keep_watch())
             await self.opened()
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a code, no traceback
@@ -115,7 +116,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
         if self._watch is not None:
             self._watch.cancel()
         if self._session_key:
-            await self.channel_layer.group_discard(session_group(self._session_key), self.channel_name)
+            listening.listener().forget(session_name(self._session_key), self._session_ended)
 
     async def leave(self, code: int, reason: str) -> None:
         """Close, once."""
@@ -123,18 +124,20 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
             self._closed = True
             await self.close(code=code, reason=reason)
 
-    async def session_ended(self, event: JSONObject) -> None:
-        await self.leave(NOT_SIGNED_IN, "You signed out.")
+    def _session_ended(self, message: JSONObject | None) -> None:
+        if message is not None:
+            self._signing_out = asyncio.create_task(self.leave(NOT_SIGNED_IN, "You signed out."))
 
     # Messages -------------------------------------------------------------------------------------
 
     async def push(self, message: JSONObject) -> None:
         """Send, unless the rights have gone."""
-        if self._closed:
-            return
-        if time.monotonic() - self._checked_at > FRESH_S and not await self._still_welcome():
-            return
-        await self.send(text_data=json.dumps(message))
+        await self.push_text(json.dumps(message))
+
+    async def push_text(self, text: str) -> None:
+        """As `push`, of what is JSON already."""
+        if not self._closed and await self._still_welcome_soon():
+            await self.send(text_data=text)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         if self._closed:
@@ -204,10 +207,14 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
 
     async def _keep_watch(self) -> None:
         while not self._closed:
-            await asyncio.sleep(self.recheck_s)
+            due = self._checked_at + self.recheck_s
+            if (now := time.monotonic()) < due:
+                # All sockets of a process look on the stroke of the second, so they look together.
+                stroke = self.recheck_s / RECHECK_S
+                await asyncio.sleep(-(-due // stroke) * stroke - now)
+                continue
             try:
-                if not await self._still_welcome():
-                    return
+                await self._still_welcome()
             except Exception as error:  # noqa: BLE001  # the database is away: rights unknown, so leave
                 await self._broke(error)
 
@@ -215,16 +222,22 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
         return time.monotonic() - self._checked_at <= FRESH_S or await self._still_welcome()
 
     async def _still_welcome(self) -> bool:
-        if not self._account_holds(await _accounts.ask((self.user.pk, self._session_key))):
+        asked_at = time.monotonic()
+        if not self._account_holds(await _accounts.ask(self.account)):
             await self.leave(NOT_SIGNED_IN, "You are no longer signed in.")
         elif not await self.may_continue():
             await self.leave(NOT_PERMITTED, "You may no longer see this.")
         else:
-            self._checked_at = time.monotonic()
+            self._checked_at = asked_at
             return True
         return False
 
-    def _account_holds(self, account: _Account) -> bool:
+    @property
+    def account(self) -> tuple[Any, str]:
+        """What `accounts_now` wants to know whom to look at."""
+        return self.user.pk, self._session_key
+
+    def _account_holds(self, account: Account) -> bool:
         user, session = account
         if user is None or not constant_time_compare(stamp(user), self._stamp):
             return False
@@ -241,10 +254,10 @@ def _active(pk: Any) -> AbstractBaseUser | None:
     return get_user_model()._default_manager.filter(pk=pk, is_active=True).first()
 
 
-_Account: TypeAlias = tuple[AbstractBaseUser | None, dict[str, Any]]  # the session's data: empty without one
+Account: TypeAlias = tuple[AbstractBaseUser | None, dict[str, Any]]  # the session's data: empty without one
 
 
-def _look_at_accounts(asked: Sequence[tuple[Any, str]]) -> dict[tuple[Any, str], _Account]:
+def accounts_now(asked: Collection[tuple[Any, str]]) -> dict[tuple[Any, str], Account]:
     """The person, if active, and the session behind each pair of user and session key; two queries."""
     people = get_user_model()._default_manager.filter(is_active=True).in_bulk({pk for pk, _ in asked})
     keys = {key for _, key in asked if key}
@@ -253,7 +266,7 @@ def _look_at_accounts(asked: Sequence[tuple[Any, str]]) -> dict[tuple[Any, str],
     return {(pk, key): (people.get(pk), sessions.get(key, {})) for pk, key in asked}
 
 
-_accounts = Together(_look_at_accounts)
+_accounts = Together(accounts_now)
 
 
 class Nowhere(AsyncWebsocketConsumer):  # type: ignore[misc]
@@ -297,8 +310,8 @@ def application(routes: list[Any]) -> Any:
     return _OriginOrTicket(AuthMiddlewareStack(URLRouter([*routes, re_path(r"", Nowhere.as_asgi())])))
 
 
-def session_group(session_key: str) -> str:
-    """The channel group of one session's sockets; the key itself stays out of Valkey."""
+def session_name(session_key: str) -> str:
+    """By which one session's sockets are told; the key itself stays out of Valkey."""
     return "session." + hashlib.sha256(session_key.encode()).hexdigest()[:40]
 
 
@@ -308,7 +321,7 @@ def close_sockets_of_session(sender: Any, request: HttpRequest | None, **kwargs:
     if not key:
         return
     try:
-        async_to_sync(get_channel_layer().group_send)(session_group(key), {"type": "session.ended"})
+        async_to_sync(listening.tell)([session_name(key)], {"type": "ended"})
     except Exception:  # signing out must not fail for it
         log.warning("could not tell the sockets of a session that it ended", exc_info=True)
 

@@ -1,4 +1,7 @@
-"""Telling open sockets that there is something to read: fire and forget, never on the caller's time."""
+"""Telling open sockets that there is something to read: fire and forget, never on the caller's time.
+
+What is to be read is named; one message a round carries all names to every process that has sockets.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,16 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from channels.layers import get_channel_layer
+from ..api import listening
 
 log = logging.getLogger(__name__)
 
 ROUND_S = 0.1  # one subject is told at most ten times a second
 SEND_TIMEOUT_S = 2.0
-AT_ONCE = 50  # groups told concurrently, over as many connections at most
+AT_ONCE = 50  # previews sent concurrently, over as many connections at most
 SHOWN_MAX = 1000  # previews that wait: more are dropped
 QUIET_S = 60.0  # between two complaints about an unreachable channel layer
 
@@ -41,14 +44,14 @@ class Pokes:
         self._thread: threading.Thread | None = None
         self._complained_at = -QUIET_S
 
-    def add(self, group: str) -> None:
-        self._waiting.append(group)
+    def add(self, name: str) -> None:
+        self._waiting.append(name)
         self._begin()
 
-    def show(self, group: str, name: str, message: Mapping[str, Any]) -> None:
-        """Let sockets of the group see what is not stored yet; of one name only what came last."""
+    def show(self, group: str, part: str, message: Mapping[str, Any]) -> None:
+        """Let processes that joined the group see what is not stored yet; of one part only what came last."""
         if len(self._shown) < SHOWN_MAX:
-            self._shown[group, name] = message
+            self._shown[group, part] = message
             self._begin()
 
     def _begin(self) -> None:
@@ -70,26 +73,24 @@ class Pokes:
             # Cleared before the queue is taken: what is added from here on wakes the next round.
             self._wake.clear()
             started = time.monotonic()
-            groups: set[str] = set()
+            names: set[str] = set()
             while self._waiting:
-                groups.add(self._waiting.popleft())
-            messages: list[tuple[str, dict[str, Any]]] = [(group, {"type": "poke"}) for group in groups]
+                names.add(self._waiting.popleft())
+            sends = [listening.tell(names)] if names else []
             while self._shown:
                 (group, _), shown = self._shown.popitem()
-                messages.append((group, {"type": "shown", "message": dict(shown)}))
-            loop.run_until_complete(self._send(messages))
+                sends.append(listening.tell([group], dict(shown), group=group))
+            loop.run_until_complete(self._send(sends))
             time.sleep(max(0.0, ROUND_S - (time.monotonic() - started)))
 
-    async def _send(self, messages: list[tuple[str, dict[str, Any]]]) -> None:
-        layer = get_channel_layer()
+    async def _send(self, sends: list[Coroutine[Any, Any, None]]) -> None:
         gate = asyncio.Semaphore(AT_ONCE)
 
-        async def send(group: str, message: dict[str, Any]) -> None:
+        async def send(one: Coroutine[Any, Any, None]) -> None:
             async with gate:
-                await asyncio.wait_for(layer.group_send(group, message), SEND_TIMEOUT_S)
+                await asyncio.wait_for(one, SEND_TIMEOUT_S)
 
-        sent = (send(group, message) for group, message in messages)
-        for result in await asyncio.gather(*sent, return_exceptions=True):
+        for result in await asyncio.gather(*map(send, sends), return_exceptions=True):
             if isinstance(result, Exception) and time.monotonic() - self._complained_at >= QUIET_S:
                 self._complained_at = time.monotonic()
                 log.warning("live pages are late by some seconds: the channel layer fails: %r", result)

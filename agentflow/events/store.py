@@ -12,7 +12,7 @@ old cursors mean nothing, and clients start from a fresh one.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "append_many",
     "approvals",
     "current",
+    "of_executions",
     "page",
     "poke",
     "read",
@@ -184,6 +185,32 @@ def approvals(*, after: Cursor, limit: int = PAGE_EVENTS) -> Page:
     return _page(r"type LIKE 'approval\_%%'", [], after, limit)
 
 
+OF_EXECUTIONS = """
+SELECT e.*, e.xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
+  FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[]) AS place(execution_id, xid, id),
+       LATERAL (SELECT * FROM events_event
+                 WHERE execution_id = place.execution_id AND (xid, id) > (place.xid, place.id)
+                 ORDER BY xid, id LIMIT %s) AS e
+ ORDER BY e.xid, e.id
+"""
+
+
+def of_executions(places: Mapping[UUID, Cursor], limit: int = PAGE_EVENTS) -> dict[UUID, Page]:
+    """The next events of many executions, each after its own place, in one statement."""
+    found = {execution_id: Page([], unsettled=False) for execution_id in places}
+    rows = Event.objects.raw(
+        OF_EXECUTIONS,
+        [list(places), [at.xid for at in places.values()], [at.id for at in places.values()], limit],
+    )
+    for event in rows:
+        page = found[event.execution_id]  # type: ignore[index]  # it is one of those asked for
+        if not event.settled:  # type: ignore[attr-defined]  # annotated by the statement
+            found[event.execution_id] = Page(page.events, unsettled=True)  # type: ignore[index]
+        else:
+            page.events.append(event)
+    return found
+
+
 def _page(scope: str, subject: list[Any], start: Cursor, limit: int) -> Page:
     rows = Event.objects.raw(
         f"""SELECT id, xid, workspace_id, execution_id, block_id, type, level, payload, at,
@@ -212,32 +239,40 @@ def current() -> Cursor:
     return Cursor(row[0], 0)
 
 
-def poke(*, execution_id: UUID | None = None, workspace_id: UUID | None = None) -> None:
+def poke(*, execution_id: UUID | None = None, approvals: bool = False) -> None:
     """Tell open sockets, once this transaction has committed, that there is something to read.
 
     Costs the caller a microsecond or two.  Pokes of one subject are merged and may get lost: readers
     look by themselves every few seconds.
     """
     if execution_id is not None:
-        transaction.on_commit(partial(pokes.add, execution_group(execution_id)), robust=True)
-    if workspace_id is not None:
-        transaction.on_commit(partial(pokes.add, approvals_group(workspace_id)), robust=True)
+        transaction.on_commit(partial(pokes.add, execution_name(execution_id)), robust=True)
+    if approvals:
+        transaction.on_commit(partial(pokes.add, APPROVALS), robust=True)
 
 
 def show_text(*, execution_id: UUID, block_id: str, attempt: int, text: str) -> None:
     """Let who looks on see what a block's agent has written so far; nothing of it is stored."""
     message = {"type": "block_text", "executionId": str(execution_id), "blockId": block_id}
-    pokes.show(execution_group(execution_id), block_id, {**message, "attempt": attempt, "text": text})
+    pokes.show(previews_group(execution_id), block_id, {**message, "attempt": attempt, "text": text})
 
 
-def execution_group(execution_id: UUID) -> str:
-    """The channel-layer group of one execution's readers."""
+# -- what open sockets are told about -----------------------------------------------
+
+APPROVALS = "approvals"  # of all workspaces: one order, one place for everybody
+
+
+def execution_name(execution_id: UUID) -> str:
     return f"execution.{execution_id}"
 
 
-def approvals_group(workspace_id: UUID) -> str:
-    """The channel-layer group of those who watch a workspace's approvals."""
-    return f"approvals.{workspace_id}"
+def execution_of(name: str) -> UUID:
+    return UUID(name.removeprefix("execution."))
+
+
+def previews_group(execution_id: UUID) -> str:
+    """The channel-layer group, and the name, of what one execution's agents write meanwhile."""
+    return f"previews.{execution_id}"
 
 
 def _stored(payload: JSONObject | None) -> str | None:

@@ -332,5 +332,4 @@ def _event(type: str, approval: Approval, **facts: JSONValue) -> store.NewEvent:
 def _poke(approvals: Sequence[Approval]) -> None:
     for execution_id in {approval.execution_id for approval in approvals}:
         store.poke(execution_id=execution_id)
-    for workspace_id in {approval.workspace_id for approval in approvals}:
-        store.poke(workspace_id=workspace_id)
+    store.poke(approvals=bool(approvals))

@@ -147,6 +147,7 @@ CHANNEL_LAYERS = {
             "hosts": [{"address": redis_url(REDIS_DATABASES["channels"]), "socket_timeout": 15}],
             "prefix": REDIS_PREFIX + "agentflow",
             "capacity": 1000,
+            "group_expiry": 60,  # members say every 10 s that they are there; dead ones are told no longer
         },
     }
 }

@@ -563,4 +563,4 @@ def locked(facts: Facts) -> Iterator[Run]:
 
 def poke(facts: Facts) -> None:
     """Tell open pages that there is something to read."""
-    store.poke(execution_id=facts.execution_id, workspace_id=facts.workspace_id)
+    store.poke(execution_id=facts.execution_id)

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import connections
 from django.test import Client
 from django.urls import path
 
-from agentflow.api import tickets, websocket
+from agentflow.api import listening, tickets, websocket
 from agentflow.api.websocket import AuthenticatedConsumer
 from agentflow.errors import InvalidInput
 from agentflow.governance import access
@@ -38,7 +37,7 @@ class Feed(AuthenticatedConsumer):
         return await sync_to_async(access.can)(self.user, Permission.VIEW, type(self).workspace.pk)
 
     async def opened(self) -> None:
-        await self.channel_layer.group_add("feed", self.channel_name)
+        listening.listener().listen("feed", self.hear)
         await self.push({"type": "hello", "name": self.user.get_username()})
 
     async def handle(self, message: JSONObject) -> None:
@@ -50,8 +49,13 @@ class Feed(AuthenticatedConsumer):
             case _:
                 raise InvalidInput("There is no such type.", pointer="/type")
 
-    async def news(self, event: JSONObject) -> None:
-        await self.push({"type": "news", "id": event["id"]})
+    def hear(self, message: JSONObject | None) -> None:
+        if message is not None:
+            self.told = asyncio.create_task(self.push(message))
+
+    async def disconnect(self, code: int) -> None:
+        await super().disconnect(code)
+        listening.listener().forget("feed", self.hear)
 
 
 application = websocket.application([path("ws/feed", Feed.as_asgi())])
@@ -188,7 +192,7 @@ async def test_the_socket_closes_when_the_rights_go(
         await feed.receive_json()
         await sync_to_async(revocation)(client, user)
         assert await feed.close_code() in {websocket.NOT_SIGNED_IN, websocket.NOT_PERMITTED}
-        await get_channel_layer().group_send("feed", {"type": "news", "id": 1})
+        await listening.tell(["feed"], {"type": "news", "id": 1})
         assert await feed.receive_nothing(0.2)
 
 
@@ -201,10 +205,10 @@ async def test_nothing_is_sent_on_rights_that_went_a_while_ago(
     async with socket(headers=headers) as feed:
         assert await feed.connect()
         await feed.receive_json()
-        await get_channel_layer().group_send("feed", {"type": "news", "id": 1})
+        await listening.tell(["feed"], {"type": "news", "id": 1})
         assert await feed.receive_json() == {"type": "news", "id": 1}
         await sync_to_async(take_role)(client, user)
-        await get_channel_layer().group_send("feed", {"type": "news", "id": 2})
+        await listening.tell(["feed"], {"type": "news", "id": 2})
         message = await feed.receive_output(5)
         assert (message["type"], message["code"]) == ("websocket.close", websocket.NOT_PERMITTED)
 
@@ -264,6 +268,6 @@ async def test_the_neighbour_of_a_broken_socket_is_unharmed(user: User) -> None:
 
 
 def test_the_group_of_a_session_hides_its_key() -> None:
-    name: Any = websocket.session_group("secret-key")
+    name: Any = websocket.session_name("secret-key")
     assert "secret-key" not in name
     assert len(name) < 100

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -14,10 +15,11 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connection, connections, transaction
 
-from agentflow.api import tickets, websocket
-from agentflow.events import store
+from agentflow.api import listening, tickets, websocket
+from agentflow.events import feed, store
 from agentflow.events.feed import EventFeed
 from agentflow.events.pokes import pokes
+from agentflow.events.reading import Reader
 from agentflow.governance.models import User
 from agentflow.governance.roles import Role
 from agentflow.governance.services.workspaces import grant, revoke
@@ -35,6 +37,7 @@ from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CHANNELS: dict[str, Any] = dict(settings.CHANNEL_LAYERS["default"])["CONFIG"]  # type: ignore[assignment]
+T = TypeVar("T")
 application = websocket.application([*approvals_routes, *executions_routes])
 
 
@@ -172,8 +175,8 @@ async def test_a_cursor_of_another_database_starts_from_now(office: Office) -> N
 
 
 async def test_lost_pokes_cost_time_and_no_event(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EventFeed, "net_s", 0.2)
-    monkeypatch.setattr(pokes, "add", lambda group: None)
+    monkeypatch.setattr(Reader, "net_s", 0.2)
+    monkeypatch.setattr(pokes, "add", lambda name: None)
     async with connected(office.approver) as socket:
         await socket.receive_json()
         approval = await asked(office)
@@ -208,7 +211,12 @@ async def test_a_transaction_that_commits_late_comes_through_soon_and_in_order(o
         await sync_to_async(slow.join)(10)
 
 
-async def test_a_burst_arrives_whole_and_in_order(office: Office) -> None:
+@pytest.mark.parametrize("waiting_max", [feed.WAITING_MAX, 3])
+async def test_a_burst_arrives_whole_and_in_order(
+    office: Office, monkeypatch: pytest.MonkeyPatch, waiting_max: int
+) -> None:
+    """Also where the client falls behind what the process reads, and reads for itself."""
+    monkeypatch.setattr(feed, "WAITING_MAX", waiting_max)
     execution = await sync_to_async(ExecutionFactory.create)(workspace=office.workspace)
     async with connected(office.viewer, f"/ws/executions/{execution.pk}") as socket:
         await socket.receive_json()
@@ -250,7 +258,7 @@ async def test_other_workspaces_are_not_heard(office: Office) -> None:
 async def test_rights_that_go_close_the_socket_before_the_next_event(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EventFeed, "net_s", 60)
+    monkeypatch.setattr(Reader, "net_s", 60)
     async with connected(office.approver) as socket:
         await socket.receive_json()
         await sync_to_async(revoke)(user=office.approver, role=Role.APPROVER, workspace=office.workspace)
@@ -262,7 +270,7 @@ async def test_rights_that_go_close_the_socket_before_the_next_event(
 async def test_rights_that_go_close_the_socket_though_nothing_happens(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EventFeed, "net_s", 0.2)
+    monkeypatch.setattr(EventFeed, "recheck_s", 0.2)
     execution = await sync_to_async(ExecutionFactory.create)(workspace=office.workspace)
     async with connected(office.viewer, f"/ws/executions/{execution.pk}") as socket:
         await socket.receive_json()
@@ -270,10 +278,7 @@ async def test_rights_that_go_close_the_socket_though_nothing_happens(
         assert await socket.close_code() == websocket.NOT_PERMITTED
 
 
-async def test_one_of_two_workspaces_lost_is_no_longer_heard_and_a_new_one_is(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(EventFeed, "net_s", 0.2)
+async def test_one_of_two_workspaces_lost_is_no_longer_heard_and_a_new_one_is(office: Office) -> None:
     other = await sync_to_async(WorkspaceFactory.create)()
     await sync_to_async(grant)(user=office.approver, role=Role.APPROVER, workspace=other)
     async with connected(office.approver) as socket:
@@ -289,15 +294,120 @@ async def test_one_of_two_workspaces_lost_is_no_longer_heard_and_a_new_one_is(
 
 
 async def test_the_channel_layer_may_be_wiped(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EventFeed, "net_s", 0.3)
+    monkeypatch.setattr(Reader, "net_s", 0.3)
+    monkeypatch.setattr(listening, "AGAIN_S", 0.3)
     async with connected(office.approver) as socket:
         await socket.receive_json()
         await sync_to_async(wipe_channel_layer)()
         approval = await asked(office)
         assert (await socket.receive_json())["approvalId"] == str(approval.pk)
-        # From the next look on it is poked again.
-        group = store.approvals_group(office.workspace.pk)
-        await sync_to_async(until)(lambda: members_of(group))
+        await sync_to_async(until)(lambda: members_of(listening.EVERYBODY))
+        # From here on it is poked again.
+        monkeypatch.setattr(Reader, "net_s", 60)
+        for _ in range(2):
+            approval = await asked(office)
+            assert (await socket.receive_json())["approvalId"] == str(approval.pk)
+
+
+# -- one reader for all ---------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def statements() -> AsyncIterator[list[str]]:
+    """What the sockets ask the database, which they do in the one thread that such work has."""
+    found: list[str] = []
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        found.append(sql)
+        return execute(sql, params, many, context)
+
+    await sync_to_async(connection.execute_wrappers.append)(note)
+    try:
+        yield found
+    finally:
+        await sync_to_async(connection.execute_wrappers.remove)(note)
+
+
+def elsewhere(do: Callable[[], T]) -> Awaitable[T]:
+    """Do it in another thread, with a connection of its own."""
+
+    def work() -> T:
+        try:
+            return do()
+        finally:
+            connection.close()
+
+    return asyncio.to_thread(work)
+
+
+async def test_reads_do_not_grow_with_the_sockets(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reader, "net_s", 60)
+    monkeypatch.setattr(websocket, "FRESH_S", 0)  # nobody's rights are taken for granted
+    people = [office.approver, office.colleague]
+    took = []
+    for count in (1, 8):
+        async with AsyncExitStack() as stack:
+            sockets = [await stack.enter_async_context(connected(each)) for each in people * count]
+            for socket in sockets:
+                assert (await socket.receive_json())["type"] == "hello"
+            async with statements() as found:
+                approval = await elsewhere(lambda: ApprovalFactory.create(workspace=office.workspace))
+                for socket in sockets:
+                    assert (await socket.receive_json())["approvalId"] == str(approval.pk)
+                took.append(len(found))
+    # The events, the people's rights (3) and accounts; again where FRESH_S is over when it is sent.
+    assert max(took) <= 12, took
+
+
+async def test_executions_are_read_together(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reader, "net_s", 60)
+    executions = [await sync_to_async(ExecutionFactory.create)(workspace=office.workspace) for _ in range(10)]
+
+    def log_all() -> None:
+        with transaction.atomic():
+            for number, execution in enumerate(executions):
+                log(execution, number)
+
+    async with AsyncExitStack() as stack:
+        paths = [f"/ws/executions/{execution.pk}" for execution in executions] * 2
+        sockets = [await stack.enter_async_context(connected(office.viewer, path)) for path in paths]
+        for socket in sockets:
+            assert (await socket.receive_json())["type"] == "hello"
+        async with statements() as found:
+            await elsewhere(log_all)
+            for number, socket in enumerate(sockets):
+                assert (await socket.receive_json())["message"] == f"line {number % 10}"
+            reads = [sql for sql in found if "events_event" in sql]
+            assert len(reads) <= 3, reads
+            assert len(found) <= 14, found
+
+
+async def test_a_broken_connection_to_the_database_closes_no_socket(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pid() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            return int(cursor.fetchone()[0])
+
+    def end(backend: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [backend])
+
+    monkeypatch.setattr(Reader, "net_s", 0.2)
+    async with connected(office.approver) as socket:
+        await socket.receive_json()
+        backend = await sync_to_async(pid)()
+        await elsewhere(lambda: end(backend))
+        approval = await elsewhere(lambda: ApprovalFactory.create(workspace=office.workspace))
+        assert (await socket.receive_json())["approvalId"] == str(approval.pk)
+
+
+async def test_the_last_socket_takes_the_process_off_the_layer(office: Office) -> None:
+    async with connected(office.approver) as socket:
+        await socket.receive_json()
+        await sync_to_async(until)(lambda: members_of(listening.EVERYBODY))
+    await sync_to_async(until)(lambda: not members_of(listening.EVERYBODY))
 
 
 def channel_database() -> redis.Redis:

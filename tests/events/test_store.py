@@ -11,6 +11,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import connection, transaction
 
+from agentflow.api import listening
 from agentflow.errors import InvalidInput
 from agentflow.events import store
 from agentflow.events.models import Event
@@ -174,51 +175,50 @@ def test_both_readers_have_an_index() -> None:
                 " ORDER BY xid, id LIMIT 200"
             )
             assert index in "\n".join(row[0] for row in cursor.fetchall())
+        cursor.execute("EXPLAIN " + store.OF_EXECUTIONS, [[uuid.uuid4(), uuid.uuid4()], [1, 2], [1, 2], 200])
+        assert "event_by_execution" in "\n".join(row[0] for row in cursor.fetchall())
 
 
 @pytest.mark.django_db(transaction=True)
 def test_pokes_come_after_the_commit_and_are_merged() -> None:
-    execution_id, workspace_id = uuid.uuid4(), uuid.uuid4()
+    ids = [uuid.uuid4() for _ in range(50)]
     layer = get_channel_layer()
 
     @async_to_sync
-    async def listen() -> list[str]:
-        """Channels poked until the last of 500 pokes is surely through."""
+    async def listen() -> list[list[str]]:
+        """What each message named, until the last of 500 pokes is surely through."""
         import asyncio
 
         from channels.db import database_sync_to_async
 
         channel = await layer.new_channel()
-        await layer.group_add(store.execution_group(execution_id), channel)
-        await layer.group_add(store.approvals_group(workspace_id), channel)
+        await layer.group_add(listening.EVERYBODY, channel)
 
         def poke_much() -> None:
-            for _ in range(500):
+            for number in range(500):
                 with transaction.atomic():
-                    store.poke(execution_id=execution_id)
+                    store.poke(execution_id=ids[number % 50])
 
         def poke_last() -> None:
             with transaction.atomic():
-                store.poke(workspace_id=workspace_id)
+                store.poke(approvals=True)
 
         def roll_back() -> None:
             with transaction.atomic():
-                store.poke(execution_id=execution_id)
+                store.poke(execution_id=uuid.uuid4())
                 transaction.set_rollback(True)
 
         await database_sync_to_async(roll_back)()
-        got = []
         await database_sync_to_async(poke_much)()
         await database_sync_to_async(poke_last)()
-        while True:  # the sentinel's group is told last or together with the rest
-            try:
-                got.append((await asyncio.wait_for(layer.receive(channel), 2))["type"])
-            except TimeoutError:
-                return got
+        got: list[list[str]] = []
+        while not got or store.APPROVALS not in got[-1]:  # told last, or together with the rest
+            got.append((await asyncio.wait_for(layer.receive(channel), PATIENCE_S))["names"])
+        return got
 
-    pokes = listen()
-    assert set(pokes) == {"poke"}
-    assert 2 <= len(pokes) <= 20
+    told = listen()
+    assert len(told) <= 20  # of 50 subjects
+    assert {name for names in told for name in names} == {store.APPROVALS, *map(store.execution_name, ids)}
 
 
 def test_a_poke_that_is_rolled_back_is_not_sent(db: None) -> None:
@@ -239,7 +239,7 @@ def test_of_a_text_that_grows_what_came_last_is_shown_and_nothing_is_stored(db: 
         import asyncio
 
         channel = await layer.new_channel()
-        await layer.group_add(store.execution_group(execution_id), channel)
+        await layer.group_add(store.previews_group(execution_id), channel)
         for length in range(500):
             store.show_text(execution_id=execution_id, block_id="write", attempt=1, text="x" * length)
         got: list[JSONObject] = []
@@ -249,7 +249,7 @@ def test_of_a_text_that_grows_what_came_last_is_shown_and_nothing_is_stored(db: 
 
     shown = listen()
     assert len(shown) <= 20
-    assert shown[-1]["type"] == "shown"
+    assert shown[-1]["names"] == [store.previews_group(execution_id)]
     assert shown[-1]["message"] == {
         "type": "block_text",
         "executionId": str(execution_id),
