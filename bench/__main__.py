@@ -4,7 +4,7 @@ python -m bench [--workloads W1,W5] [--systems celery,agentflow] [--runs 7] [--q
 python -m bench growth [--runs 3] [--open 10000]
 python -m bench fairness [--runs 9] [--open 10000]
 python -m bench profile [--workloads W1,W5]
-python -m bench inbox [--pending 100000] [--sockets 2000] [--rate 50] [--seconds 20]
+python -m bench inbox [--pending 100000] [--each 1000] [--sockets 2000] [--rate 50] [--seconds 60]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _fairness(options: argparse.Namespace, folder: Path, block_log: Path) -> dic
 
 
 def _inbox(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[str, Any]:
-    load = inbox.Load(options.pending, options.sockets, options.rate, options.seconds)
+    load = inbox.Load(options.pending, options.each, options.sockets, options.rate, options.seconds)
     results = load.measure(folder, block_log)
     print(inbox.table(results))
     return results
@@ -89,10 +90,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("part", nargs="?", choices=PARTS, default="compare")
     parser.add_argument("--runs", type=int, default=0, help="counted runs of each workload (7; of growth 3)")
     parser.add_argument("--open", type=int, default=10_000, help="growth, fairness: how many others are open")
-    parser.add_argument("--pending", type=int, default=100_000, help="inbox: open questions, 1,000 a person")
-    parser.add_argument("--sockets", type=int, default=2000, help="inbox: who watch at once")
-    parser.add_argument("--rate", type=float, default=50, help="inbox: decisions a second")
-    parser.add_argument("--seconds", type=float, default=20, help="inbox: for how long")
+    parser.add_argument("--pending", type=_upto(200_000), default=100_000, help="inbox: open questions")
+    parser.add_argument("--each", type=_upto(10_000), default=1000, help="inbox: of them, each person's")
+    parser.add_argument("--sockets", type=_upto(5000), default=2000, help="inbox: who watch at once")
+    parser.add_argument("--rate", type=_upto(500), default=50, help="inbox: decisions a second")
+    parser.add_argument("--seconds", type=_upto(300), default=60, help="inbox: for how long")
     parser.add_argument("--quick", action="store_true", help="one counted run: does it work at all?")
     parser.add_argument("--workloads", default="", help=_listing())
     systems = (*ALWAYS, *(comparing.PEERS if os.environ.get("PEERS", "0") not in ("", "0") else ()))
@@ -103,6 +105,15 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", default="", help="also write the figures to this file")
     return parser.parse_args()
+
+
+def _upto(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not 0 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"from 0 to {most:,}")
+        return int(text)
+
+    return number
 
 
 def _listing() -> str:

@@ -1,6 +1,6 @@
 """`make load-approvals`: what the inbox costs with 100,000 open questions and thousands who watch.
 
-1. Open questions, 1,000 for each person, copied from one that the engine asked.
+1. Open questions, 1,000 for each person unless told otherwise, copied from one that the engine asked.
 2. Each person's list, as page and over REST: how long it takes, and how many queries.
 3. Sockets of `/ws/approvals` while people decide: from commit to client; in the middle the channel
    layer is emptied, and every client has to have what the database has within 35 s.
@@ -12,22 +12,26 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from config.engines import launched
+
+from .crowd import Person, crowd, open_questions
 from .measuring import percentile
-from .processes import ROOT, Fleet, machine, stage
+from .processes import ROOT, cpu_s, family, machine, memory_mb, stage
 from .report import ms, row, where
 
-PER_PERSON = 1000
 LISTS_EACH = 5  # times that each of SAMPLE people looks
 SAMPLE = 40
 LIST_MS, QUERIES, COMMIT_S, SETTLED_S = 200, 8, 1.0, 35.0  # the aims
@@ -35,69 +39,81 @@ LATEST_S = SETTLED_S + 25  # waited for at most
 DECIDERS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
-    pk: int
-    workspace: UUID
-    session: str
-
-
 @dataclass(slots=True)
 class Load:
     pending: int
+    each: int  # of one person
     sockets: int
     rate: float
     seconds: float
 
     def measure(self, folder: Path, block_log: Path) -> dict[str, Any]:
-        results: dict[str, Any] = {"machine": machine(), "problems": []}
-        with stage(folder, block_log) as (_, fleet):
+        allow_files(self.sockets)
+        results: dict[str, Any] = {"machine": machine(), "each": self.each, "problems": []}
+        with stage(folder, block_log) as (engines, fleet):
             port = fleet.web()
             fleet.worker(0)
             fleet.ready()
             began = time.monotonic()
-            people = crowd(max(self.pending // PER_PERSON, 1))
+            people = crowd(max(self.pending // self.each, 1), self.each)
             fleet.stop("ours")
-            results["pending"], results["seed_s"] = _open_questions(), time.monotonic() - began
+            results["pending"], results["seed_s"] = open_questions(), time.monotonic() - began
             _say(f"{results['pending']} open questions of {len(people)} people in {results['seed_s']:.0f} s")
             results["lists"] = lists(port, people[:SAMPLE])
             results["queries"] = queries(people[0])
+            _say("lists looked at")
             if self.sockets:
-                results["sockets"] = self._watch(fleet, folder, port, people)
+                watchers = Watchers(folder, port, people, self.sockets)
+                parts = {
+                    "web": fleet.pids("web"),
+                    "clients": [watchers.pid],
+                    "deciders": [os.getpid()],
+                    "PostgreSQL": family(engines.pid("postgres")),
+                    "Valkey": family(engines.pid("valkey")),
+                }
+                results["sockets"] = self._watch(watchers, people, parts)
+                results["sockets"]["web_mb"] = memory_mb(fleet.pids("web"))["pss"]
         results["machine"]["load_after"] = machine()["load"]
         results["problems"] = missed(results)
         return results
 
-    def _watch(self, fleet: Fleet, folder: Path, port: int, people: list[Person]) -> dict[str, Any]:
-        watchers = Watchers(folder, port, people, self.sockets)
+    def _watch(self, watchers: Watchers, people: list[Person], parts: dict[str, list[int]]) -> dict[str, Any]:
         connect_s = watchers.connect()
         _say(f"{self.sockets} sockets open after {connect_s:.0f} s")
+        began, before = time.monotonic(), {part: cpu_s(pids) for part, pids in parts.items()}
         committed, emptied_at = self._decide(people)
+        decided_s = time.monotonic() - began
+        cpu = {part: (cpu_s(pids) - before[part]) / decided_s for part, pids in parts.items()}
+        _say(f"{len(committed)} decisions in {decided_s:.0f} s")
         waited_s = watchers.settle({str(pk): who for pk, (who, _) in committed.items()})
-        heard = watchers.heard()
+        found = watchers.found()
         delays: list[float] = []
         settled: list[float] = []
         lost = 0
-        for at, person in enumerate(watchers.places):
+        for person, seen in zip(watchers.places, found, strict=True):
             for pk, (who, moment) in committed.items():
                 if who != person:
                     continue
-                got = heard[at].get(str(pk))
+                got = seen["heard"].get(str(pk))
                 if got is None:
                     lost += 1
                 elif moment < emptied_at - COMMIT_S:
                     delays.append(got - moment)
                 else:
-                    settled.append(got - moment)
+                    settled.append(got - max(moment, emptied_at))
         return {
             "sockets": self.sockets,
             "connect_s": connect_s,
             "events": len(committed),
-            "rate": len(committed) / self.seconds,
+            "wanted": int(self.rate * self.seconds),
+            "rate": len(committed) / decided_s,
+            "cpu": cpu,
             "messages": len(delays) + len(settled),
             "commit_to_client_s": delays,
             "after_emptying_s": settled,
             "lost": lost,
+            "wrong": sum(seen["wrong"] for seen in found),
+            "came_back": sum(seen["came_back"] for seen in found),
             "waited_s": waited_s,
         }
 
@@ -148,128 +164,18 @@ def _empty_channel_layer() -> None:
         layer.flushdb()
 
 
+def allow_files(sockets: int) -> None:
+    """Each socket is an open file at both ends; the children inherit what is allowed here."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = sockets + 500
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise SystemExit(f"{sockets} sockets need {needed} open files; ulimit -Hn allows {most}")
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-# -- the crowd ---------------------------------------------------------------------
-
-
-def crowd(count: int) -> list[Person]:
-    """People with a workspace and PER_PERSON open questions each."""
-    from django.contrib.sessions.backends.db import SessionStore
-    from django.test import Client
-
-    from agentflow.governance.models import User
-    from agentflow.governance.roles import Role
-    from agentflow.governance.services.workspaces import create_workspace, grant
-
-    root = User.objects.create_user("bench", is_superuser=True)
-    people = []
-    for number in range(count):
-        user = User.objects.create_user(f"approver-{number}")
-        workspace = create_workspace(slug=f"w{number}", name=f"Workspace {number}", by=root)
-        grant(user=user, role=Role.APPROVER, workspace=workspace, by=root)
-        client = Client()
-        client.force_login(user)
-        session = client.session
-        assert isinstance(session, SessionStore)
-        people.append(Person(user.pk, workspace.pk, str(session.session_key)))
-        _ask(workspace, root)
-    _analyse()
-    return people
-
-
-def _ask(workspace: Any, by: Any) -> None:
-    """One question asked by the engine, and copies of its rows."""
-    from agentflow.workflow.definition import parse
-    from approvals.models import Approval
-    from executions.services import starting
-    from templates_app.services import authoring
-
-    body = {
-        "name": "Refund request",
-        "blocks": [
-            {"blockId": "look", "name": "Look up", "agentId": "builtin.echo"},
-            {
-                "blockId": "ask",
-                "name": "Approve refund",
-                "agentId": "builtin.echo",
-                "dependencies": ["look"],
-                "humanInLoop": {"type": "approval", "title": "Pay back?"},
-            },
-            {"blockId": "pay", "name": "Pay", "agentId": "builtin.echo", "dependencies": ["ask"]},
-        ],
-    }
-    version = authoring.create_template(workspace_id=workspace.pk, by=by, definition=parse(body))
-    execution = starting.start(version=version, by=by, input={})
-    until = time.monotonic() + 60
-    while not (asked := Approval.objects.filter(execution=execution.pk).first()):
-        if time.monotonic() > until:
-            raise RuntimeError("the engine did not ask")
-        time.sleep(0.05)
-    _copy(asked.pk, execution.pk, PER_PERSON - 1)
-
-
-def _copy(approval: UUID, execution: UUID, count: int) -> None:
-    from django.db import connection, transaction
-
-    with transaction.atomic(), connection.cursor() as cursor:
-        runs = "executions_execution"
-        cursor.execute(
-            "CREATE TEMP TABLE copies ON COMMIT DROP AS SELECT n, gen_random_uuid() AS run"
-            " FROM generate_series(1, %s) n",
-            [count],
-        )
-        cursor.execute(
-            f"INSERT INTO {runs} (id, {_columns(runs)}) SELECT c.run, {_columns(runs, 'e.')}"
-            f" FROM {runs} e, copies c WHERE e.id = %s",
-            [execution],
-        )
-        blocks = "executions_blockexecution"
-        others = _columns(blocks, but=("execution_id",))
-        cursor.execute(
-            f"INSERT INTO {blocks} (execution_id, {others})"
-            f" SELECT c.run, {_columns(blocks, 'b.', but=('execution_id',))} FROM {blocks} b, copies c"
-            " WHERE b.execution_id = %s",
-            [execution],
-        )
-        asked, own = "approvals_approval", ("execution_id", "block_execution_id", "respond_by", "request")
-        cursor.execute(
-            f"INSERT INTO {asked} (id, {', '.join(own)}, {_columns(asked, but=own)})"
-            " SELECT gen_random_uuid(), c.run, b.id, a.respond_by + c.n * interval '1 minute',"
-            " json_build_object('title', 'Pay back ' || c.n || '?'),"
-            f" {_columns(asked, 'a.', but=own)} FROM {asked} a, copies c"
-            f" JOIN {blocks} b ON b.execution_id = c.run AND b.block_id = 'ask' WHERE a.id = %s",
-            [approval],
-        )
-
-
-def _columns(table: str, alias: str = "", but: Iterable[str] = ()) -> str:
-    """A table's columns that are neither its key nor computed."""
-    from django.db import connection
-
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT column_name FROM information_schema.columns"
-            " WHERE table_name = %s AND is_generated = 'NEVER' AND column_name <> 'id'"
-            " ORDER BY ordinal_position",
-            [table],
-        )
-        return ", ".join(f'{alias}"{name}"' for (name,) in cursor.fetchall() if name not in but)
-
-
-def _analyse() -> None:
-    from django.db import connection
-
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
-
-
-def _open_questions() -> int:
-    from approvals.models import Approval
-
-    return Approval.objects.filter(status="pending").count()
 
 
 # -- lists -------------------------------------------------------------------------
@@ -327,7 +233,10 @@ class Watchers:
         self.places = [people[at % len(people)].pk for at in range(count)]
         self.out = folder / "heard.jsonl"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.watching", str(port), str(self.out)],
+            launched(
+                [sys.executable, "-m", "bench.watching", str(port), str(self.out)],
+                death_signal=signal.SIGKILL,
+            ),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -347,8 +256,12 @@ class Watchers:
         self._hear("done")
         return time.monotonic() - began
 
-    def heard(self) -> list[dict[str, float]]:
-        """By socket: when it heard of which question."""
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def found(self) -> list[dict[str, Any]]:
+        """By socket, as `bench.watching` says it."""
         self._process.wait(30)
         return [json.loads(line) for line in self.out.read_text().splitlines()]
 
@@ -381,6 +294,10 @@ def missed(results: dict[str, Any]) -> list[str]:
         slow = percentile(watched["commit_to_client_s"], 99)
         if slow > COMMIT_S:
             found.append(f"commit to client: p99 {slow:.2f} s, aim {COMMIT_S} s")
+        if watched["wrong"]:
+            found.append(f"{watched['wrong']} messages came twice or out of order")
+        if watched["events"] < watched["wanted"]:
+            found.append(f"{watched['wanted'] - watched['events']} decisions failed")
         if watched["lost"] or max(watched["after_emptying_s"], default=0) > SETTLED_S:
             latest = max(watched["after_emptying_s"], default=0)
             found.append(f"after emptying: {watched['lost']} never heard, the latest after {latest:.1f} s")
@@ -388,17 +305,26 @@ def missed(results: dict[str, Any]) -> list[str]:
 
 
 def table(results: dict[str, Any]) -> str:
-    lines = [where(results["machine"]), "", f"{results['pending']:,} open questions, {PER_PERSON} a person"]
+    lines = [
+        where(results["machine"]),
+        "",
+        f"{results['pending']:,} open questions, {results['each']} a person",
+    ]
     lines += ["", row("list", "p50", "p99", "queries"), row("---", "---", "---", "---")]
     for name, took in results["lists"].items():
         shown = [ms(percentile(took, percent) * 1000) for percent in (50, 99)]
         lines.append(row(name, *shown, str(results["queries"][name])))
     if watched := results.get("sockets"):
         half, most = (percentile(watched["commit_to_client_s"], at) * 1000 for at in (50, 99))
-        sent = f"{watched['messages']:,} messages to clients, {watched['lost']} lost"
+        sent = (
+            f"{watched['messages']:,} messages to clients, {watched['lost']} lost, {watched['wrong']} wrong"
+        )
         latest = max(watched["after_emptying_s"], default=0)
-        lines += ["", f"{watched['sockets']:,} sockets, {watched['rate']:.0f} decisions a second, {sent}"]
+        busy = ", ".join(f"{part} {100 * share:.0f} %" for part, share in watched["cpu"].items())
+        lines += ["", f"{watched['sockets']:,} sockets, {watched['rate']:.1f} decisions a second, {sent}"]
         lines += [f"commit to client: p50 {half:.0f} ms, p99 {most:.0f} ms"]
-        lines += [f"channel layer emptied: every client equals the database {latest:.1f} s after a commit"]
+        lines += [f"channel layer emptied: every client equals the database within {latest:.1f} s"]
+        lines += [f"sockets opened in {watched['connect_s']:.0f} s; {watched['came_back']} came back"]
+        lines += [f"of one processor: {busy}; web {watched['web_mb']:.0f} MB"]
     lines += ["", *(f"MISSED: {problem}" for problem in results["problems"])]
     return "\n".join(lines)

@@ -3,7 +3,8 @@
     [7, 8, 7]                                  who opens a socket each; answered by `connected`
     {"wanted": {"<id>": 7}, "latest_s": 60}    wait until each has heard of these; answered by `done`
 
-Into FILE goes a line for each socket: `{"<approval id>": <when it heard of its answer>, ...}`.
+Into FILE goes a line for each socket: `{"heard": {"<approval id>": <when it heard of its answer>, ...},
+"wrong": <messages that came twice or out of order>, "came_back": <times>}`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import resource
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 AT_ONCE = 20  # connecting
+TICKETS = ThreadPoolExecutor(2)
 OPENED_S = 60.0
+
+
+@dataclass(slots=True)
+class Found:
+    """What one socket saw."""
+
+    heard: dict[str, float] = field(default_factory=dict)
+    wrong: int = 0
+    came_back: int = 0
 
 
 async def main(port: int, out: Path) -> None:
     people: list[int] = json.loads(await asyncio.to_thread(sys.stdin.readline))
-    heard: list[dict[str, float]] = [{} for _ in people]
+    found = [Found() for _ in people]
     gate, opened = asyncio.Semaphore(AT_ONCE), [asyncio.Event() for _ in people]
     watchers = [
-        asyncio.create_task(watch(port, person, heard[at], gate, opened[at]))
+        asyncio.create_task(watch(port, person, found[at], gate, opened[at]))
         for at, person in enumerate(people)
     ]
     for event in opened:
@@ -39,54 +51,56 @@ async def main(port: int, out: Path) -> None:
     until = time.monotonic() + order["latest_s"]
     for at, person in enumerate(people):
         missing = wanted.get(person, set())
-        while time.monotonic() < until and not missing <= heard[at].keys():  # noqa: ASYNC110  # of 2,000
+        while time.monotonic() < until and not missing <= found[at].heard.keys():  # noqa: ASYNC110  # of 2,000
             await asyncio.sleep(0.1)
     for watcher in watchers:
         watcher.cancel()
-    await asyncio.to_thread(out.write_text, "".join(json.dumps(one) + "\n" for one in heard))
+    await asyncio.to_thread(out.write_text, "".join(json.dumps(asdict(one)) + "\n" for one in found))
     print("done", flush=True)
 
 
-async def watch(
-    port: int, person: int, heard: dict[str, float], gate: asyncio.Semaphore, opened: asyncio.Event
-) -> None:
+async def watch(port: int, person: int, found: Found, gate: asyncio.Semaphore, opened: asyncio.Event) -> None:
     """One socket; comes back with its cursor, as the pages do."""
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed
 
-    cursor = ""
+    cursor, place = "", (0, 0)
     while True:
         async with gate:
-            ticket = await asyncio.to_thread(_ticket, person)
+            ticket = await asyncio.get_running_loop().run_in_executor(TICKETS, _ticket, person)
             address = f"ws://127.0.0.1:{port}/ws/approvals?ticket={ticket}"
             socket = await connect(f"{address}&cursor={cursor}" if cursor else address, open_timeout=OPENED_S)
             if not cursor:
                 cursor = json.loads(await socket.recv())["cursor"]
+                place = _place(cursor)
         opened.set()
         with contextlib.suppress(ConnectionClosed):
             async for text in socket:
-                message = json.loads(text)
+                now, message = time.time(), json.loads(text)
                 cursor = message["cursor"]
+                found.wrong += _place(cursor) <= place
+                place = _place(cursor)
                 if message["type"] == "approval_responded":
-                    heard.setdefault(message["approvalId"], time.time())
+                    found.heard.setdefault(message["approvalId"], now)
+        found.came_back += 1
+
+
+def _place(cursor: str) -> tuple[int, int]:
+    """Clients need not look into a cursor; who measures does."""
+    xid, _, number = cursor.partition("-")
+    return int(xid), int(number)
 
 
 def _ticket(person: int) -> str:
-    from django.db import connection
-
     from agentflow.api import tickets
     from agentflow.governance.models import User
 
-    try:
-        return tickets.issue(User.objects.get(pk=person))
-    finally:
-        connection.close()
+    return tickets.issue(User.objects.get(pk=person))
 
 
 if __name__ == "__main__":
     import django
+    import uvloop
 
     django.setup()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2])))
+    uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2])))

@@ -97,28 +97,31 @@ class Listener:
     async def _stay_joined(
         self, layer: Any, channel: str, joined: set[str], hearing: asyncio.Task[None]
     ) -> None:
+        again_at = time.monotonic() + AGAIN_S
         while self._hearers:
             self._changed.clear()
             wanted = {EVERYBODY, *self._groups}
-            if new := wanted - joined:
-                for group in new:
-                    await layer.group_add(group, channel)
-                joined |= new
-                if EVERYBODY in new:
-                    self._pass_on(list(self._hearers), None)
+            again = time.monotonic() >= again_at
+            if again:
+                again_at = time.monotonic() + AGAIN_S
+            new = wanted - joined
+            for group in wanted if again else new:
+                await layer.group_add(group, channel)
+                joined.add(group)
+            if EVERYBODY in new:
+                self._pass_on(list(self._hearers), None)
             for group in joined - wanted:
                 await layer.group_discard(group, channel)
                 joined.discard(group)
             changed = asyncio.create_task(self._changed.wait())
-            done, _ = await asyncio.wait(
-                {changed, hearing}, timeout=AGAIN_S, return_when=asyncio.FIRST_COMPLETED
+            await asyncio.wait(
+                {changed, hearing},
+                timeout=max(again_at - time.monotonic(), 0),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             changed.cancel()
-            if hearing in done:
+            if hearing.done():
                 hearing.result()  # it ends only by failing
-            if not done:
-                for group in joined & {EVERYBODY, *self._groups}:
-                    await layer.group_add(group, channel)
 
     async def _hear(self, layer: Any, channel: str) -> None:
         while True:
