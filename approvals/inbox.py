@@ -18,6 +18,8 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Coalesce
 
 from agentflow.governance.models import User
+from agentflow.governance.roles import Permission
+from templates_app.models import Template
 
 from . import selectors
 from .models import CLAIM, Approval, ApprovalKind, SavedView, Seen
@@ -223,7 +225,9 @@ def _narrowed(rows: QuerySet[Approval], user: User, wish: Wish) -> QuerySet[Appr
         rows = rows.filter(respond_by__lte=_now())
     if wish.q:
         named = Q(title__icontains=wish.q) | Q(block_name__icontains=wish.q)
-        named |= Q(execution__template_version__template__name__icontains=wish.q)
+        # By a subquery: joined, each row was compared with each template's name.
+        called = Template.objects.visible_to(user, Permission.DECIDE).filter(name__icontains=wish.q)
+        named |= Q(execution__template_version__template__in=called.values("pk"))
         rows = rows.filter(named)
     return rows.exclude(seen_by__user=user.pk) if wish.new else rows
 

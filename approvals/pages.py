@@ -164,7 +164,8 @@ def _whole(request: HttpRequest) -> dict[str, Any]:
 
 def _decided(user: User) -> dict[str, Any]:
     closed = [status for status in ApprovalStatus.values if status != ApprovalStatus.PENDING]
-    approvals = selectors.history_for(user, selectors.Filter(statuses=closed))[: lists.PIECE_ROWS * 4]
+    rows = selectors.history_for(user, selectors.Filter(statuses=closed))
+    approvals = selectors.shown(rows)[: lists.PIECE_ROWS * 4]
     return {
         "nav": "inbox",
         "tab": "decided",

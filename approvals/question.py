@@ -36,7 +36,8 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     icon, kind_word, _ = KINDS[ApprovalKind(approval.kind)]
     look, outcome_icon = OUTCOMES.get(ApprovalStatus(approval.status), ("", ""))
     open_now = approval.status == ApprovalStatus.PENDING
-    may_decide = open_now and selectors.decidable_by(user).filter(pk=approval.pk).exists()
+    desk = inbox.Desk(user) if open_now else None
+    may_decide = desk is not None and desk.rows.filter(pk=approval.pk).exists()
     approve_word, reject_word = answer_words(approval)
     editable = EDITABLE in approval.request
     back = rework.offer(approval)
@@ -52,7 +53,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "holds": f"Holds {approval.holds} steps" if approval.holds > 1 else f"Holds {approval.block_name}",
         "spent": money(approval.spent),
         "level_word": "Any approver" if approval.level == ANY_APPROVER else f"Level {approval.level}",
-        "alike": _alike(approval, user) if may_decide else "",
+        "alike": _alike(approval, desk) if desk is not None and may_decide else "",
         "quorum": _quorum(approval),
         **_hands(approval, user, open_now=may_decide),
         "changes": changed(approval),
@@ -83,9 +84,9 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     }
 
 
-def _alike(approval: Approval, user: User) -> str:
+def _alike(approval: Approval, desk: inbox.Desk) -> str:
     """How many others of the same step wait; empty: none."""
-    count = len(inbox.alike(inbox.Desk(user), approval).values("pk")[: ALIKE_MAX + 2]) - 1
+    count = len(inbox.alike(desk, approval).values("pk")[: ALIKE_MAX + 2]) - 1
     if count < 1:
         return ""
     return f"over {ALIKE_MAX}" if count > ALIKE_MAX else str(count)

@@ -74,13 +74,13 @@ class Filter:
 
 
 def pending_for(user: access.Principal, chosen: Filter | None = None) -> QuerySet[Approval]:
-    """What waits for `user`, the nearest deadline first unless ordered otherwise."""
+    """What waits for `user`, the nearest deadline first unless ordered otherwise; for `shown`."""
     rows = decidable_by(user).filter(status=ApprovalStatus.PENDING)
     return _ordered(_narrowed(rows, chosen or Filter()), chosen, ORDERINGS, "respondBy")
 
 
 def history_for(user: access.Principal, chosen: Filter | None = None) -> QuerySet[Approval]:
-    """All approvals `user` may see, decided or not, the latest first unless ordered otherwise."""
+    """All approvals `user` may see, decided or not, the latest first unless told otherwise; for `shown`."""
     return _ordered(_narrowed(visible(user), chosen or Filter()), chosen, HISTORY_ORDERINGS, "-requestedAt")
 
 
@@ -160,7 +160,7 @@ def _narrowed(rows: QuerySet[Approval], chosen: Filter) -> QuerySet[Approval]:
         rows = rows.filter(SLA[chosen.sla])
     if chosen.statuses:
         rows = rows.filter(status__in=list(chosen.statuses))
-    return shown(rows)
+    return rows
 
 
 def _ordered(

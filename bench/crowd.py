@@ -79,8 +79,7 @@ def copies(approval: UUID, execution: UUID, count: int) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         runs = "executions_execution"
         cursor.execute(
-            "CREATE TEMP TABLE copies ON COMMIT DROP AS SELECT n, gen_random_uuid() AS run"
-            " FROM generate_series(1, %s) n",
+            "CREATE TEMP TABLE copies AS SELECT n, gen_random_uuid() AS run FROM generate_series(1, %s) n",
             [count],
         )
         cursor.execute(
@@ -105,6 +104,7 @@ def copies(approval: UUID, execution: UUID, count: int) -> None:
             f" JOIN {blocks} b ON b.execution_id = c.run AND b.block_id = 'ask' WHERE a.id = %s",
             [approval],
         )
+        cursor.execute("DROP TABLE copies")
 
 
 def _columns(table: str, alias: str = "", but: Iterable[str] = ()) -> str:

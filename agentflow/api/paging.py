@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -39,9 +39,13 @@ class Page:
     limit: int
     offset: int
 
-    def of(self, rows: QuerySet[M, Any]) -> tuple[list[M], int]:
-        """This page of `rows`, and how many there are in all."""
-        return list(rows[self.offset : self.offset + self.limit]), rows.count()
+    def of(
+        self,
+        rows: QuerySet[M, Any],
+        dressed: Callable[[QuerySet[M, Any]], QuerySet[M, Any]] = lambda rows: rows,
+    ) -> tuple[list[M], int]:
+        """This page of `rows`, and how many there are in all; `dressed` joins what only the page needs."""
+        return list(dressed(rows)[self.offset : self.offset + self.limit]), rows.count()
 
 
 def page(request: Request) -> Page:

@@ -43,7 +43,7 @@ class PendingApprovalsView(APIView):
     def get(self, request: Request) -> Response:
         """What waits for an answer by oneself, the nearest deadline first."""
         rows = selectors.pending_for(request.user, _filter(request, selectors.ORDERINGS))
-        found, total = paging.page(request).of(rows)
+        found, total = paging.page(request).of(rows, selectors.shown)
         return Response({"approvals": serializers.PendingApproval(found, many=True).data, "total": total})
 
 
@@ -60,7 +60,7 @@ class ApprovalsView(APIView):
     def get(self, request: Request) -> Response:
         """All questions of one's workspaces, decided or not, the latest first."""
         rows = selectors.history_for(request.user, _filter(request, selectors.HISTORY_ORDERINGS))
-        found, total = paging.page(request).of(rows)
+        found, total = paging.page(request).of(rows, selectors.shown)
         return Response({"approvals": serializers.ApprovalRecord(found, many=True).data, "total": total})
 
 

@@ -8,18 +8,20 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from agentflow.governance.models import User
 from approvals import selectors
 from approvals.models import Approval
+from bench.crowd import copies
 from executions.models import Timer
 from executions.ports import LevelAsk
 from tests.approvals.conftest import URL, Office
 from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory, asking_execution
 from tests.factories.executions import ExecutionFactory
-from tests.factories.governance import UserFactory, client_of
+from tests.factories.governance import UserFactory, WorkspaceFactory, client_of
 
 QUERIES_MAX = 8
 
@@ -172,6 +174,37 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(office: Office, path:
             assert client.get(URL + path).status_code == 200
         counts.append(len(queries))
     assert counts[0] == counts[1] <= QUERIES_MAX
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """What the scans of a plan have looked at, all rounds together."""
+    own = 0
+    if "Scan" in plan["Node Type"] and "Relation Name" in plan:
+        looked_at = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        own = round(looked_at * plan["Actual Loops"])
+    return own + sum(map(rows_read, plan.get("Plans", ())))
+
+
+def test_a_list_reads_no_more_of_others_than_there_is_of_ones_own(office: Office) -> None:
+    """Otherwise it grows with what waits for everybody: 100,000 rows instead of a person's 1,000."""
+    own, others = 200, 8
+    for workspace in [office.workspace, *WorkspaceFactory.create_batch(others)]:
+        asked = ApprovalFactory.create(workspace=workspace)
+        copies(asked.pk, asked.execution_id, own - 1)
+    client = Client()
+    client.force_login(office.approver)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+        for path in ("/inbox/rows", "/inbox/rows?q=it+go", URL + "/pending", URL):
+            with CaptureQueriesContext(connection) as queries:
+                assert client.get(path).status_code == 200
+            assert len(queries) <= QUERIES_MAX, path
+            for query in queries.captured_queries:
+                if query["sql"].startswith("SELECT"):
+                    cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + query["sql"])
+                    plan = cursor.fetchone()[0][0]["Plan"]
+                    # Of each question a list looks at six tables at most.
+                    assert rows_read(plan) <= 6 * own, (path, query["sql"][:300], rows_read(plan))
 
 
 def test_history_holds_what_was_decided_for_all_members(office: Office) -> None:
