@@ -62,6 +62,9 @@ class Execution(models.Model):
         models.PositiveIntegerField()
     )  # blocks without successors that are not settled; 0 ends the run
     failed_blocks = models.PositiveIntegerField(default=0)
+    # From this position of the plan on blocks were left ready; null: none was.  See `engine.frontier`.
+    ready_idx = models.PositiveIntegerField(null=True)
+    ready_iteration = models.PositiveIntegerField(null=True)
     # The epoch whose decisions are taken again where the same is asked; null: none.  A restart sets it.
     decisions_of = models.PositiveIntegerField(null=True)
     # Why a person last sent it back, as expressions see it in `context.rework`, with the epoch that this

@@ -19,6 +19,7 @@ from executions.states import BlockStatus as B
 
 from . import statements
 from .facts import as_json
+from .frontier import Position
 from .judging import Change
 from .rows import loads
 
@@ -46,7 +47,7 @@ class Items:
             items=[as_json(item) for item in change.items or ()],
             open=_open_at_once(planned),
         )
-        self._run.opened.append((change.idx, 1))
+        self._run.opened((change.idx, 1))
 
     def after(self, change: Change) -> None:
         """Follow an item that moved: ask about it, look again at it, look after its child."""
@@ -67,7 +68,7 @@ class Items:
             assert row is not None
             pk, left, status = row
             planned = self._run.facts.plan[idx]
-            if status == B.WAITING_EXTERNAL and (left == 0 or self._enough(planned)):
+            if status == B.WAITING_EXTERNAL and (left == 0 or self._enough(planned, left)):
                 changes += self._try_done(pk, planned)
         return self._settle(changes)
 
@@ -93,30 +94,43 @@ class Items:
             self._run.cancel(early, first=1, reason=ENOUGH)
         return done
 
-    def _enough(self, planned: PlanBlock) -> bool:
+    def _enough(self, planned: PlanBlock, left: int) -> bool:
         """Whether as many items completed as `atLeast` asks for."""
         wanted = _each(planned).at_least
         if wanted is None:
             return False
-        row = self._run.execute(statements.ITEMS_COMPLETED, idx=planned.idx).fetchone()
-        return row is not None and row[0] >= wanted
+        row = self._run.execute(statements.ITEMS_ENOUGH, idx=planned.idx, left=left, wanted=wanted).fetchone()
+        return row is not None and row[0]
+
+    def begin(self, idxs: list[int]) -> list[Change]:
+        """Let the first items begin of blocks whose rows have just been written."""
+        followed = []
+        for idx in idxs:
+            planned = self._run.facts.plan[idx]
+            if not _open_at_once(planned):
+                followed += self._begin(planned, _most(planned), behind=0)
+        return followed
+
+    def replace(self, settled: list[Position]) -> list[Change]:
+        """Let as many items begin as have settled, where their number is bounded."""
+        followed = []
+        last = {idx: max(number for each, number in settled if each == idx) for idx, _ in settled}
+        for idx, room in Counter(idx for idx, _ in settled).items():
+            planned = self._run.facts.plan[idx]
+            if _each(planned).max_concurrency is not None:
+                followed += self._begin(planned, room, behind=last[idx])
+        return followed
 
     def next(self, planned: PlanBlock) -> list[Change]:
         """Let waiting items begin, as many as `maxConcurrency` has room for."""
-        each = _each(planned)
-        room = LIMITS.items_per_block
-        if each.max_concurrency is not None:
-            row = self._run.execute(
-                "SELECT count(*)::int FROM executions_blockexecution WHERE execution_id = %(execution)s"
-                " AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0"
-                " AND status IN ('ready', 'running', 'waiting_human', 'waiting_external')",
-                idx=planned.idx,
-            ).fetchone()
-            assert row is not None
-            room = each.max_concurrency - row[0]
+        row = self._run.execute(statements.ITEMS_BEGUN, idx=planned.idx).fetchone()
+        assert row is not None
+        return self._begin(planned, _most(planned) - row[0], behind=0)
+
+    def _begin(self, planned: PlanBlock, room: int, *, behind: int) -> list[Change]:
         if room <= 0:
             return []
-        rows = self._run.execute(statements.NEXT_ITEMS, idx=planned.idx, room=room).fetchall()
+        rows = self._run.execute(statements.NEXT_ITEMS, idx=planned.idx, room=room, behind=behind).fetchall()
         openings = [self._run.opener.item(pk, planned.idx, number, loads(item)) for pk, number, item in rows]
         moved = self._run.move(openings, B.BLOCKED)
         return [change for change in openings if change.pk in moved]
@@ -148,10 +162,14 @@ def _each(planned: PlanBlock) -> ForEach:
     return planned.block.for_each
 
 
+def _most(planned: PlanBlock) -> int:
+    return _each(planned).max_concurrency or LIMITS.items_per_block
+
+
 def _open_at_once(planned: PlanBlock) -> int:
     if planned.human is not None or planned.noop or planned.key is not None:
         return 0
-    return _each(planned).max_concurrency or LIMITS.items_per_block
+    return _most(planned)
 
 
 def _failed(change: Change, code: str, message: str) -> Change:

@@ -44,7 +44,7 @@ from . import asking, points, statements
 from .compensating import Compensating
 from .deciding import Decisions
 from .facts import Facts, as_text, blob_of
-from .frontier import Position
+from .frontier import Position, first
 from .items import Items
 from .judging import REVIEW, Change
 from .opening import Answered, Decided, Opener, SettledBlocks
@@ -92,7 +92,8 @@ class Run:
         self.children_to_check: list[UUID] = []
         self._point: tuple[PointKind, str, int | None] | None = None
         self.seeks_agents = False  # a block waits until some agent is fit
-        self.opened: list[Position] = []  # blocks that have become ready
+        self.ready_from: Position | None = None if gate[9] is None else (gate[9], gate[10])
+        self._noted = self.ready_from  # what its row says
         self.left_unread = False  # a large value could not be read: what needs it waits
 
     @property
@@ -103,6 +104,25 @@ class Run:
     @property
     def compensates(self) -> bool:
         return self.status is E.CANCELLING and self.compensation == Compensation.RUNNING
+
+    # -- what was left ready --------------------------------------------------
+
+    def opened(self, position: Position, *, noted: bool = False) -> None:
+        """A block has become ready there; `noted`: its statement moved what the row says, too."""
+        self.ready_from = first(self.ready_from, position)
+        if noted:
+            self._noted = first(self._noted, position)
+
+    def looked(self, next: Position | None) -> None:
+        """Nothing is ready before this, as the row says by now."""
+        self.ready_from = self._noted = next
+
+    def note_opened(self) -> None:
+        """Let walkers at work see what has become ready, before they look further ahead."""
+        if self.ready_from != self._noted and self.ready_from is not None and self.status not in TERMINAL:
+            idx, iteration = self.ready_from
+            self.execute(statements.LEFT_READY, ready_idx=idx, ready_iteration=iteration)
+            self._noted = self.ready_from
 
     # -- statements -----------------------------------------------------------
 
@@ -191,12 +211,13 @@ class Run:
                 self._give_up(change)
         if self.status in TERMINAL or self.status is E.CANCELLING:
             return []
-        followed = self._items.count([c.idx for c in changes if c.iteration and c.status in SETTLED])
+        settled = [c for c in changes if c.iteration and c.status in SETTLED]
+        followed = self._items.count([c.idx for c in settled])
         decided = self._close(closings)
         if self.status is not E.RUNNING:
             return followed
-        for idx in {c.idx for c in changes if c.iteration or c.items is not None}:
-            followed += self._items.next(self.facts.plan[idx])
+        followed += self._items.begin([c.idx for c in changes if c.items is not None])
+        followed += self._items.replace([(c.idx, c.iteration) for c in settled])
         openings = self.opener.open(decided)
         moved = self.move(openings, B.BLOCKED)
         self._end_races(openings)
@@ -292,8 +313,8 @@ class Run:
         changes = sorted(self._with_agents(changes), key=lambda change: change.pk)
         for change in changes:
             BLOCK.check(leaving, change.status)
-            if change.status is B.READY:
-                self.opened.append((change.idx, change.iteration))
+            if change.status is B.READY and not change.delay_s:
+                self.opened((change.idx, change.iteration))
         rows = self.execute(
             statements.MOVE,
             ids=[c.pk for c in changes],
@@ -558,6 +579,7 @@ def locked(facts: Facts) -> Iterator[Run]:
         run.places.sweep = True
         yield run
         run.leave()
+        run.note_opened()
         transaction.on_commit(lambda: poke(facts), robust=True)
 
 

@@ -8,7 +8,8 @@ Arrays of JSON travel as text and are cast, one `unnest` for any number of block
 
 # The lock, as a statement of its own: what follows needs a snapshot taken after the lock is granted.
 GATE = """
-SELECT status, epoch, open_sinks, failed_blocks, ends_as, compensation, edits, decisions_of, rework
+SELECT status, epoch, open_sinks, failed_blocks, ends_as, compensation, edits, decisions_of, rework,
+       ready_idx, ready_iteration
 FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
 """
 
@@ -97,10 +98,16 @@ events AS (
         UNION ALL SELECT place, 1, block_id, 'completed', attempt FROM done
         UNION ALL SELECT 2147483647, idx, block_id, status, attempt FROM moved WHERE opens) AS e
   ORDER BY place, step),
+counted AS (
+  SELECT (SELECT count(*)::int FROM done WHERE idx = ANY(%(sinks)s::int[])) AS closed,
+         (SELECT min(idx) FROM moved WHERE opens AND status = 'ready') AS opened),
 sinks AS (
-  UPDATE executions_execution SET open_sinks = open_sinks - s.closed
-  FROM (SELECT count(*)::int AS closed FROM done WHERE idx = ANY(%(sinks)s::int[])) s
-  WHERE id = %(execution)s AND s.closed > 0 RETURNING open_sinks)
+  UPDATE executions_execution
+  SET open_sinks = open_sinks - c.closed, ready_idx = least(ready_idx, c.opened),
+      ready_iteration = CASE WHEN c.opened <= coalesce(ready_idx, c.opened) THEN 0 ELSE ready_iteration END
+  FROM counted c
+  WHERE id = %(execution)s AND (c.closed > 0 OR c.opened <= coalesce(ready_idx, c.opened))
+  RETURNING open_sinks)
 SELECT CASE WHEN NOT opens THEN 'decided' WHEN status = 'running' THEN 'claim' ELSE 'ready' END,
        id, idx, attempt, effect, effect_seq, crashes, tries_from, todo, dead, failed
 FROM moved WHERE over OR traits & 2 > 0
@@ -109,17 +116,25 @@ SELECT CASE WHEN early THEN 'ahead' ELSE 'done' END, id, idx, attempt, '', 0, 0,
 UNION ALL SELECT 'sinks', 0, open_sinks, 0, '', 0, 0, 0, 0, 0, 0 FROM sinks
 """
 
-# Claim up to `want` of what is ready from a position of the plan on.  A walker that holds no place yet
-# (`newcomer`) gets one only while fewer than `places` walkers are at work.  More than one block at once only
-# of those known to be fast.  Of what is left only as much is counted as there are places.
+# Claim up to `want` of what is ready from a position of the plan on, among the next `window` rows, or all if
+# it is null.  A walker that holds no place yet (`newcomer`) gets one only while fewer than `places` walkers
+# are at work.  More than one block at once only of those known to be fast.  Of what is left only as much is
+# counted as there are places.  `next` is the first that stays ready, or else the row behind the window: from
+# there on the next turn looks, whosever it is.
 CLAIM = """
-WITH near AS MATERIALIZED (
-  SELECT id, idx, iteration, %(all_fast)s::bool OR idx = ANY(%(fast)s::int[]) AS fast
-  FROM executions_blockexecution
-  WHERE execution_id = %(execution)s AND epoch = %(epoch)s
-    AND (idx, iteration) >= (%(from_idx)s::int, %(from_iteration)s::int)
-    AND status = 'ready' AND (available_at IS NULL OR available_at <= statement_timestamp())
-  ORDER BY idx, iteration LIMIT %(want)s::int + %(places)s::int),
+WITH seen AS MATERIALIZED (
+  SELECT id, idx, iteration, %(all_fast)s::bool OR idx = ANY(%(fast)s::int[]) AS fast,
+         (number > %(window)s::int) IS TRUE AS beyond
+  FROM (
+    SELECT id, idx, iteration, status, available_at, row_number() OVER (ORDER BY idx, iteration) AS number
+    FROM executions_blockexecution
+    WHERE execution_id = %(execution)s AND epoch = %(epoch)s
+      AND (idx, iteration) >= (%(from_idx)s::int, %(from_iteration)s::int)
+    ORDER BY idx, iteration LIMIT %(window)s::int + 1) rows
+  WHERE number > %(window)s::int
+    OR (status = 'ready' AND (available_at IS NULL OR available_at <= statement_timestamp()))
+  ORDER BY idx, iteration LIMIT %(enough)s::int),
+near AS (SELECT * FROM seen WHERE NOT beyond),
 tally AS (
   SELECT count(*)::int AS ready,
          CASE WHEN %(newcomer)s AND count(*) > 0 THEN (
@@ -139,6 +154,14 @@ moved AS (
   FROM pick, tally WHERE b.id = pick.id AND (NOT %(newcomer)s OR tally.walkers < %(places)s)
   RETURNING b.id, b.idx, b.block_id, b.attempt, b.effect, b.effect_seq, b.crashes, b.tries_from, b.iteration,
             b.round),
+next AS MATERIALIZED (
+  SELECT (SELECT ARRAY[idx, iteration] FROM seen
+          WHERE NOT EXISTS (SELECT 1 FROM moved WHERE moved.id = seen.id)
+          ORDER BY idx, iteration LIMIT 1) AS place),
+noted AS (
+  UPDATE executions_execution SET ready_idx = n.place[1], ready_iteration = n.place[2]
+  FROM next n WHERE id = %(execution)s
+    AND (ready_idx IS DISTINCT FROM n.place[1] OR ready_iteration IS DISTINCT FROM n.place[2])),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
   SELECT %(workspace)s, %(execution)s, block_id, 'block_changed', 20,
@@ -146,10 +169,8 @@ events AS (
            'item', nullif(iteration, 0))) FROM moved)
 SELECT id, idx, attempt, effect, effect_seq, crashes, tries_from, iteration, round, 0, 0 FROM moved
 UNION ALL
-SELECT 0, coalesce(l.idx, -1), 0, '', 0, 0, 0, coalesce(l.iteration, 0), 0, ready, coalesce(walkers, 0)
-FROM tally LEFT JOIN (
-  SELECT idx, iteration FROM near WHERE NOT EXISTS (SELECT 1 FROM moved WHERE moved.id = near.id)
-  ORDER BY 1, 2 LIMIT 1) l ON true
+SELECT 0, coalesce(place[1], -1), 0, '', 0, 0, 0, coalesce(place[2], 0), 0, ready, coalesce(walkers, 0)
+FROM tally, next
 """
 
 # Give claims back for which nobody was called, as if they had not been made.  Fenced by the walker too: the
@@ -406,16 +427,35 @@ WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND i
 RETURNING id, todo, status
 """
 
-ITEMS_COMPLETED = """
-SELECT count(*)::int FROM executions_blockexecution
-WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
-  AND status = 'completed'
+# Whether as many items completed as are wanted.  They are counted only once as many have settled.
+ITEMS_ENOUGH = """
+SELECT CASE WHEN (
+    SELECT max(iteration) FROM executions_blockexecution
+    WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s) - %(left)s >= %(wanted)s
+  THEN (
+    SELECT count(*) FROM executions_blockexecution
+    WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
+      AND status = 'completed') >= %(wanted)s
+  ELSE false END
 """
 
+ITEMS_BEGUN = """
+SELECT count(*)::int FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
+  AND status IN ('ready', 'running', 'waiting_human', 'waiting_external')
+"""
+
+# Items begin in their order: all that wait come behind any that has begun.
 NEXT_ITEMS = """
 SELECT id, iteration, item FROM executions_blockexecution
-WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > 0
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND idx = %(idx)s AND iteration > %(behind)s
   AND status = 'blocked' ORDER BY iteration LIMIT %(room)s
+"""
+
+# From where on blocks have become ready that nobody has taken yet.
+LEFT_READY = """
+UPDATE executions_execution SET ready_idx = %(ready_idx)s, ready_iteration = %(ready_iteration)s
+WHERE id = %(execution)s
 """
 
 ITEM_RESULTS = """

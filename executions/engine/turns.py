@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from executions.states import ExecutionStatus as E
 from . import budgets, statements
 from .ahead import AHEAD, is_plain, waited_for
 from .facts import Facts, as_text, blob_of
-from .frontier import BEGINNING, WINDOW, Frontier
+from .frontier import BEGINNING, WINDOW, Position
 from .judging import CALLBACK, TOOL_AGENT, Change, Claim
 from .opening import Decided
 from .run import Run, lock_row, poke, raw_cursor
@@ -61,22 +62,18 @@ def take_turn(
     changes: list[Change],
     *,
     want: Wanted | int,
-    frontier: Frontier | None = None,
-    more: bool = True,
+    afresh: bool = True,
     repeated: bool = False,
 ) -> Turn:
     """Record `changes`, the outcomes of this walker's claims, and claim what it wants, or so many blocks.
 
     Idempotent by the fences: a repeat records nothing twice.  Behind the claims' changes may stand
-    those of blocks done ahead; then all changes but the last completed plainly.  `more`: ready blocks may
-    have been left by the last turn.  `repeated`: whether the last try committed is not known, so what it
+    those of blocks done ahead; then all changes but the last completed plainly.  `afresh`: the walker has
+    not looked at the whole run yet.  `repeated`: whether the last try committed is not known, so what it
     may have claimed is taken up again.
     """
     turn = Turn()
     want = Wanted(want) if isinstance(want, int) else want
-    frontier = frontier or Frontier()
-    if repeated:
-        frontier.forget()
     with transaction.atomic():
         cursor = raw_cursor()
         gate = lock_row(cursor, facts.execution_id)
@@ -85,6 +82,8 @@ def take_turn(
         run = Run(facts, cursor, gate)
         run.places.of_agents = any(change.limited for change in changes)
         turn.epoch, turn.edits, turn.rework = run.epoch, run.edits, run.rework
+        afresh = afresh or repeated
+        more = afresh or run.ready_from is not None  # that was left before this turn
         if any(change.addressed for change in changes):
             changes = _with_what_was_brought(run, changes)
         newcomer = True
@@ -100,13 +99,13 @@ def take_turn(
         run.leave()
         if repeated:
             turn.claims += [Claim(*row) for row in _held(run, walker, turn.claims)]
-        # Who got something need not look what else there is, unless others left some the last time.
+        # Who got something need not look what else there is, unless something was left before.
         turn.ready_left += run.places.granted
         more = more or run.places.granted > 0
-        frontier.opened(run.opened)
         if run.works and (not turn.claims or (more and len(turn.claims) < want.count)):
             rest = replace(want, count=want.count - len(turn.claims))
-            _claim(run, turn, walker=walker, want=rest, frontier=frontier, newcomer=newcomer)
+            _claim(run, turn, walker=walker, want=rest, afresh=afresh, newcomer=newcomer)
+        run.note_opened()
         turn.works = run.works
     poke(facts)
     return turn
@@ -137,7 +136,7 @@ def _settle_plainly(run: Run, turn: Turn, changes: list[Change], *, walker: UUID
             turn.claims.append(Claim(pk, idx, attempt, effect, effect_seq, crashes, tries_from))
         elif kind == "ready":
             turn.ready_left += 1
-            run.opened.append((idx, 0))
+            run.opened((idx, 0), noted=True)
         elif kind == "decided":
             decided.append(Decided(pk, idx, todo, dead, failed))
         elif kind == "sinks":
@@ -296,44 +295,51 @@ def _keep_late(run: Run, changes: list[Change], *, because: str = "") -> None:
             )
 
 
-def _claim(run: Run, turn: Turn, *, walker: UUID, want: Wanted, frontier: Frontier, newcomer: bool) -> None:
-    """Claim from where the walker expects something; from the beginning if nothing is ready there."""
-    if not _claim_from(run, turn, walker=walker, want=want, frontier=frontier, newcomer=newcomer):
-        frontier.forget()
-        _claim_from(run, turn, walker=walker, want=want, frontier=frontier, newcomer=newcomer)
+def _claim(run: Run, turn: Turn, *, walker: UUID, want: Wanted, afresh: bool, newcomer: bool) -> None:
+    """Claim from where something was left ready; from the beginning if nothing is ready there."""
+    claim = partial(_claim_from, run, turn, walker=walker, want=want, newcomer=newcomer)
+    if not afresh and run.ready_from is not None and claim(start=run.ready_from, window=WINDOW):
+        return
+    claim(start=BEGINNING, window=None)
 
 
 def _claim_from(
-    run: Run, turn: Turn, *, walker: UUID, want: Wanted, frontier: Frontier, newcomer: bool
+    run: Run,
+    turn: Turn,
+    *,
+    start: Position,
+    window: int | None,
+    walker: UUID,
+    want: Wanted,
+    newcomer: bool,
 ) -> bool:
-    """False: something may be ready that was not looked at."""
-    began = frontier.start
+    """Whether anything was ready there."""
     rows = run.execute(
         statements.CLAIM,
         want=want.count,
-        from_idx=began[0],
-        from_iteration=began[1],
+        from_idx=start[0],
+        from_iteration=start[1],
+        window=window,
+        enough=want.count + min(run.facts.max_parallel, WINDOW),
         all_fast=want.all_fast,
-        fast=_fast_near(run.facts, want, began[0]),
+        fast=_fast_near(run.facts, want, start[0]),
         walker=walker,
         lease=LIMITS.lease_s,
         newcomer=newcomer,
         places=run.facts.max_parallel,
     )
     claims = []
-    first_left = None
     for *claim, ready, walkers in rows:
         if claim[0]:
             claims.append(Claim(*claim))
         else:
             turn.ready_left = ready
             turn.walkers = walkers
-            first_left = None if claim[1] < 0 else (claim[1], claim[7])
+            run.looked(None if claim[1] < 0 else (claim[1], claim[7]))
     found = turn.ready_left > 0
     turn.claims += claims
     turn.ready_left -= len(claims)
-    frontier.looked(first_left=first_left, claimed=[(claim.idx, claim.iteration) for claim in claims])
-    return found or began == BEGINNING
+    return found
 
 
 def _fast_near(facts: Facts, want: Wanted, first: int) -> list[int]:

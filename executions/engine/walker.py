@@ -49,7 +49,6 @@ from .callers import callers
 from .choosing import pick
 from .expecting import Expected, simulated_s
 from .facts import Facts, facts_of
-from .frontier import Frontier
 from .inputs import Inputs
 from .journal import Journal, operation
 from .judging import CHILD, Change, Claim, judge, named
@@ -92,9 +91,8 @@ class Walker:
         self.inputs = Inputs(facts)
         self._edits = 0
         self._closed: Counter[int] = Counter()  # edges to a block that this walker closed, all plainly
-        self._frontier = Frontier()
+        self._afresh = True  # it has not looked at the whole run yet
         self._walkers = 1  # at work on the run, when this one came
-        self._more = True  # ready blocks may be left that this walker could take
         self.handed_on = False  # it goes on in another thread
         self.left_some = False  # ready blocks, when it was handed on
 
@@ -111,7 +109,7 @@ class Walker:
                 callers.let_others()
                 over = over or not self._patiently(lambda _: self._expected.only_waits())
             turn = self._turn(changes, want=0 if over else self.batch)
-            self._more = turn.ready_left > 0
+            self._afresh = False
             self._walkers = turn.walkers or self._walkers
             if over and turn.works and turn.ready_left:
                 dispatch.hint(self.facts.execution_id)
@@ -123,7 +121,7 @@ class Walker:
             if (turn.epoch, turn.edits) != (self.inputs.epoch, self._edits):
                 self.inputs.epoch, self._edits = turn.epoch, turn.edits
                 self.inputs.forget()
-                self._frontier.forget()
+                self._afresh = True
             if turn.refused:
                 self.inputs.forget()
             else:
@@ -140,7 +138,7 @@ class Walker:
         """Let a call that waits for somebody outside, and what comes after it, be another thread's."""
         if len(turn.claims) > 1 or not self._patiently(lambda _: self._waits(turn)):
             return False
-        self.handed_on, self.left_some = True, self._more
+        self.handed_on, self.left_some = True, turn.ready_left > 0
         self.handed_on = callers.hand_on(partial(self._go_on, turn))
         return self.handed_on
 
@@ -163,8 +161,7 @@ class Walker:
                 self.id,
                 changes,
                 want=wanted,
-                frontier=self._frontier,
-                more=self._more,
+                afresh=self._afresh,
                 repeated=repeated,
             )
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,18 +11,18 @@ from django.db import connection
 from django.db.backends.signals import connection_created
 
 from agentflow.types import JSONObject
-from executions.engine.frontier import Frontier
-from executions.engine.judging import Change, Claim
+from executions.engine.frontier import WINDOW
 from executions.engine.profile import history
 from executions.engine.turns import Wanted, take_turn
 from executions.engine.walker import walk
-from executions.models import AttemptOutcome, Execution
+from executions.models import BlockExecution, Execution
 from executions.processes import look_up_by_key, plan_statements_once
-from executions.states import BlockStatus, ExecutionStatus
+from executions.states import ExecutionStatus
+from tests import builtins
 from tests.executions.conftest import Start, block, claim, facts, finish, template
 from tests.work import calls
 
-SMALL, NARROW, WIDE = 60, 150, 1200  # a table of fewer than 50 rows is never analyzed by itself
+SMALL, WIDE = 60, 1200  # a table of fewer than 50 rows is never analyzed by itself
 AT_MOST = 1.3  # times as much per block
 
 
@@ -64,9 +65,17 @@ def analyze() -> None:
         cursor.execute("ANALYZE")
 
 
-def per_block(start: Start, definition: JSONObject, width: int) -> tuple[float, float]:
+def items(width: int) -> JSONObject:
+    """As many items as the input has, of which four may be worked on at a time."""
+    return template(block("each", forEach={"items": "input.items", "maxConcurrency": 4}))
+
+
+Wide = Callable[[int], JSONObject]
+
+
+def per_block(start: Start, wide: Wide, width: int) -> tuple[float, float]:
     """Rows and calls, from a run's first turn to its end."""
-    execution = start(definition)
+    execution = start(wide(width), input={"items": [0] * width} if wide is items else {})
     before = rows_touched()
     called = calls(lambda: walk(execution.pk))
     touched = rows_touched() - before
@@ -75,62 +84,81 @@ def per_block(start: Start, definition: JSONObject, width: int) -> tuple[float, 
     return touched / width, called / width
 
 
-def test_a_block_of_a_wide_run_costs_no_more(start: Start) -> None:
-    per_block(start, fan(SMALL), SMALL)
+@pytest.mark.parametrize(("wide", "narrow"), [(fan, 150), (items, 300)])
+def test_a_block_of_a_wide_run_costs_no_more(start: Start, wide: Wide, narrow: int) -> None:
+    per_block(start, wide, SMALL)
     analyze()
-    per_block(start, fan(SMALL), SMALL)  # what is done once in a process
-    narrow_rows, narrow_calls = per_block(start, fan(NARROW), NARROW)
-    wide_rows, wide_calls = per_block(start, fan(WIDE), WIDE)
+    per_block(start, wide, SMALL)  # what is done once in a process
+    narrow_rows, narrow_calls = per_block(start, wide, narrow)
+    wide_rows, wide_calls = per_block(start, wide, WIDE)
     assert wide_rows <= AT_MOST * narrow_rows
     assert wide_calls <= AT_MOST * narrow_calls
 
 
 def test_a_walker_goes_on_where_it_claimed_last(start: Start) -> None:
     execution = start(fan(6))
-    frontier = Frontier()
     finish(execution, claim(execution), {})
-    assert claimed(execution, frontier, 2) == [1, 2]
-    assert frontier.start == (3, 0)
-    assert claimed(execution, frontier, 2) == [3, 4]
+    assert claimed(execution, 2, afresh=True) == [1, 2]
+    assert left_from(execution) == (3, 0)
+    assert claimed(execution, 2) == [3, 4]
 
 
-def test_what_others_made_ready_behind_a_walker_is_claimed_before_it_leaves(start: Start) -> None:
+def test_what_became_ready_unnoticed_is_claimed_before_a_walker_leaves(start: Start) -> None:
+    """As when a backoff ends: nobody opens its block then."""
     execution = start(fan(3))
-    frontier = Frontier()
     finish(execution, claim(execution), {})
-    frontier.start = (3, 0)
-    assert claimed(execution, frontier, 1) == [3]
-    assert claimed(execution, frontier, 1) == [1]
-    assert claimed(execution, frontier, 1) == [2]
-    assert claimed(execution, frontier, 1) == []
+    Execution.objects.filter(pk=execution.pk).update(ready_idx=3, ready_iteration=0)
+    assert claimed(execution, 1) == [3]
+    assert claimed(execution, 1) == [1]
+    assert claimed(execution, 1) == [2]
+    assert claimed(execution, 1) == []
 
 
 def test_a_walker_that_leaves_tells_of_what_is_ready_behind_it(start: Start) -> None:
     execution = start(fan(3))
-    frontier = Frontier()
     finish(execution, claim(execution), {})
-    frontier.start = (4, 0)
-    assert take_turn(facts(execution), uuid4(), [], want=0, frontier=frontier).ready_left == 3
+    Execution.objects.filter(pk=execution.pk).update(ready_idx=4, ready_iteration=0)
+    assert take_turn(facts(execution), uuid4(), [], want=0, afresh=False).ready_left == 3
 
 
-def test_a_block_that_a_walker_opens_behind_itself_is_the_next(start: Start) -> None:
-    """Plan: one, two, three, four, and `back` behind `one`, whose priority puts it before the others."""
-    others = [block(name) for name in ("two", "three", "four")]
-    execution = start(template(block("one", priority=9), block("back", "one", priority=8), *others))
-    frontier = Frontier()
-    first = claim(execution)
-    assert claimed(execution, frontier, 1) == [facts(execution).plan.index["two"]]
-    change = completed(first)
-    take_turn(facts(execution), uuid4(), [change], want=0, frontier=frontier)
-    assert claimed(execution, frontier, 1) == [facts(execution).plan.index["back"]]
-
-
-def claimed(execution: Execution, frontier: Frontier, count: int) -> list[int]:
-    wanted = Wanted(count, all_fast=True)
-    return [c.idx for c in take_turn(facts(execution), uuid4(), [], want=wanted, frontier=frontier).claims]
-
-
-def completed(held: Claim) -> Change:
-    return Change(
-        pk=held.pk, idx=held.idx, attempt=held.attempt, status=BlockStatus.COMPLETED, ended=AttemptOutcome.OK
+def test_what_another_walker_opened_behind_is_the_next(start: Start) -> None:
+    """Plan: one, `back` behind it, then the others: whose priority is lower."""
+    execution = start(
+        template(
+            recorded("one", priority=9),
+            recorded("back", "one", priority=8),
+            *(recorded(name) for name in ("two", "three", "four")),
+        )
     )
+    held = claim(execution)
+    builtins.on_call["two"] = lambda: finish(execution, held, {})
+    walk(execution.pk)
+    assert builtins.calls == ["two", "back", "three", "four"]
+
+
+def test_what_is_left_far_ahead_is_found_when_nothing_is_near(start: Start) -> None:
+    """A look goes no further than a window, so long as something is ready there."""
+    width = WINDOW + 10
+    execution = start(fan(width))
+    finish(execution, claim(execution), {})
+    BlockExecution.objects.filter(execution=execution, idx__range=(2, width - 1)).update(status="running")
+    Execution.objects.filter(pk=execution.pk).update(ready_idx=1, ready_iteration=0)
+    assert claimed(execution, 2) == [1]
+    assert left_from(execution) == (WINDOW + 1, 0)
+    assert claimed(execution, 1) == [width]
+    assert left_from(execution) is None
+
+
+def recorded(name: str, *dependencies: str, **fields: Any) -> JSONObject:
+    return block(name, *dependencies, agentId="test.once", configuration={"name": name}, **fields)
+
+
+def claimed(execution: Execution, count: int, *, afresh: bool = False) -> list[int]:
+    wanted = Wanted(count, all_fast=True)
+    turn = take_turn(facts(execution), uuid4(), [], want=wanted, afresh=afresh)
+    return [claim.idx for claim in turn.claims]
+
+
+def left_from(execution: Execution) -> tuple[int, int | None] | None:
+    execution.refresh_from_db()
+    return None if execution.ready_idx is None else (execution.ready_idx, execution.ready_iteration)
