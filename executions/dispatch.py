@@ -99,7 +99,7 @@ def hint(execution_id: UUID, walkers: int = 1, *, workspace_id: UUID | None = No
     """
     if walkers <= 0:
         return
-    queue = lanes.queue(workspace_id or workspace_of(execution_id))
+    queue = lanes.queue(workspace_id or workspace_of(execution_id), walkers)
     one = current_app.signature(
         "executions.tasks.run_branch", args=(str(execution_id), queue), immutable=True, queue=queue
     )

@@ -290,6 +290,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "max_retries": 0,  # a publish that cannot connect gives up: kombu would wait 2 s and try again
     "health_check_interval": 10,
     "visibility_timeout": 6 * 3600,
+    "queue_order_strategy": "executions.lanes:Turns",
 }
 CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"global_keyprefix": REDIS_PREFIX}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

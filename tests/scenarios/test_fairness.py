@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
+from celery import current_app
 
-from executions.lanes import LANES, MANY, MOMENT_S, QUEUE, Lanes
+from executions.lanes import CALM_S, LANES, MANY, QUEUE, Lanes, Turns
 from executions.models import Execution
 from executions.services import starting
 from templates_app.models import TemplateVersion
@@ -57,8 +59,46 @@ def test_a_workspace_that_sends_many_hints_leaves_the_common_queue_until_it_is_q
     assert lanes.queue(many) in LANES
     assert lanes.queue(few) == QUEUE
     assert lanes.queue(None) == QUEUE
-    now[0] += MOMENT_S + 1
+    now[0] += CALM_S - 1  # the clock repeats its hints: none of them goes before others again
+    assert lanes.queue(many) in LANES
+    now[0] += CALM_S + 1
     assert lanes.queue(many) == QUEUE
+
+
+def test_hints_for_several_walkers_count_as_several() -> None:
+    lanes = Lanes(clock=lambda: 0.0)
+    assert lanes.queue(UUID(int=1), MANY) == QUEUE
+    assert lanes.queue(UUID(int=1)) in LANES
+
+
+def test_a_lone_hint_waits_for_few_of_a_crowd_though_it_fills_all_lanes() -> None:
+    """Six processes send for a crowd, which comes to use every lane; then one hint of a small workspace."""
+    senders, crowd, small = 6, UUID(int=1), UUID(int=2)
+    waiting: dict[str, list[UUID]] = {queue: [] for queue in (*LANES, QUEUE, "control")}
+    for _ in range(senders):
+        now = [0.0]
+        lanes = Lanes(clock=lambda now=now: now[0])  # type: ignore[misc]
+        for repeated in range(200):  # with the pauses of a clock that repeats what nobody took
+            now[0] = 60.0 * (repeated // 20)
+            waiting[lanes.queue(crowd)].append(crowd)
+    assert all(waiting[lane] for lane in LANES)
+    waiting[Lanes().queue(small)].append(small)
+    turns = Turns()
+    turns.update(waiting)
+    taken = []
+    while small not in taken:
+        queue = next(queue for queue in turns.consume(len(waiting)) if waiting[queue])
+        taken.append(waiting[queue].pop(0))
+        turns.rotate(queue)
+    assert len(taken) <= 2 * (senders * MANY + 1)
+
+
+def test_a_worker_takes_its_queues_in_that_order() -> None:
+    channel: Any = current_app.connection_for_read().channel()
+    try:
+        assert isinstance(channel._queue_cycle, Turns)
+    finally:
+        channel.close()
 
 
 def test_who_shares_a_lane_changes() -> None:
