@@ -186,7 +186,7 @@ class Walker:
         first = self.facts.plan[turn.claims[0].idx]
         expected_ms = self._expected.ms(first)
         known_slow = SLOW_MS < expected_ms < float("inf")
-        helpers = self._helpers(turn.ready_left, expected_ms)
+        helpers = self._helpers(turn.ready_left, expected_ms, first)
         if helpers > 0 and not (known_slow and watch.fork(self.facts.execution_id, helpers)):
             flights[0].may_fork = helpers
             flights[0].moment_s = STUTTER_S if expected_ms <= FAST_MS else MOMENT_S
@@ -209,9 +209,15 @@ class Walker:
             self.batch = next_batch(self.batch, worked_ms=worked_ms, blocks=len(changes))
         return changes
 
-    def _helpers(self, ready: int, expected_ms: float) -> int:
-        """How many others could help: few where what is ready would soon be done by one."""
-        if ready < self.facts.max_parallel and expected_ms <= FAST_MS:  # else more may be ready
+    def _helpers(self, ready: int, expected_ms: float, first: PlanBlock) -> int:
+        """How many others could help: few where what is ready would soon be done by one.
+
+        Of what is ready only so much was counted as there are places; more is behind `first` at most.
+        """
+        if expected_ms <= FAST_MS:
+            if ready >= self.facts.max_parallel:
+                behind = len(self.facts.plan.blocks) - first.idx
+                ready = max(ready, behind, LIMITS.items_per_block if first.items is not None else 0)
             ready = math.ceil(ready * expected_ms / BATCH_MS)
         helpers = min(ready, self.facts.max_parallel - self._walkers)
         return min(helpers, 1) if self.handed_on else helpers  # that one hands on the others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import uuid4
 
@@ -11,10 +12,12 @@ from django.db import connection
 from django.db.backends.signals import connection_created
 
 from agentflow.types import JSONObject
+from executions.engine import walker
 from executions.engine.frontier import WINDOW
 from executions.engine.profile import history
 from executions.engine.turns import Wanted, take_turn
 from executions.engine.walker import walk
+from executions.engine.watch import Flight, watch
 from executions.models import BlockExecution, Execution
 from executions.processes import look_up_by_key, plan_statements_once
 from executions.states import ExecutionStatus
@@ -93,6 +96,28 @@ def test_a_block_of_a_wide_run_costs_no_more(start: Start, wide: Wide, narrow: i
     wide_rows, wide_calls = per_block(start, wide, WIDE)
     assert wide_rows <= AT_MOST * narrow_rows
     assert wide_calls <= AT_MOST * narrow_calls
+
+
+def test_few_are_called_to_help_with_many_blocks_that_are_soon_done(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that is called costs more than it takes to do dozens of them."""
+    width = 300
+    walk(start(fan(width)).pk)  # how fast they are is known then
+    wanted = []
+    holding = watch.holding
+
+    def note(flights: list[Flight]) -> AbstractContextManager[None]:
+        wanted.append(flights[0].may_fork)
+        return holding(flights)
+
+    monkeypatch.setattr(watch, "holding", note)
+    monkeypatch.setattr(walker, "BATCH_MS", 50.0)
+    for likeness in list(history._ms):
+        history._ms[likeness] = 0.1
+    monkeypatch.setattr(history, "note", lambda likeness, ms: None)  # a busy machine would teach otherwise
+    walk(start(fan(width)).pk)
+    assert 0 < max(wanted) <= 1 + width * 0.1 / 50
 
 
 def test_a_walker_goes_on_where_it_claimed_last(start: Start) -> None:
