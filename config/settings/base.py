@@ -88,8 +88,8 @@ def database(url: str) -> dict[str, Any]:
         raise env.BadEnvironment("AGENTFLOW_DATABASE_URL must start with postgresql://")
     options: dict[str, Any] = dict(parse_qsl(parts.query))
     host = options.pop("host", parts.hostname or "")
-    # Each request under ASGI has a thread of its own, so a connection kept by a thread serves one request
-    # and their number has no bound: the web server shares a pool.  Workers keep one per thread.
+    # The web server has as many threads as there ever were requests at once, and its sockets have more: they
+    # share a pool.  Workers keep one connection per thread.
     pool = env.integer("AGENTFLOW_DATABASE_POOL", 0)
     if pool:
         options["pool"] = {"min_size": 1, "max_size": pool, "timeout": 10}

@@ -1,13 +1,17 @@
-"""The body limit as a server meets it, before Django."""
+"""How a request enters, as a server meets it: its thread, and the limit of its body."""
 
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
+import pytest
+from asgiref.sync import SyncToAsync
 from asgiref.testing import ApplicationCommunicator
+from django.core.signals import request_started
 
-from agentflow.api.asgi import BodyLimit
+from agentflow.api.asgi import BodyLimit, OneThread
 
 LIMIT = 1000
 
@@ -53,3 +57,49 @@ async def test_a_body_declared_too_large_is_refused_before_it_is_read() -> None:
 async def test_a_length_that_is_none_is_refused() -> None:
     for length in (b"-5", b"1e3", b"9" * 40, b""):
         assert (await answer([b""], [(b"content-length", length)]))[0] == 400
+
+
+async def get(path: str) -> int:
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    client = ApplicationCommunicator(OneThread(), scope)
+    await client.send_input({"type": "http.request"})
+    start = await client.receive_output(5)
+    await client.receive_output(5)
+    await client.wait()
+    return int(start["status"])
+
+
+async def test_a_request_is_brought_to_its_thread_once_and_before_and_after_it_by_signals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    brought = []
+    call = SyncToAsync.__call__
+
+    async def note(self: Any, *args: Any, **more: Any) -> Any:
+        brought.append(self.func)
+        return await call(self, *args, **more)
+
+    monkeypatch.setattr(SyncToAsync, "__call__", note)
+    assert await get("/health") == 200
+    assert len(brought) <= 3, brought
+
+
+async def test_a_thread_serves_one_request_after_the_other() -> None:
+    served: list[int] = []
+
+    def note(**kwargs: Any) -> None:
+        served.append(threading.get_ident())
+
+    request_started.connect(note)
+    try:
+        for _ in range(5):
+            assert await get("/health") == 200
+    finally:
+        request_started.disconnect(note)
+    assert len(set(served)) <= 2  # the next may come before the thread says that it is free
