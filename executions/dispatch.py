@@ -13,12 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 import structlog
 from celery import chord, current_app, group
 from django.db import transaction
 
+from executions import messages
 from executions.engine.facts import workspace_of
 from executions.lanes import QUEUE, Lanes
 from executions.tallies import Tally, tallies
@@ -28,6 +30,7 @@ __all__ = ["QUEUE", "Sender", "canary", "hint", "look_at", "on_commit_hint", "on
 log = structlog.get_logger(__name__)
 
 CONTROL = "control"
+WALK, JOIN, DELIVER = (f"executions.tasks.{name}" for name in ("run_branch", "join", "deliver"))
 CANARY_EXPIRES_S = 60
 _QUIET_S = 2.0  # after a failed publish nothing is tried for this long
 _LAST_WORDS_S = 1.0  # what a process that ends gives its last hints
@@ -100,16 +103,13 @@ def hint(execution_id: UUID, walkers: int = 1, *, workspace_id: UUID | None = No
     if walkers <= 0:
         return
     queue = lanes.queue(workspace_id or workspace_of(execution_id), walkers)
-    one = current_app.signature(
-        "executions.tasks.run_branch", args=(str(execution_id), queue), immutable=True, queue=queue
-    )
+    args = (str(execution_id), queue)
     if walkers == 1:
-        sender.add(lambda: one.apply_async(retry=False, ignore_result=True))
+        sender.add(partial(messages.send, WALK, queue, *args))
         return
+    one = current_app.signature(WALK, args=args, immutable=True, queue=queue)
     counted = tallies.kept
-    body = current_app.signature(
-        "executions.tasks.join", args=(str(execution_id), counted), immutable=True, queue=CONTROL
-    )
+    body = current_app.signature(JOIN, args=(str(execution_id), counted), immutable=True, queue=CONTROL)
 
     def fork() -> None:
         chord(group(one.clone() for _ in range(walkers)), body).apply_async(retry=False)
@@ -121,20 +121,13 @@ def hint(execution_id: UUID, walkers: int = 1, *, workspace_id: UUID | None = No
 
 def look_at(execution_id: UUID) -> None:
     """Ask for one look at a run: its children, its leases, its end."""
-    body = current_app.signature(
-        "executions.tasks.join", args=(str(execution_id),), immutable=True, queue=CONTROL
-    )
-    sender.add(lambda: body.apply_async(retry=False, ignore_result=True))
+    sender.add(partial(messages.send, JOIN, CONTROL, str(execution_id)))
 
 
 def on_commit_deliver(received: UUID) -> None:
     """Ask for an event to be brought to the blocks that wait for it."""
-    body = current_app.signature(
-        "executions.tasks.deliver", args=(str(received),), immutable=True, queue=CONTROL
-    )
-    transaction.on_commit(
-        lambda: sender.add(lambda: body.apply_async(retry=False, ignore_result=True)), robust=True
-    )
+    send = partial(messages.send, DELIVER, CONTROL, str(received))
+    transaction.on_commit(lambda: sender.add(send), robust=True)
 
 
 def canary(queue: str) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from celery.signals import before_task_publish
 from django.db import connection
 from django.db.models.functions import Now
 
@@ -22,6 +20,7 @@ from executions.models import Execution
 from executions.services import control, reconcile
 from tests import builtins
 from tests.factories.executions import statuses
+from tests.queues import hints_for
 from tests.waiting import PATIENCE_S, until
 
 from .conftest import Start, answer, block, claim, drain, finish, lose_worker, row, template
@@ -203,19 +202,11 @@ def _in_thread(work: Callable[..., object], *args: object) -> threading.Thread:
 )
 def test_a_pending_run_whose_first_hint_was_lost_is_hinted_again(start: Start, first: JSONObject) -> None:
     """A first block that takes more than a claim is not ready: the run itself asks for a walker."""
-    hinted: list[str] = []
-
-    def sent(body: Any, **kwargs: Any) -> None:
-        hinted.append(body[0][0])
-
     execution = start(template(block("a", **first)))
     assert dispatch.sender.flush(PATIENCE_S)
-    before_task_publish.connect(sent)
-    try:
-        reconcile.look(execution.pk)
-        assert dispatch.sender.flush(PATIENCE_S)
-    finally:
-        before_task_publish.disconnect(sent)
-    assert hinted == [str(execution.pk)]
+    before = hints_for(execution.pk)
+    reconcile.look(execution.pk)
+    assert dispatch.sender.flush(PATIENCE_S)
+    assert hints_for(execution.pk) == before + 1
     soon = Now() + timedelta(seconds=reconcile.REHINT_S)
     assert execution.timers.filter(kind="check", due_at__lte=soon).exists()
