@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+from unittest import mock
+
+import psycopg
 
 
 def calls(done: Callable[[], Any]) -> int:
@@ -43,6 +46,29 @@ def times(done: Callable[[], Any], *names: str) -> dict[str, int]:
 
     _watched(done, note)
     return found
+
+
+def statements(done: Callable[[], Any]) -> tuple[list[str], int]:
+    """What `done` asks PostgreSQL in this process, and how often it commits a transaction of several."""
+    asked: list[str] = []
+    commits = 0
+    execute, commit = psycopg.Cursor.execute, psycopg.Connection.commit
+
+    def note(cursor: Any, query: Any, *args: Any, **more: Any) -> Any:
+        asked.append(" ".join(str(query).split()))
+        return execute(cursor, query, *args, **more)
+
+    def note_commit(connection: Any) -> None:
+        nonlocal commits
+        commits += 1
+        commit(connection)
+
+    with (
+        mock.patch.object(psycopg.Cursor, "execute", note),
+        mock.patch.object(psycopg.Connection, "commit", note_commit),
+    ):
+        done()
+    return asked, commits
 
 
 def _watched(done: Callable[[], Any], note: Callable[[FrameType, str, Any], None]) -> None:

@@ -139,10 +139,20 @@ def is_builtin(agent_id: str) -> bool:
     return agent_id in settings.AGENTFLOW_BUILTIN_AGENTS
 
 
+_builtins: dict[str, tuple[dict[str, Any], AgentSpec]] = {}
+
+
 def builtin(agent_id: str) -> AgentSpec | None:
     entry: dict[str, Any] | None = settings.AGENTFLOW_BUILTIN_AGENTS.get(agent_id)
     if entry is None:
         return None
+    made = _builtins.get(agent_id)
+    if made is None or made[0] is not entry:
+        made = _builtins[agent_id] = entry, _builtin(agent_id, entry)
+    return made[1]
+
+
+def _builtin(agent_id: str, entry: dict[str, Any]) -> AgentSpec:
     return AgentSpec(
         agent_id=agent_id,
         tool_type=BUILTIN,

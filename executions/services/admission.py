@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from agentflow.agents.registry import AgentSpec
 from agentflow.errors import Conflict, InvalidInput, Unprocessable
 from agentflow.governance import access
 from agentflow.governance.models import User
@@ -17,6 +18,7 @@ from executions.models import Execution
 from templates_app import selectors as templates
 from templates_app.compiled import definition_of
 from templates_app.models import Template, TemplateVersion
+from templates_app.services import references
 from templates_app.services.checking import start_issues
 from templates_app.states import VersionStatus
 
@@ -80,18 +82,14 @@ def start(*, by: User, request: StartRequest) -> Execution:
         Conflict: the template or the version is in no state to be started.
         NotStartable: an agent, a level or a called template is missing.
     """
-    template = templates.template(by, request.template_id)
-    _permit(by, template, simulated=request.simulated)
-    _same_workspace(template, request.workspace_id)
-    if template.archived_at is not None:
-        raise TemplateArchived
-    version = _version(template, request)
+    version = _startable(by, request) or _looked_up(by, request)
     definition = definition_of(version.pk)
     issues = [*_input_issues(definition, request.input), *_simulation_issues(definition, request.simulation)]
     if issues:
         raise InvalidInput(_count(issues), issues=issues)
+    specs = {} if request.simulated else references.agents_of(version)
     if not request.simulated:
-        _refuse_what_is_missing(version)
+        _refuse_what_is_missing(version, specs=specs)
     return starting.start(
         version=version,
         by=by,
@@ -99,7 +97,36 @@ def start(*, by: User, request: StartRequest) -> Execution:
         simulation=request.simulation,
         business_key=request.business_key,
         durability=request.durability,
+        specs=specs,
     )
+
+
+def _startable(by: User, request: StartRequest) -> TemplateVersion | None:
+    """The version, if all about it is as it should be for a real start: the usual case, in one query."""
+    if request.simulated:
+        return None
+    templates = Template.objects.visible_to(by, Permission.OPERATE).filter(archived_at=None)
+    rows = TemplateVersion.objects.filter(
+        template=request.template_id, template__in=templates, status=VersionStatus.PUBLISHED
+    )
+    if request.workspace_id is not None:
+        rows = rows.filter(template__workspace=request.workspace_id)
+    if request.version is not None:
+        rows = rows.filter(number=request.version)
+    rows = rows.select_related("template").defer(
+        "definition", "template__search", "template__search_text", "template__description"
+    )
+    return rows.order_by("-number").first()
+
+
+def _looked_up(by: User, request: StartRequest) -> TemplateVersion:
+    """The version, looked up step by step, to say what stands against its start."""
+    template = templates.template(by, request.template_id)
+    _permit(by, template, simulated=request.simulated)
+    _same_workspace(template, request.workspace_id)
+    if template.archived_at is not None:
+        raise TemplateArchived
+    return _version(template, request)
 
 
 def check_fork(
@@ -166,8 +193,10 @@ def _version(template: Template, request: StartRequest) -> TemplateVersion:
     return version
 
 
-def _refuse_what_is_missing(version: TemplateVersion, *, pinned: bool = False) -> None:
-    issues = start_issues(version, pinned=pinned)
+def _refuse_what_is_missing(
+    version: TemplateVersion, *, pinned: bool = False, specs: Mapping[str, AgentSpec] | None = None
+) -> None:
+    issues = start_issues(version, pinned=pinned, specs=specs)
     if issues:
         found = [issue.as_json() for issue in issues]
         raise NotStartable(_count(found), issues=found)

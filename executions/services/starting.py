@@ -51,10 +51,12 @@ def start(
     simulation: JSONObject | None = None,
     business_key: str | None = None,
     durability: str | None = None,
+    specs: Mapping[str, AgentSpec] | None = None,
 ) -> Execution:
     """Accept an execution of `version`.  Once this commits it is never lost.
 
-    The caller has checked the permission, the input and that nothing stands against a real start.
+    The caller has checked the permission, the input and that nothing stands against a real start.  `specs`
+    are the agents that it names, where they are known already.
     The hint for the first walker is sent after the commit; without it the clock finds the run.
 
     Raises:
@@ -65,7 +67,8 @@ def start(
     execution_id = uuid.uuid4()
     workspace_id = version.template.workspace_id
     place = None if simulation is not None else place_of(version, input)
-    specs = {} if simulation is not None else references.agents_of(version)
+    if specs is None:
+        specs = {} if simulation is not None else references.agents_of(version)
     pins = () if simulation is not None else checking.pinned(version, specs)
     with transaction.atomic():
         insert(

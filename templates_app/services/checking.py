@@ -69,24 +69,34 @@ def refuse_recursion(version: TemplateVersion) -> None:
         raise InvalidDefinition(issues=[issue.as_json() for issue in issues])
 
 
-def start_issues(version: TemplateVersion, *, pinned: bool = False) -> list[Issue]:
+def start_issues(
+    version: TemplateVersion, *, pinned: bool = False, specs: Mapping[str, AgentSpec] | None = None
+) -> list[Issue]:
     """What stands against a real start of the version just now.  A simulated one asks nobody.
 
-    `pinned`: the versions it calls are fixed already, whatever has become of their templates.
+    `pinned`: the versions it calls are fixed already, whatever has become of their templates.  `specs` are
+    the agents that it names, where they are known already.
     """
     return row_issues(
         definition_of(version.pk),
         workspace_id=version.template.workspace_id,
         template_id=version.template_id,
         calls=not pinned,
+        specs=specs,
     )
 
 
 def row_issues(
-    definition: Definition, *, workspace_id: UUID, template_id: UUID | None, calls: bool = True
+    definition: Definition,
+    *,
+    workspace_id: UUID,
+    template_id: UUID | None,
+    calls: bool = True,
+    specs: Mapping[str, AgentSpec] | None = None,
 ) -> list[Issue]:
     """What the definition names and the workspace does not have."""
-    specs = registry.resolve_many(workspace_id, {name for name, _ in references.agents(definition)})
+    if specs is None:
+        specs = registry.resolve_many(workspace_id, {name for name, _ in references.agents(definition)})
     return [
         *_agents(definition, specs),
         *_capabilities(definition, workspace_id),
