@@ -244,6 +244,11 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
 
         self.each(request, queryset, act, permission=Permission.OPERATE, done="Withdrawn")
 
+    def get_fieldsets(self, request: HttpRequest, obj: Approval | None = None) -> Any:
+        """What has no answer yet has no place for one."""
+        waiting = obj is not None and obj.status == ApprovalStatus.PENDING
+        return [each for each in self.fieldsets if not (waiting and each[0] == "Answer")]
+
     def name_of(self, approval: Approval) -> str:
         return str(self.question(approval))
 

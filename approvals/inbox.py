@@ -157,7 +157,7 @@ def alike(desk: Desk, approval: Approval) -> QuerySet[Approval]:
         kind=approval.kind,
         execution__template_version=approval.execution.template_version_id,
     )
-    return same.filter(kind__in=PLAIN).order_by("rank", "id").defer("input_schema")
+    return same.filter(kind__in=PLAIN).order_by("-inspected", "rank", "id").defer("input_schema")
 
 
 def counts(desk: Desk) -> Counts:

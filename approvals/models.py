@@ -50,6 +50,34 @@ class OnTimeout(models.TextChoices):
     WAIT = "wait"
 
 
+class SampleState(models.TextChoices):
+    OPEN = "open"
+    PASSED = "passed"  # all inspected were approved as they stood: the rest is released
+    FAILED = "failed"  # one was not: the rest waits for a person each
+
+
+class Sample(models.Model):
+    """Some items of a `forEach`, drawn by chance, that are inspected for all of them.
+
+    `block` is the row of the whole `forEach` in its epoch, `chosen` the iterations of those drawn.
+    """
+
+    block = models.OneToOneField("executions.BlockExecution", on_delete=models.CASCADE, related_name="+")
+    of = models.PositiveIntegerField()
+    chosen = models.JSONField()
+    state = models.CharField(max_length=6, choices=SampleState.choices, default=SampleState.OPEN)
+    released_by = models.ForeignKey(  # who approved the last of those inspected
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+
+    def __str__(self) -> str:
+        return f"{len(self.chosen)} of {self.of} ({self.state})"
+
+    @property
+    def inspect(self) -> int:
+        return len(self.chosen)
+
+
 class Approval(models.Model):
     """One question that holds one block until somebody answers, its time is over, or it is withdrawn.
 
@@ -111,6 +139,13 @@ class Approval(models.Model):
     # The approval that was answered, where this was not asked because the same had been decided in the
     # epoch before.  A bare id: it may belong to the execution that was forked.
     carried_from = models.UUIDField(null=True)
+    sample = models.ForeignKey(
+        Sample, on_delete=models.SET_NULL, null=True, related_name="approvals", db_index=False
+    )
+    # Whom the block would call, as `request.calls` says it: in words that change with the agent.
+    calls = models.TextField(blank=True, default="", db_default="")
+    inspected = models.BooleanField(default=False, db_default=False)  # one of those drawn
+    released = models.BooleanField(default=False, db_default=False)  # by the sample, unseen
     version = models.PositiveIntegerField(default=1)
     holds = models.PositiveIntegerField(default=0, db_default=0)  # steps that wait for the answer
     spent = models.JSONField(default=dict, db_default=Value({}, models.JSONField()))  # {"USD": 0.42}: by then
@@ -167,6 +202,8 @@ class Approval(models.Model):
                 condition=Q(status=ApprovalStatus.PENDING),
                 name="approval_open_by_rank",
             ),
+            # the questions that a sample answers for
+            models.Index(fields=["sample"], condition=Q(sample__isnull=False), name="approval_by_sample"),
             # GET approvals: the history
             models.Index(fields=["workspace", "-requested_at", "-id"], name="approval_history"),
         ]

@@ -6,7 +6,7 @@ happens, so there is one place for their words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ from agentflow.governance.models import User
 from . import inbox as lists
 from . import selectors
 from .inbox import Place, Wish
-from .models import ANY_APPROVER, Approval, ApprovalKind
+from .models import ANY_APPROVER, Approval, ApprovalKind, Sample, SampleState
 from .question import detail, shown_facts
 from .services import handing, shelf
 from .states import ApprovalStatus
@@ -216,7 +216,7 @@ def alike(request: HttpRequest, approval_id: UUID) -> HttpResponse:
         approval = selectors.find(user, approval_id)
     except NotFound as error:
         raise Http404(error.message) from error
-    found = list(lists.alike(lists.Desk(user), approval)[: ALIKE_MAX + 1])
+    found = list(lists.alike(lists.Desk(user), approval).select_related("sample")[: ALIKE_MAX + 1])
     shown = [(one, shown_facts(one)) for one in found[:ALIKE_MAX]]
     columns = list(dict.fromkeys(fact.label for _, facts in shown for fact in facts))[:COLUMNS_MAX]
     version = approval.execution.template_version
@@ -227,6 +227,7 @@ def alike(request: HttpRequest, approval_id: UUID) -> HttpResponse:
         "version_number": version.number,
         "more": len(found) > ALIKE_MAX,
         "columns": columns,
+        "sample": _open_sample(found),
         "rows": [
             {
                 "approval": one,
@@ -239,6 +240,13 @@ def alike(request: HttpRequest, approval_id: UUID) -> HttpResponse:
         ],
     }
     return render(request, "approvals/table.html", context)
+
+
+def _open_sample(alike: Sequence[Approval]) -> Sample | None:
+    """The sample that these wait for, where it is one and still open."""
+    samples = {one.sample for one in alike}
+    sample = samples.pop() if len(samples) == 1 else None
+    return sample if sample is not None and sample.state == SampleState.OPEN else None
 
 
 @login_required

@@ -164,6 +164,8 @@ def shown_facts(approval: Approval) -> list[Fact]:
     given: JSONValue = approval.request.get("facts")
     error: JSONValue = approval.request.get("error")
     before = {one.label: one.before for one in changed(approval)}
+    if isinstance(given, dict) and approval.calls:
+        given = {**given, "calls": approval.calls}
     shown = [
         Fact(words(str(key)), value, words(str(key)) in before, before.get(words(str(key))))
         for key, value in (given.items() if isinstance(given, dict) else ())
@@ -350,7 +352,7 @@ def _history(approval: Approval) -> list[Happened]:
         Happened(given.at, f"{person(given.delegated_by)} gave it to {person(given.user)}", given.reason)
         for given in approval.assignees.select_related("user", "delegated_by").exclude(delegated_by=None)
     ]
-    answered = approval.status in {ApprovalStatus.APPROVED, ApprovalStatus.REJECTED}
+    answered = not approval.released and approval.status in {ApprovalStatus.APPROVED, ApprovalStatus.REJECTED}
     if approval.closed_at and not (answered and len(happened) > 1 and approval.quorum == "any"):
         happened.append(Happened(approval.closed_at, outcome(approval)))
     return sorted([*_earlier(approval), *happened])

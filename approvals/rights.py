@@ -172,20 +172,24 @@ def eligible(approval: Approval) -> set[int]:
     return set(people.values_list("pk", flat=True)) - gave - barred
 
 
-def people_of(workspace_id: UUID, level: str) -> frozenset[int]:
-    """Who may decide at a level now, the absent left out."""
-    return _there(workspace_id, level_members(workspace_id, level))
+def people_of(workspace_id: UUID, level: str, *, absent: bool = False) -> frozenset[int]:
+    """Who may decide at a level now, the absent left out unless wanted too."""
+    return _there(workspace_id, level_members(workspace_id, level), absent)
 
 
-def people_among(workspace_id: UUID, users: Collection[int], groups: Collection[int]) -> frozenset[int]:
-    """Who of these people and members may decide now, the absent left out."""
-    return _there(workspace_id, Q(pk__in=users) | Q(groups__in=groups))
+def people_among(
+    workspace_id: UUID, users: Collection[int], groups: Collection[int], *, absent: bool = False
+) -> frozenset[int]:
+    """Who of these people and members may decide now, the absent as in `people_of`."""
+    return _there(workspace_id, Q(pk__in=users) | Q(groups__in=groups), absent)
 
 
-def _there(workspace_id: UUID, people: Q) -> frozenset[int]:
-    absent = Absence.objects.filter(workspace=workspace_id, starts_at__lte=Now(), ends_at__gt=Now())
+def _there(workspace_id: UUID, people: Q, absent: bool) -> frozenset[int]:
     deciders = access.holders(Permission.DECIDE, [workspace_id]).filter(people)
-    return frozenset(deciders.exclude(pk__in=absent.values("user")).values_list("pk", flat=True))
+    if not absent:
+        away = Absence.objects.filter(workspace=workspace_id, starts_at__lte=Now(), ends_at__gt=Now())
+        deciders = deciders.exclude(pk__in=away.values("user"))
+    return frozenset(deciders.values_list("pk", flat=True))
 
 
 def level_members(workspace_id: UUID, level: str) -> Q:

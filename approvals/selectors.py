@@ -24,6 +24,7 @@ from templates_app.models import TemplateVersion
 
 from . import rights
 from .models import Approval, ApprovalAssignee, ApprovalComment, ApprovalKind, ApprovalLevel, ApprovalVote
+from .services import absences, policies
 from .services.levels import Book
 from .states import ApprovalStatus
 
@@ -48,13 +49,24 @@ class Levels:
     def known_levels(self, workspace_id: UUID) -> set[str]:
         return set(ApprovalLevel.objects.filter(workspace=workspace_id).values_list("name", flat=True))
 
-    def people(self, workspace_id: UUID, levels: Collection[str]) -> Mapping[str, frozenset[int]]:
-        return {level: rights.people_of(workspace_id, level) for level in levels}
+    def people(
+        self, workspace_id: UUID, levels: Collection[str], *, absent: bool = False
+    ) -> Mapping[str, frozenset[int]]:
+        return {level: rights.people_of(workspace_id, level, absent=absent) for level in levels}
 
-    def assigned(self, workspace_id: UUID, assignees: Assignees) -> tuple[frozenset[int], list[str]]:
+    def assigned(
+        self, workspace_id: UUID, assignees: Assignees, *, absent: bool = False
+    ) -> tuple[frozenset[int], list[str]]:
         named = LevelAsk("", 0, users=assignees.users, groups=assignees.groups, roles=assignees.roles)
         found = Book(workspace_id).named(named)
-        return rights.people_among(workspace_id, found.users, found.groups), list(found.notes)
+        people = rights.people_among(workspace_id, found.users, found.groups, absent=absent)
+        return people, list(found.notes)
+
+    def deputy_loops(self, workspace_id: UUID) -> list[tuple[int, ...]]:
+        return absences.loops(workspace_id)
+
+    def author_may_pass(self, workspace_id: UUID) -> bool:
+        return policies.policy_of(workspace_id).own_templates
 
 
 # -- lists and one ----------------------------------------------------------------
@@ -133,7 +145,7 @@ def remarks_of(approval: Approval) -> QuerySet[ApprovalComment]:
 def shown(rows: QuerySet[Approval]) -> QuerySet[Approval]:
     """With what a row names of its execution and template, and without their big columns."""
     return (
-        rows.select_related("execution__template_version__template", "responder", "claimed_by")
+        rows.select_related("execution__template_version__template", "responder", "claimed_by", "sample")
         .annotate(
             simulated=ExpressionWrapper(Q(execution__simulation__isnull=False), output_field=BooleanField())
         )

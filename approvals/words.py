@@ -9,7 +9,7 @@ from agentflow.api.templatetags.agentflow_ui import person
 
 from .inbox import SOON
 from .models import Approval, ApprovalKind, DecisionKind
-from .states import BY_OPERATOR, ApprovalStatus
+from .states import BY_OPERATOR, STALE, ApprovalStatus
 
 KINDS = {  # icon, what it is called, what the list says about it
     ApprovalKind.APPROVAL: ("user-check", "Approval", "approve or reject"),
@@ -56,9 +56,13 @@ def question_of(approval: Approval) -> str:
 
 def outcome(approval: Approval) -> str:
     """What became of a question, in a few words."""
+    if approval.released and approval.sample is not None:
+        return f"Released by sample: {approval.sample.inspect} of {approval.sample.of} were inspected"
     who = person(approval.responder) if approval.responder else ""
     if approval.decision == DecisionKind.REWORK:
         return f"{who} sent this back"
+    if approval.reason == STALE:
+        return "Asked again, because what it showed has changed"
     if approval.reason == BY_OPERATOR:
         return "An operator withdrew this"
     if approval.status == ApprovalStatus.APPROVED:

@@ -58,6 +58,7 @@ class HumanAsk:
     on_timeout: str = "fail"  # fail | approve | reject | wait
     escalate: bool = False  # after the last level, up the workspace's ladder
     business_hours: bool = False  # times count while the workspace works
+    sample: int = 0  # of the items of a `forEach`, so many are inspected for all; 0: each is
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,21 @@ class ApprovalLevels(Protocol):
 
     def known_levels(self, workspace_id: UUID) -> set[str]: ...
 
-    def people(self, workspace_id: UUID, levels: Collection[str]) -> Mapping[str, frozenset[int]]:
-        """Who may decide at each of these levels now, the absent left out."""
+    def people(
+        self, workspace_id: UUID, levels: Collection[str], *, absent: bool = False
+    ) -> Mapping[str, frozenset[int]]:
+        """Who may decide at each of these levels now, the absent left out unless wanted too."""
 
-    def assigned(self, workspace_id: UUID, assignees: Assignees) -> tuple[frozenset[int], list[str]]:
-        """Who of those named may decide now, the absent left out; and why names lead to nobody."""
+    def assigned(
+        self, workspace_id: UUID, assignees: Assignees, *, absent: bool = False
+    ) -> tuple[frozenset[int], list[str]]:
+        """Who of those named may decide now, the absent as in `people`; and why names lead to nobody."""
+
+    def deputy_loops(self, workspace_id: UUID) -> list[tuple[int, ...]]:
+        """People who stand in for each other at the same time, now or later: nobody answers for them."""
+
+    def author_may_pass(self, workspace_id: UUID) -> bool:
+        """Whether who wrote a version may pass the only gate that it has."""
 
 
 approval_levels: Port[ApprovalLevels] = Port("templates_app.approval_levels")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -79,3 +79,5 @@ class AgentUses(Protocol):
 
 
 agent_uses: Port[AgentUses] = Port("agents.uses")
+# Of a workspace and an agentId, or no agentId for any: called in the transaction of the change.
+agents_changed: Port[Callable[[UUID, str], None]] = Port("agents.changed")

@@ -123,6 +123,20 @@ def available(workspace_id: UUID, asked: Requirements, *, purpose: Purpose = Pur
     return choose(workspace_id, asked, purpose=purpose).ranking.best is not None
 
 
+def allowed(workspace_id: UUID, asked: Requirements, *, purpose: Purpose) -> list[AgentSpec]:
+    """The agents that a call may go to by name, whatever is only so for now: load, health, circuits."""
+    rules = policies.of(workspace_id)
+    if rules.environment and not asked.environment:
+        asked = replace(asked, environment=rules.environment)
+    ruled = rules.for_purpose(purpose.template_id, purpose.block_id)
+    well = [replace(each, health="unknown") for each in _candidates(workspace_id)]
+    fit = {each.agent_id for each in rank(asked, well, policies=ruled).fit}
+    return sorted(
+        (spec for spec in registry.candidates(workspace_id) if spec.agent_id in fit),
+        key=lambda spec: spec.agent_id,
+    )
+
+
 def candidate(workspace_id: UUID, agent_id: str) -> Candidate | None:
     return next((each for each in _candidates(workspace_id) if each.agent_id == agent_id), None)
 

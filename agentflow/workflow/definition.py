@@ -116,6 +116,12 @@ class HumanLevel(_Part):
     reminders: Reminders | None = None
 
 
+class Sampling(_Part):
+    """Of the items of a `forEach`, so many are inspected; when they pass, the rest is released."""
+
+    inspect: int = Field(ge=1, le=LIMITS.items_per_block)
+
+
 class HumanInLoop(_Part):
     """What a person is asked.  `required: false` switches the question off and keeps its text.
 
@@ -137,6 +143,7 @@ class HumanInLoop(_Part):
     reminders: Reminders = ()
     business_hours: bool = False
     max_rework: int = Field(default=3, ge=0, le=100)
+    sample: Sampling | None = None
     title: str | None = None
     description: str | None = None
 

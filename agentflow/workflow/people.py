@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from .definition import HumanInLoop
+from .definition import ForEach, HumanInLoop
 
 Path = tuple[str | int, ...]
 Found = tuple[Literal["error", "warning"], str, Path, str, str]  # severity, code, path, message, remedy
@@ -35,7 +35,32 @@ def issues(human: HumanInLoop, own: HumanInLoop, path: Path) -> Iterator[Found]:
             "An input that nobody filled in has nothing to approve.",
             "Use fail, reject or wait.",
         )
+    if human.sample is not None and human.type in ALONE:
+        yield _error(
+            "contradicting_fields",
+            (*path, "sample"),
+            f"An {human.type} is filled in for each item; no item answers for others.",
+            "Remove the sample, or ask for an approval or a review.",
+        )
     yield from _times(human, own, path)
+
+
+def sample_issues(each: ForEach | None, path: Path) -> Iterator[Found]:
+    """Of a block that has a sample; `each` is its `forEach`."""
+    if each is None:
+        yield _error(
+            "sample_without_items",
+            (*path, "sample"),
+            "A sample is drawn from the items of a forEach, and the block has none.",
+            "Remove the sample, or give the block a forEach.",
+        )
+    elif each.max_concurrency is not None:
+        yield _error(
+            "sample_of_waiting_items",
+            (*path, "sample"),
+            "With forEach.maxConcurrency items wait until others were answered, perhaps those drawn.",
+            "Remove maxConcurrency; how many calls an agent takes at once its own limits say.",
+        )
 
 
 def _times(human: HumanInLoop, own: HumanInLoop, path: Path) -> Iterator[Found]:

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from agentflow.api.serializers import StrictSerializer
 
-from ..models import Approval, ApprovalKind, DecisionKind
+from ..models import Approval, ApprovalKind, DecisionKind, SampleState
 from ..services.batch import MOST
 from ..states import ApprovalStatus
 
@@ -93,6 +93,17 @@ class Done(StrictSerializer):
     success = serializers.BooleanField()
 
 
+class ItemSampleSerializer(StrictSerializer):
+    """Some items of the step are inspected for all of them."""
+
+    inspect = serializers.IntegerField()
+    of = serializers.IntegerField()
+    state = serializers.ChoiceField(
+        choices=SampleState.choices,
+        help_text="passed: the rest is released; failed: each waits for a person.",
+    )
+
+
 class PendingApproval(StrictSerializer):
     """A question as those who may answer it see it."""
 
@@ -127,6 +138,8 @@ class PendingApproval(StrictSerializer):
         help_text="The question that this one takes the place of: `changes` tells them apart.",
     )
     changes = serializers.ListField(child=ObjectField(), help_text="`{pointer, before, after}` each.")
+    sample = ItemSampleSerializer(allow_null=True, help_text="The sample that it belongs to.")
+    inspected = serializers.BooleanField(help_text="It was drawn: its answer counts for the others.")
 
 
 class ApprovalRecord(PendingApproval):
@@ -139,6 +152,9 @@ class ApprovalRecord(PendingApproval):
     decision = serializers.ChoiceField(choices=DecisionKind.choices, allow_blank=True)
     response = AnyField(allow_null=True)
     comments = serializers.CharField()
+    released_by_sample = serializers.BooleanField(
+        source="released", help_text="Those inspected were approved, and this was not looked at itself."
+    )
     reason = serializers.CharField()
     carried_from = serializers.UUIDField(
         allow_null=True,

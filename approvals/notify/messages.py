@@ -100,6 +100,8 @@ def remark(approval: Approval, facts: Mapping[str, Any]) -> str:
 
 def outcome(approval: Approval) -> str:
     """What became of a question; empty while it is open."""
+    if approval.released:
+        return "Released: those that were inspected for it were approved."
     who = person(approval.responder)
     return {
         ApprovalStatus.APPROVED: f"{who} approved this." if who else "Approved.",

@@ -19,6 +19,7 @@ from ..rights import MOST_DEPUTIES
 
 LONGEST = timedelta(days=366)
 MOST_OPEN = 50  # of one person in one workspace
+MOST_LOOKED_AT = 1000  # for loops
 
 
 class DeputyLoop(Conflict):
@@ -116,6 +117,32 @@ def _check_chain(absence: Absence) -> None:
             return
         at = following
     raise TooManyDeputies
+
+
+def loops(workspace_id: UUID) -> list[tuple[int, ...]]:
+    """People who stand in for each other at the same time, now or later; one query.
+
+    `add` refuses what closes a loop, as far as it sees: two that are added at once may, and a second
+    absence of the same time.
+    """
+    rows = Absence.objects.filter(workspace=workspace_id, ends_at__gt=Now(), deputy__isnull=False)
+    by_user: dict[int, list[Absence]] = {}
+    for row in rows.order_by("pk")[:MOST_LOOKED_AT]:
+        by_user.setdefault(row.user_id, []).append(row)
+    found: dict[frozenset[int], tuple[int, ...]] = {}
+    ways = [[each] for absent in by_user.values() for each in absent]
+    while ways:
+        way = ways.pop()
+        for each in by_user.get(way[-1].deputy_id or 0, ()):
+            together = [*way, each]
+            if max(one.starts_at for one in together) >= min(one.ends_at for one in together):
+                continue
+            if each.user_id == way[0].user_id:
+                people = tuple(one.user_id for one in way)
+                found.setdefault(frozenset(people), people)
+            elif len(way) <= MOST_DEPUTIES and each.user_id not in {one.user_id for one in way}:
+                ways.append(together)
+    return list(found.values())
 
 
 def _deputies_of(absence: Absence) -> QuerySet[Absence]:

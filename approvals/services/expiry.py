@@ -10,11 +10,11 @@ from django.db.models.functions import Now
 
 from agentflow.governance import audit
 from executions.models import Execution
-from executions.services import human, locking
+from executions.services import asking_again, human, locking
 
 from ..models import Approval, DecisionKind, OnTimeout
 from ..states import APPROVAL, ApprovalStatus
-from . import climbing, gate, levels, times
+from . import climbing, gate, levels, releasing, swapping, times
 
 S = ApprovalStatus
 
@@ -32,7 +32,13 @@ def expire(*, subject: UUID, execution_id: UUID) -> None:
         gate.drop_timers([subject])
         return
     now = times.clock()
-    if approval.respond_by > now:
+    if approval.sample is not None and releasing.is_released(approval):
+        releasing.release(execution, approval.sample, [approval])
+    elif swapping.swapped(approval):
+        asking_again.ask_anew_about(execution_id, approval.block_execution_id)
+    elif swapping.brought_forward(approval):
+        times.set_next_timer(approval, now)
+    elif approval.respond_by > now:
         gate.tell("approval_reminder", approval, respondBy=approval.respond_by.isoformat())
         times.set_next_timer(approval, now)
     elif (above := levels.above(approval)) is not None:
@@ -80,3 +86,4 @@ def _end(execution: Execution, approval: Approval) -> None:
         unanswered="" if approval.decision else human.EXPIRED,
         approval_id=approval.pk,
     )
+    releasing.look(execution, approval, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
@@ -20,7 +21,7 @@ from templates_app.models import TemplateVersion
 
 from ..models import Approval, ApprovalKind, ApprovalPolicy, DecisionKind
 from ..states import APPROVAL, STALE, ApprovalStatus
-from . import changes, levels, policies, times, weighing
+from . import changes, levels, policies, sampling, swapping, times, weighing
 
 S = ApprovalStatus
 K = ApprovalKind
@@ -70,16 +71,7 @@ class Gate:
         desk = Desk(asks, before)
         prepared = [desk.prepare(ask) for ask in asks]
         approvals = Approval.objects.bulk_create([approval for approval, _ in prepared])
-        Timer.objects.bulk_create(
-            Timer(
-                kind=TimerKind.APPROVAL_TIMEOUT,
-                key=timer_key(approval.pk),
-                execution_id=approval.execution_id,
-                subject=approval.pk,
-                due_at=times.timer_at,
-            )
-            for approval, times in prepared
-        )
+        Timer.objects.bulk_create(_timer(approval, due, desk) for approval, due in prepared)
         levels.assign(approvals)
         store.append_many([_event("approval_requested", approval) for approval in approvals])
         _poke(approvals)
@@ -176,8 +168,30 @@ def drop_timers(approval_ids: Sequence[UUID]) -> None:
 
 def tell(type: str, approval: Approval, **facts: JSONValue) -> None:
     """Record an event of one approval and wake those who watch."""
-    store.append_many([_event(type, approval, **facts)])
-    _poke([approval])
+    tell_all(type, [approval], **facts)
+
+
+def tell_all(type: str, approvals: Sequence[Approval], **facts: JSONValue) -> None:
+    """The same of many, of as many executions."""
+    store.append_many([_event(type, approval, **facts) for approval in approvals])
+    _poke(approvals)
+
+
+def _timer(approval: Approval, due: times.Times, desk: Desk) -> Timer:
+    """For the first reminder or the end; at once, or soon, where the clock has to look at it before."""
+    timer = Timer(
+        kind=TimerKind.APPROVAL_TIMEOUT,
+        key=timer_key(approval.pk),
+        execution_id=approval.execution_id,
+        subject=approval.pk,
+        due_at=due.timer_at,
+    )
+    if desk.released(approval):
+        timer.due_at = Now()
+    elif approval.calls and levels.present(approval).timeout_ms > swapping.LOOK_S * 1000:
+        timer.due_at = Now() + timedelta(seconds=swapping.LOOK_S)
+        timer.progress = swapping.BROUGHT_FORWARD
+    return timer
 
 
 class Desk:
@@ -197,6 +211,12 @@ class Desk:
         self._before = before or {}
         places = [(ask.execution_id, ask.block_id) for ask in asks]
         self._weights = weighing.weigh(places) if weigh else {}
+        self._drawn = sampling.drawn(asks)
+
+    def released(self, approval: Approval) -> bool:
+        """Whether a sample that has passed answers for it: then nobody needs to, and the clock closes it."""
+        drawn = self._drawn.get(approval.block_execution_id)
+        return drawn is not None and drawn.released
 
     def prepare(self, ask: HumanAsk) -> tuple[Approval, times.Times]:
         """The question as a row to be stored, and its times."""
@@ -205,6 +225,7 @@ class Desk:
         weight = self._weights.get((ask.execution_id, ask.block_id), weighing.ALONE)
         due = times.times(first, self._policy)
         before = self._before.get(ask.block_pk)
+        drawn = self._drawn.get(ask.block_pk)
         approval = Approval(
             workspace_id=ask.workspace_id,
             execution_id=ask.execution_id,
@@ -226,6 +247,9 @@ class Desk:
             holds=weight.holds,
             spent=weight.spent,
             pulled_s=weight.pulled_s,
+            calls=ask.request.get("calls", ""),
+            sample=drawn.sample if drawn is not None else None,
+            inspected=drawn is not None and drawn.inspected,
             **levels.columns(first),
         )
         return approval, due

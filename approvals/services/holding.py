@@ -77,7 +77,8 @@ def closed(approval: Approval) -> Conflict:
     if approval.status == S.CANCELLED:
         newer = Approval.objects.filter(supersedes=approval.pk).values_list("pk", flat=True).first()
         if approval.reason == STALE and newer is not None:
-            return Stale(**facts, superseded_by=str(newer))
+            remedy = f"Answer the question that took its place: {newer}."
+            return Stale(remedy=remedy, **facts, superseded_by=str(newer))
         return Withdrawn(**facts)
     assert approval.responder is not None  # a constraint of the table
     assert approval.responded_at is not None

@@ -19,7 +19,7 @@ from executions.services import human
 from .. import rights
 from ..models import Approval, ApprovalKind, DecisionKind
 from ..states import APPROVAL, ApprovalStatus
-from . import answers, climbing, gate, handing, holding, levels, votes
+from . import answers, climbing, gate, handing, holding, levels, releasing, swapping, votes
 from . import edits as editing
 from .holding import AlreadyDecided
 
@@ -64,6 +64,7 @@ def respond(
         NotPermitted: `by` may see it, but is not one of those who are asked.
         AlreadyDecided, Expired, Withdrawn: it is no longer open.
         ContentChanged: `content_hash` names something else than what is asked.
+        holding.Stale: the agent that its block would call was swapped.
         answers.BadResponse, edits.NotEditable, edits.BadEdits: the response does not fit.
     """
     execution, approval = holding.locked(approval_id, by)
@@ -79,6 +80,7 @@ def respond(
         raise holding.closed(approval)
     if content_hash is not None and content_hash != approval.content_hash:
         raise ContentChanged(approval_id=str(approval_id))
+    swapping.require_same_agent(approval)
     answer = _read(approval, approved=approved, response=response, comments=comments)
     handing.require_unclaimed(approval, by)
     votes.keep(approval, by, answer, right=right, channel=channel or context.current().channel)
@@ -96,6 +98,7 @@ def respond(
         approval_id=approval.pk,
         comments=decisive.comments,
     )
+    releasing.look(execution, approval, by)
     return approval
 
 

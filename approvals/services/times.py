@@ -68,6 +68,7 @@ def set_timer(approval: Approval, at: Any) -> None:
             "execution_id": approval.execution_id,
             "subject": approval.pk,
             "due_at": at,
+            "progress": 0,
         },
     )
 

@@ -38,10 +38,12 @@ def question(
     shown: JSONValue,
     levels: tuple[LevelAsk, ...],
     state: JSONObject,
+    calls: str,
 ) -> HumanAsk:
     """What the template asks before (`approval`, `edit`) or instead of (`input`) a block's work.
 
-    `state` is what the blocks before it gave, by blockId: what an `edit` may change.
+    `state` is what the blocks before it gave, by blockId: what an `edit` may change; `calls` the agent that
+    works when it is approved.
     """
     human = planned.human
     assert human is not None
@@ -61,6 +63,7 @@ def question(
             "description": human.description or planned.block.description or "",
             "facts": _bounded(shown if isinstance(shown, dict) else {"value": shown}),
             "onReject": human.on_reject,
+            **({"calls": calls} if calls else {}),
             **({"editable": state} if human.type == "edit" else {}),
         },
     )
@@ -103,6 +106,7 @@ def by_rules(ask: HumanAsk, human: HumanInLoop, levels: tuple[LevelAsk, ...]) ->
         on_timeout=human.on_timeout,
         escalate=human.escalate,
         business_hours=human.business_hours,
+        sample=human.sample.inspect if human.sample is not None else 0,
     )
 
 

@@ -27,6 +27,7 @@ from executions.ports import HumanAsk, LevelAsk
 from executions.states import BlockStatus as B
 
 from . import asking
+from .calling import called
 from .deciding import Decisions
 from .facts import Facts
 from .judging import REPEAT_EXHAUSTED, Change, ask_fix, completed
@@ -277,7 +278,8 @@ class Opener:
             shown = {self._facts.plan[idx].block_id: value["output"] for idx, value in sorted(preds.items())}
             shown = {key: value for key, value in shown.items() if value is not None} or self._facts.input
         levels = self.levels(planned, names)
-        return asking.question(self._facts, planned, pk, shown, levels, self._state(planned))
+        calls = "" if planned.asks_input else called(self._facts, planned)
+        return asking.question(self._facts, planned, pk, shown, levels, self._state(planned), calls)
 
     def _state(self, planned: PlanBlock) -> JSONObject:
         """What the blocks before it gave that is small enough to be changed by hand."""

@@ -17,14 +17,12 @@ from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import pointer
 from agentflow.workflow.plan import Plan
 from executions.engine.facts import as_text, facts_of
-from executions.engine.judging import Change
-from executions.engine.opening import Answered
 from executions.engine.run import Run, locked
 from executions.models import BlockExecution
-from executions.ports import human_gate
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
+from . import asking_again
 from .forking import too_large
 
 
@@ -61,7 +59,7 @@ def edit(*, execution_id: UUID, outputs: Mapping[str, JSONValue], by: User, reas
             raise NotPaused(f"The execution is {run.status}.")
         _check(run, facts.plan, outputs)
         overlay(run, outputs, by=by, reason=reason)
-        _ask_anew(run)
+        asking_again.ask_anew(run)
         audit.record(
             action="execution.edit_context",
             by=by,
@@ -93,33 +91,6 @@ def overlay(run: Run, outputs: Mapping[str, JSONValue], *, by: User, reason: str
             block_id=block_id,
             payload={"by": by.get_username()},
         )
-
-
-def _ask_anew(run: Run) -> None:
-    """Questions that show what was edited go stale, and are asked as they would be asked now."""
-    waiting = BlockExecution.objects.filter(
-        execution=run.facts.execution_id,
-        epoch=run.epoch,
-        status=B.WAITING_HUMAN,
-        reason__in=("approval", "input", "edit"),
-    )
-    asks = {row.pk: run.opener.asked_now(Answered.of(row), row.idx) for row in waiting.order_by("pk")}
-    stale = human_gate().stale([ask for ask in asks.values() if ask is not None])
-    if not stale:
-        return
-    rows = {row.pk: row for row in waiting}
-    changes = [
-        Change(
-            pk=ask.block_pk,
-            idx=rows[ask.block_pk].idx,
-            iteration=rows[ask.block_pk].iteration,
-            status=B.WAITING_HUMAN,
-            reason=ask.kind,
-        )
-        for ask in stale
-    ]
-    run.move(changes, B.WAITING_HUMAN)
-    human_gate().renew(stale)
 
 
 def _check(run: Run, plan: Plan, outputs: Mapping[str, JSONValue]) -> None:

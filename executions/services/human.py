@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -161,6 +161,21 @@ def answered(
         if run.works:
             run.look_again(2)
             dispatch.on_commit_hint(execution.pk)
+
+
+def answered_all(*, execution: Execution, verdicts: Mapping[int, Verdict]) -> None:
+    """As `answered`, of many blocks at once; those that have moved before stay as they are."""
+    facts = facts_of(execution.pk)
+    assert facts is not None
+    blocks = BlockExecution.objects.filter(
+        pk__in=list(verdicts), execution=execution, status=B.WAITING_HUMAN
+    ).order_by("pk")
+    with locked(facts) as run:
+        changes = [HANDLERS[verdicts[block.pk].kind](run, block, verdicts[block.pk]) for block in blocks]
+        run.settle(changes, leaving=B.WAITING_HUMAN)
+        if run.works:
+            run.look_again(2)
+            dispatch.on_commit_hint(execution.pk, facts.max_parallel)
 
 
 def _unanswered(block: BlockExecution, code: str) -> Change:

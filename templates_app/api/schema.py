@@ -100,6 +100,10 @@ class ValidationReport(_Answer):
     issues: list[ValidationIssue]
 
 
+class PublishedVersion(VersionSummary):
+    issues: list[ValidationIssue] = Field(description="What stands against it at this moment, warnings too.")
+
+
 class TemplateDeleted(_Answer):
     success: bool
 

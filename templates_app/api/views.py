@@ -138,9 +138,12 @@ class ValidateView(_TemplateView):
     def post(self, request: Request, template_id: UUID) -> Response:
         """Say all that stands against storing or starting a version, or the definition in the body."""
         template = self.template(template_id, Permission.AUTHOR)
-        number = _version_number(request)
-        body = _body(request) or selectors.version(template, number).definition
-        issues = _issues(body, template)
+        author_id: int | None = self.user().pk
+        body = _body(request)
+        if not body:
+            version = selectors.version(template, _version_number(request))
+            body, author_id = version.definition, version.created_by_id
+        issues = _issues(body, template, author_id)
         valid = not any(issue["severity"] in ("error", "start") for issue in issues)
         return Response({"valid": valid, "issues": issues})
 
@@ -172,14 +175,15 @@ class PublishView(_TemplateView):
     @extend_schema(
         operation_id="template_versions_publish",
         request=None,
-        responses={200: schema.VersionSummary},
+        responses={200: schema.PublishedVersion},
     )
     def post(self, request: Request, template_id: UUID, number: int) -> Response:
         """Let a version be started; the newest published one is what a start takes."""
         _expect_nothing(request)
-        self.template(template_id, Permission.AUTHOR)
+        template = self.template(template_id, Permission.AUTHOR)
         version = authoring.publish_version(template_id=template_id, number=number, by=self.user())
-        return Response(documents.version_summary(version))
+        issues = _issues(version.definition, template, version.created_by_id)
+        return Response({**documents.version_summary(version), "issues": issues})
 
 
 class DeprecateView(_TemplateView):
@@ -202,12 +206,14 @@ def _body(request: Request) -> JSONObject:
     return cast(JSONObject, request.data)  # the parser lets nothing but an object pass
 
 
-def _issues(body: JSONObject, template: Template) -> list[JSONObject]:
+def _issues(body: JSONObject, template: Template, author_id: int | None) -> list[JSONObject]:
     try:
         definition = documents.read(body).definition
     except InvalidInput as error:
         return error.issues
-    found = checking.check(definition, workspace_id=template.workspace_id, template_id=template.pk)
+    found = checking.check(
+        definition, workspace_id=template.workspace_id, template_id=template.pk, author_id=author_id
+    )
     return [issue.as_json() for issue in found]
 
 

@@ -34,12 +34,18 @@ class InvalidDefinition(Unprocessable):
     remedy = "Mend what the issues of severity error name and send it again."
 
 
-def check(definition: Definition, *, workspace_id: UUID, template_id: UUID | None = None) -> list[Issue]:
-    """All issues at once; `template_id` is the template whose version the definition is to be."""
+def check(
+    definition: Definition,
+    *,
+    workspace_id: UUID,
+    template_id: UUID | None = None,
+    author_id: int | None = None,
+) -> list[Issue]:
+    """All issues at once; `template_id` is the template whose version, by `author_id`, it is to be."""
     return [
         *validation.check(definition),
         *row_issues(definition, workspace_id=workspace_id, template_id=template_id),
-        *coverage.issues(definition, workspace_id),
+        *coverage.issues(definition, workspace_id, author_id),
     ]
 
 

@@ -1,41 +1,100 @@
-"""Whether enough people are there to pass the gates of a definition."""
+"""Whether the people are there who can pass the gates of a definition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
+from agentflow.governance.models import User
 from agentflow.workflow.definition import Definition, HumanLevel, pointer
 from agentflow.workflow.validation import Issue
 
 from ..ports import approval_levels
+from . import duties
 from .references import ANYONE
 
+AGREEING = frozenset({"approval", "review"})  # types that agree to something, and fill in nothing
 
-def issues(definition: Definition, workspace_id: UUID) -> list[Issue]:
-    """Warnings, for people come and go: names that lead to nobody, and gates that nobody could pass today,
-    with distinct people.
 
-    Looked at are gates that need more than any one approver; whom an expression names is not known yet.
+@dataclass(frozen=True, slots=True)
+class Gate:
+    at: str
+    ladder: tuple[HumanLevel, ...]
+    only: bool  # the only one of its template that agrees to something
+
+    @property
+    def plain(self) -> bool:
+        """Any one approver passes it."""
+        first = self.ladder[0]
+        simple = first.quorum == "any" and first.level == ANYONE and first.assignees is None
+        return len(self.ladder) == 1 and simple
+
+
+def issues(definition: Definition, workspace_id: UUID, author_id: int | None = None) -> list[Issue]:
+    """Warnings, for people come and go: names that lead to nobody, and gates that nobody could pass today.
+
+    A gate needs enough people, other ones at each level, and, where it is the only one, somebody besides the
+    version's author; whom an expression names is not known yet.
     """
     gates = list(_gates(definition))
     if not gates:
         return []
     known = approval_levels().known_levels(workspace_id) | {ANYONE}  # others are an issue of their own
-    gates = [(at, ladder) for at, ladder in gates if all(level.level in known for level in ladder)]
-    named = {level.level for _, ladder in gates for level in ladder}
+    gates = [gate for gate in gates if all(level.level in known for level in gate.ladder)]
+    loops = approval_levels().deputy_loops(workspace_id)
+    alone = author_id if author_id and not approval_levels().author_may_pass(workspace_id) else None
+    looked_at = [gate for gate in gates if not gate.plain or loops or (gate.only and alone)]
+    named = {level.level for gate in looked_at for level in gate.ladder}
     people = approval_levels().people(workspace_id, named)
-    issues: list[Issue] = []
-    for at, ladder in gates:
-        asked, unknown = _asked(workspace_id, ladder, people)
-        issues += [_unknown(at, note) for note in unknown]
-        issue = _issue(at, ladder, asked) if asked is not None else None
-        issues += [issue] if issue is not None else []
-    return issues
+    found: list[Issue] = []
+    for gate in looked_at:
+        asked, unknown = _asked(workspace_id, gate.ladder, people)
+        found += [_unknown(gate.at, note) for note in unknown]
+        if asked is not None:
+            found += _of_people(gate, asked, alone if gate.only else None)
+        found += _loops(workspace_id, gate, loops)
+    return found
+
+
+def _of_people(gate: Gate, asked: Sequence[frozenset[int]], author_id: int | None) -> list[Issue]:
+    """The first thing that is wrong: another follows from it."""
+    least = [_least(level) for level in gate.ladder]
+    if not gate.plain and (short := _short(gate, asked)) is not None:
+        return [short]
+    if author_id is not None and any(
+        len(there - {author_id}) < needed for there, needed in zip(asked, least, strict=True)
+    ):
+        message = (
+            f"{_names([author_id])} wrote this version and may not pass its only gate;"
+            " without them too few people are there."
+        )
+        remedy = "Add another person with a role that decides, or allow it by the policy `ownTemplates`."
+        return [Issue("warning", "only_author_can_pass", gate.at, message, remedy)]
+    needs = [
+        duties.Need(level.level, there, len(there) if level.quorum == "all" else count)
+        for level, there, count in zip(gate.ladder, asked, least, strict=True)
+    ]
+    twice = duties.needed_twice(needs)
+    if twice is None:
+        return []
+    levels = " and ".join(twice.levels)
+    message = f"{_names(twice.people)} would have to answer at {levels}, and nobody answers twice."
+    remedy = "Ask other people at one of these levels, or fewer."
+    return [Issue("warning", "same_person_twice", gate.at, message, remedy)]
+
+
+def _names(people: Sequence[int]) -> str:
+    names = User.objects.filter(pk__in=people[:5]).order_by("username").values_list("username", flat=True)
+    return ", ".join(names)
 
 
 def _asked(
-    workspace_id: UUID, ladder: Sequence[HumanLevel], people: Mapping[str, frozenset[int]]
+    workspace_id: UUID,
+    ladder: Sequence[HumanLevel],
+    people: Mapping[str, frozenset[int]],
+    *,
+    absent: bool = False,
 ) -> tuple[list[frozenset[int]] | None, list[str]]:
     """Who is asked level by level, None where only the run will tell; and what is said of unknown names.
 
@@ -49,7 +108,7 @@ def _asked(
         if given is None:
             asked.append(people[level.level])
             continue
-        named, notes = approval_levels().assigned(workspace_id, given)
+        named, notes = approval_levels().assigned(workspace_id, given, absent=absent)
         known = len(notes) < len(given.users) + len(given.groups) + len(given.roles)
         asked.append(named if known else people[level.level])
         unknown += notes
@@ -57,28 +116,48 @@ def _asked(
     return asked if told else None, unknown
 
 
-def _gates(definition: Definition) -> Iterator[tuple[str, tuple[HumanLevel, ...]]]:
-    for index, block in enumerate(definition.blocks):
-        human = definition.human_of(block)
-        if human is None:
-            continue
-        first = human.ladder[0]
-        plain = first.quorum == "any" and first.level == ANYONE and first.assignees is None
-        if len(human.ladder) > 1 or not plain:
-            yield pointer("blocks", index, "humanInLoop"), human.ladder
+def _loops(workspace_id: UUID, gate: Gate, loops: Sequence[tuple[int, ...]]) -> list[Issue]:
+    """Of those who would be asked, if they were there."""
+    if not loops:
+        return []
+    levels = {level.level for level in gate.ladder}
+    people = approval_levels().people(workspace_id, levels, absent=True)
+    asked, _ = _asked(workspace_id, gate.ladder, people, absent=True)
+    together = frozenset().union(*(asked or ()))
+    return [
+        Issue(
+            "warning",
+            "delegation_loop",
+            gate.at,
+            f"{_names(loop)} stand in for each other at the same time, so nobody answers for them.",
+            "End one of their absences, or name another deputy.",
+        )
+        for loop in loops
+        if not together.isdisjoint(loop)
+    ]
 
 
-def _issue(at: str, ladder: Sequence[HumanLevel], asked: Sequence[frozenset[int]]) -> Issue | None:
+def _gates(definition: Definition) -> Iterator[Gate]:
+    asked = [(index, definition.human_of(block)) for index, block in enumerate(definition.blocks)]
+    agreeing = sum(human is not None and human.type in AGREEING for _, human in asked)
+    for index, human in asked:
+        if human is not None:
+            only = agreeing == 1 and human.type in AGREEING
+            yield Gate(pointer("blocks", index, "humanInLoop"), human.ladder, only)
+
+
+def _short(gate: Gate, asked: Sequence[frozenset[int]]) -> Issue | None:
     needed = 0
     together: frozenset[int] = frozenset()
-    for level, there in zip(ladder, asked, strict=True):
+    for level, there in zip(gate.ladder, asked, strict=True):
         least = _least(level)
         if len(there) < least:
-            return _warning(at, f"The level {level.level} needs {least}, and {len(there)} are there.")
+            return _warning(gate.at, f"The level {level.level} needs {least}, and {len(there)} are there.")
         needed += least
         together |= there
     if len(together) < needed:
-        return _warning(at, f"Its levels need {needed} different people, and {len(together)} are there.")
+        message = f"Its levels need {needed} different people, and {len(together)} are there."
+        return _warning(gate.at, message)
     return None
 
 

@@ -69,6 +69,8 @@ def test_a_pending_approval_says_all_that_an_approver_needs(office: Office) -> N
         "claimedBy": None,
         "supersedes": None,
         "changes": [],
+        "sample": None,
+        "inspected": False,
     }
 
 

@@ -11,9 +11,9 @@ from ...governance import access, audit
 from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
-from .. import registry
 from ..models import Agent, AgentPolicy
 from ..selectors import NoSuchAgent
+from . import changing
 
 
 class NoSuchPolicy(NotFound):
@@ -83,4 +83,4 @@ def _told(policy: AgentPolicy, *, by: Principal, action: str) -> None:
             "reason": policy.reason,
         },
     )
-    transaction.on_commit(registry.forget)
+    changing.tell(policy.workspace_id, policy.agent.agent_id)

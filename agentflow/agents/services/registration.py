@@ -17,11 +17,11 @@ from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
 from ...types import JSONObject, JSONValue
-from .. import checks, profile, registry
+from .. import checks, profile
 from .. import configuration as configurations
 from ..models import Agent, Script, ToolType
 from ..selectors import NoSuchAgent
-from . import versions
+from . import changing, versions
 
 
 class AgentExists(Conflict):
@@ -230,4 +230,4 @@ def _told(agent: Agent, *, by: Principal, action: str, reason: str = "") -> None
             **({"reason": reason} if reason else {}),
         },
     )
-    transaction.on_commit(registry.forget)
+    changing.tell(agent.workspace_id, agent.agent_id)

@@ -29,7 +29,7 @@ from ..discovery import Found, Listing, Place, Skipped
 from ..models import Agent, AgentSource
 from ..redaction import Redactor
 from ..selectors import NoSuchSource
-from . import registration, sources, versions
+from . import changing, registration, sources, versions
 from .registration import AgentFields, BadAgent
 from .sources import SourceFields
 
@@ -121,7 +121,7 @@ def synchronise(
         if report.differs or by is not None:
             counts = report.as_json()["counts"]
             sources.told(locked, by=by, action="agent_source.synchronise", detail={"counts": counts})
-        transaction.on_commit(registry.forget)
+        changing.tell(locked.workspace_id)
     return report
 
 

@@ -9,10 +9,12 @@
     $("span", approve).textContent = count ? `Approve ${count}` : "Approve";
     reject.textContent = count ? `Reject ${count}` : "Reject";
     approve.disabled = reject.disabled = busy || !count;
-    $("#all").checked = count > 0 && count === open().length; $("#all").indeterminate = count > 0 && count < open().length;
+    $("#all").checked = count > 0 && count === all().length; $("#all").indeterminate = count > 0 && count !== all().length;
     armed = null;
   }
-  $("#all").onchange = event => { open().forEach(row => ($("input", row).checked = event.target.checked)); label(); };
+  /* Where a sample answers for the rest, all means those that are inspected. */
+  const sampled = "sample" in $("#alike").dataset, all = () => open().filter(row => !sampled || "inspected" in row.dataset);
+  $("#all").onchange = event => { all().forEach(row => ($("input", row).checked = event.target.checked)); label(); };
   $("#alike").addEventListener("change", event => event.target.name === "one" && label());
   $("#alike").addEventListener("submit", event => event.preventDefault());
   async function decide(approved, button) {
@@ -32,6 +34,13 @@
         if (["already_decided", "approval_expired", "approval_cancelled"].includes(problem.code)) row.classList.add("gone");
       }
       $("input", row).checked = false; $("input", row).disabled = row.classList.contains("gone");
+    }
+    const left = open();
+    if (sampled && left.length && !all().length) {
+      const now = await AF.get(`/api/v1/approvals/${left[0].dataset.id}`).catch(() => null);
+      const said = now?.releasedBySample ? "Released by sample" : now?.sample?.state === "failed" ? "Waits for a person" : "";
+      left.forEach(row => { $(".said", row).textContent = said; if (now?.releasedBySample) { row.classList.add("gone"); $("input", row).disabled = true; } });
+      $("#sample").hidden = said !== "";
     }
     busy = false; label();
     $("#say").textContent = `${done} ${approved ? "approved" : "rejected"}${failed ? `, ${failed} not: see the last column` : ""}`;

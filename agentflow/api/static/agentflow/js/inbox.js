@@ -287,6 +287,9 @@
       const outcome = $("#outcome > div");
       outcome?.insertAdjacentHTML("beforeend", "<br>Your answer came later and was not saved.");
       $("#question")?.focus();
+    } else if (problem.code === "approval_stale") {
+      await open(id, false, true);
+      trouble(AF.why(problem));
     } else if (problem.code === "content_changed") {
       await changed(id);
     } else {
