@@ -73,7 +73,7 @@ def _words(entry: JSONObject, name: str) -> JSONObject:
     did = STRATEGIES.get(strategy["name"], strategy["name"])
     if strategy["agentId"]:
         did += f": {strategy['agentId']}"
-    if strategy["afterSeconds"]:
+    if (strategy["afterSeconds"] or 0) >= 0.1:
         did += f", after {strategy['afterSeconds']:.1f} s"
     return {
         **entry,

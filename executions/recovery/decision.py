@@ -194,24 +194,28 @@ def _impossible(
         return "what undoes something does not fail unasked"
     match strategy:
         case Strategy.RETRY if cause is not Cause.WORKER_LOST and used >= policy.retry.max_retries:
-            return f"tried again {used} times"
+            return f"tried again {_times(used)}"
         case Strategy.REASSIGN if history.bound:
             return "what an attempt did is not known, and only its agent would recognise a repeat"
         case Strategy.REASSIGN if not candidates.reassigned:
             return "the block names its agent and no alternatives"
         case Strategy.REASSIGN if used >= policy.recovery.reassignments:
-            return f"given to another agent {used} times"
+            return f"given to another agent {_times(used)}"
         case Strategy.REASSIGN if not candidates.agents:
             return "no other agent is available"
         case Strategy.QUEUE if failure.code == NO_AGENT:
             return "it has waited for an agent as long as it may"
         case Strategy.QUEUE if used >= MOST_QUEUED:
-            return f"waited for an agent {used} times"
+            return f"waited for an agent {_times(used)}"
         case Strategy.RESTART if used >= policy.recovery.restarts:
-            return f"restarted {used} times"
+            return f"restarted {_times(used)}"
         case Strategy.RESTART if candidates.point is None:
             return candidates.no_point
     return None
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _wait_s(

@@ -195,7 +195,7 @@ def test_an_execution_goes_back_to_its_last_recovery_point_by_itself_and_only_so
     execution.refresh_from_db()
     assert (execution.status, execution.epoch) == ("failed", 2)
     error = BlockExecution.objects.get(execution=execution, block_id="c", epoch=2).error or {}
-    assert error["recovery"]["passed"] == [{"strategy": "restart", "why": "restarted 1 times"}]
+    assert error["recovery"]["passed"] == [{"strategy": "restart", "why": "restarted once"}]
     assert [event.type for event in told(execution, "recovery_restarted")] == ["recovery_restarted"]
 
 
