@@ -84,7 +84,7 @@ def test_a_large_list_is_gone_through_handed_on_and_kept_as_long_as_the_child(
         template(
             block(
                 "each",
-                forEach={"items": "${input.items}", "maxConcurrency": 100},
+                forEach={"items": "input.items", "maxConcurrency": 100},
                 input={"size": "${size(item)}"},
             ),
             block("all"),

@@ -52,7 +52,10 @@ def test_every_unsettled_block_has_exactly_one_reason(team: Team) -> None:
         waiting_human=["person"],
         waiting_external=["child"],
         skipped=["gone"],
-        blocks={"later": {"available_at": Now() + timedelta(seconds=40), "attempt": 1}},
+        blocks={
+            "child": {"reason": "child"},
+            "later": {"available_at": Now() + timedelta(seconds=40), "attempt": 1},
+        },
     )
     ask(execution, "person", "approval", "lead")
     parent = BlockExecution.objects.get(execution=execution, block_id="child")
