@@ -30,6 +30,7 @@ SIDEBAR = (
         (
             ("executions.execution", "account_tree"),
             ("approvals.approval", "approval"),
+            ("executions.incident", "report"),
             ("executions.process", "monitor_heart"),
         ),
     ),

@@ -35,7 +35,14 @@ from agentflow.governance.admin_base import (
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import doctor, facts, ports, processes, selectors
+from . import (
+    doctor,
+    facts,
+    incident_admin,  # noqa: F401  # registers
+    ports,
+    processes,
+    selectors,
+)
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Execution, PointKind, Process
 from .narration import reason_words

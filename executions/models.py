@@ -13,7 +13,8 @@ from agentflow.agents.journal import StepKind, StepStatus
 from agentflow.governance.access import WorkspaceScopedQuerySet
 from agentflow.types import JSONValue
 
-from .recovery import incident_models, rule_models  # noqa: F401  # models of this app, too
+# models of this app, too
+from .recovery import incident_models, repair_models, rule_models  # noqa: F401
 from .states import BlockStatus, ExecutionStatus
 
 
@@ -97,6 +98,8 @@ class Execution(models.Model):
     # one table only; a template belongs to one workspace.
     business_key = models.TextField(null=True)
     business_template = models.UUIDField(null=True)
+    # Other ways for some of its blocks than its version says, as `recovery.patching` has them; null: none.
+    patches = models.JSONField(null=True)
     edits = models.PositiveIntegerField(db_default=0)  # how often outputs were edited: what was read is stale
     # Where a fork began: blocks that are carried point to rows of that execution, or of those before it.
     forked_from = models.ForeignKey(

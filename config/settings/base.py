@@ -220,6 +220,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "BlockStatus": "executions.states.BlockStatus",
         "ApprovalStatus": "approvals.states.ApprovalStatus",
         "IncidentState": "executions.recovery.incident_states.IncidentState",
+        "RepairState": "executions.recovery.incident_states.RepairState",
+        "RepairItemState": "executions.recovery.incident_states.ItemState",
         "IncidentNoteKind": "executions.recovery.incident_models.NoteKind",
         "ApprovalKind": "approvals.models.ApprovalKind",
         "NotificationChannel": "approvals.notify.states.Channel",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import callbacks, choosing, commands, incidents, points, recovery, signals, views
+from . import callbacks, choosing, commands, incidents, points, recovery, repairs, signals, views
 
 
 class TextConverter:
@@ -22,6 +22,7 @@ register_converter(TextConverter, "text")
 _ONE = "executions/<uuid:execution_id>"
 _BLOCK = _ONE + "/blocks/<text:block_id>"
 _INCIDENT = "incidents/<uuid:incident_id>"
+_REPAIR = _INCIDENT + "/repairs/<uuid:repair_id>"
 
 urlpatterns = [
     path("agents/match", choosing.MatchView.as_view(), name="agents-match"),
@@ -40,6 +41,11 @@ urlpatterns = [
     path(f"{_INCIDENT}/wake", incidents.WakeView.as_view(), name="incident-wake"),
     path(f"{_INCIDENT}/resolve", incidents.ResolveView.as_view(), name="incident-resolve"),
     path(f"{_INCIDENT}/link", incidents.LinkView.as_view(), name="incident-link"),
+    path(f"{_INCIDENT}/repair-plan", repairs.RepairPlanView.as_view(), name="incident-repair-plan"),
+    path(f"{_INCIDENT}/repairs", repairs.RepairsView.as_view(), name="incident-repairs"),
+    path(f"{_REPAIR}", repairs.RepairView.as_view(), name="repair"),
+    path(f"{_REPAIR}/items", repairs.RepairItemsView.as_view(), name="repair-items"),
+    path(f"{_REPAIR}/stop", repairs.StopRepairView.as_view(), name="repair-stop"),
     path("executions", views.ExecutionsView.as_view(), name="executions"),
     path("executions/batch", commands.BatchView.as_view(), name="executions-batch"),
     path(_ONE, views.ExecutionView.as_view(), name="execution"),

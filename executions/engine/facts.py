@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 from typing import Generic, TypeVar, cast
@@ -19,6 +19,7 @@ from agentflow.workflow.large import NOTE, Large
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.blobs import with_members
 from executions.models import Durability
+from executions.recovery.patching import patched_definition
 from templates_app.models import TemplateVersion
 
 from .rows import loads
@@ -60,6 +61,13 @@ def version_facts(version_id: int) -> VersionFacts:
     )
 
 
+@lru_cache(maxsize=32)
+def _patched_version(version_id: int, patches: str) -> VersionFacts:
+    definition = TemplateVersion.objects.values_list("definition", flat=True).get(pk=version_id)
+    plan = compile_plan(parse(patched_definition(definition, json.loads(patches))))
+    return replace(version_facts(version_id), plan=plan)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One run.  `input`, `simulation` and the pinned version are fixed when it is accepted."""
@@ -78,6 +86,12 @@ class Facts:
     parent_execution_id: UUID | None
     workspace: JSONObject  # as expressions see it
     once: frozenset[int]  # positions of blocks whose effect must not be repeated
+
+    def patched(self, patches: str | None) -> Facts:
+        """The run with some of its blocks in other ways, as its row has them just now."""
+        if patches is None:
+            return self
+        return replace(self, version=_patched_version(self.version.version_id, patches))
 
     @property
     def plan(self) -> Plan:

@@ -62,7 +62,7 @@ class Run:
     """A run whose row this transaction holds."""
 
     def __init__(self, facts: Facts, cursor: psycopg.Cursor[Any], gate: Sequence[Any]) -> None:
-        self.facts = facts
+        self.facts = facts = facts.patched(gate[11])
         self.cursor = cursor
         self.status = E(gate[0])
         self.epoch: int = gate[1]

@@ -9,7 +9,7 @@ Arrays of JSON travel as text and are cast, one `unnest` for any number of block
 # The lock, as a statement of its own: what follows needs a snapshot taken after the lock is granted.
 GATE = """
 SELECT status, epoch, open_sinks, failed_blocks, ends_as, compensation, edits, decisions_of, rework,
-       ready_idx, ready_iteration
+       ready_idx, ready_iteration, patches
 FROM executions_execution WHERE id = %(execution)s FOR NO KEY UPDATE
 """
 

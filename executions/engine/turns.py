@@ -53,6 +53,7 @@ class Turn:
     epoch: int = 1
     edits: int = 0
     rework: JSONObject | None = None
+    patches: str | None = None  # the run's, as text
     refused: bool = False  # what was done ahead does not count
 
 
@@ -80,6 +81,7 @@ def take_turn(
         if gate is None:
             return turn
         run = Run(facts, cursor, gate)
+        facts, turn.patches = run.facts, gate[11]
         run.places.of_agents = any(change.limited for change in changes)
         turn.epoch, turn.edits, turn.rework = run.epoch, run.edits, run.rework
         afresh = afresh or repeated

@@ -90,6 +90,8 @@ class Walker:
         self.batch = 1 if facts.strict else first_batch(map(self._expected.ms, facts.plan.kinds))
         self.inputs = Inputs(facts)
         self._edits = 0
+        self._unpatched = facts
+        self._patches: str | None = None  # other ways for some blocks, from turn to turn
         self._closed: Counter[int] = Counter()  # edges to a block that this walker closed, all plainly
         self._afresh = True  # it has not looked at the whole run yet
         self._walkers = 1  # at work on the run, when this one came
@@ -122,6 +124,9 @@ class Walker:
                 self.inputs.epoch, self._edits = turn.epoch, turn.edits
                 self.inputs.forget()
                 self._afresh = True
+            if turn.patches != self._patches:
+                self._patches = turn.patches
+                self.facts = self.inputs.facts = self._unpatched.patched(turn.patches)
             if turn.refused:
                 self.inputs.forget()
             else:

@@ -23,3 +23,30 @@ INCIDENT: Lifecycle[IncidentState] = Lifecycle(
         S.RESOLVED: set(),
     }
 )
+
+
+class RepairState(TextChoices):
+    CANARY = "canary"  # one block is tried first: how it ends, or a person, moves it on
+    RUNNING = "running"  # the clock goes through the rest
+    DONE = "done"
+    STOPPED = "stopped"  # by a person; what was not reached is as it was
+    FAILED = "failed"  # the first block failed again, or was refused; the rest is as it was
+
+
+R = RepairState
+
+REPAIR: Lifecycle[RepairState] = Lifecycle(
+    {
+        R.CANARY: {R.RUNNING, R.DONE, R.STOPPED, R.FAILED},
+        R.RUNNING: {R.DONE, R.STOPPED},
+        R.DONE: set(),
+        R.STOPPED: set(),
+        R.FAILED: set(),
+    }
+)
+
+
+class ItemState(TextChoices):
+    PENDING = "pending"
+    APPLIED = "applied"
+    REFUSED = "refused"  # the block had moved, or the fix does not fit it; nothing was done

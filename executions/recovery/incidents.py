@@ -53,7 +53,7 @@ def assign(*, incident_id: UUID, by: User, to: str | None) -> None:
         NotFound, NotPermitted, IncidentResolved
         NoAssignee: there is no such user, or they may not operate there.
     """
-    with _locked(incident_id, by) as incident:
+    with locked(incident_id, by) as incident:
         person = None if to is None else _operator(incident, to)
         incident.assignee = person
         incident.save(update_fields=["assignee"])
@@ -63,7 +63,7 @@ def assign(*, incident_id: UUID, by: User, to: str | None) -> None:
 
 def comment(*, incident_id: UUID, by: User, text: str) -> None:
     """Say something; of a resolved one, too."""
-    with _locked(incident_id, by, closed=True) as incident:
+    with locked(incident_id, by, closed=True) as incident:
         _tell(incident, NoteKind.COMMENT, by, text)
         _audit(incident, "comment", by, {})
 
@@ -77,7 +77,7 @@ def snooze(*, incident_id: UUID, by: User, until: datetime) -> None:
     """
     if until <= timezone.now():
         raise InvalidInput("The moment is over.", pointer="/until", remedy="Name one that is to come.")
-    with _locked(incident_id, by) as incident:
+    with locked(incident_id, by) as incident:
         _move(incident, S.SNOOZED, snoozed_until=until)
         _tell(incident, NoteKind.SNOOZED, by, until.isoformat())
         _audit(incident, "snooze", by, {"until": until.isoformat()})
@@ -89,7 +89,7 @@ def wake(*, incident_id: UUID, by: User) -> None:
     Raises:
         NotFound, NotPermitted, IncidentResolved, NotSnoozed
     """
-    with _locked(incident_id, by) as incident:
+    with locked(incident_id, by) as incident:
         if incident.state != S.SNOOZED:
             raise NotSnoozed
         _move(incident, S.OPEN, snoozed_until=None)
@@ -103,7 +103,7 @@ def resolve(*, incident_id: UUID, by: User, comment: str = "") -> None:
     Raises:
         NotFound, NotPermitted, IncidentResolved
     """
-    with _locked(incident_id, by) as incident:
+    with locked(incident_id, by) as incident:
         _move(incident, S.RESOLVED, snoozed_until=None, resolved_at=Now())
         _tell(incident, NoteKind.RESOLVED, by, comment)
         _audit(incident, "resolve", by, {"comment": comment} if comment else {})
@@ -111,7 +111,7 @@ def resolve(*, incident_id: UUID, by: User, comment: str = "") -> None:
 
 def link(*, incident_id: UUID, by: User, url: str) -> None:
     """Where else it is worked on; empty: nowhere."""
-    with _locked(incident_id, by, closed=True) as incident:
+    with locked(incident_id, by, closed=True) as incident:
         incident.link = url
         incident.save(update_fields=["link"])
         _tell(incident, NoteKind.LINKED, by, url)
@@ -119,7 +119,7 @@ def link(*, incident_id: UUID, by: User, url: str) -> None:
 
 
 @contextmanager
-def _locked(incident_id: UUID, by: User, *, closed: bool = False) -> Iterator[Incident]:
+def locked(incident_id: UUID, by: User, *, closed: bool = False) -> Iterator[Incident]:
     """Hold one incident of which the user may do something; `closed`: though it is resolved.
 
     Raises:

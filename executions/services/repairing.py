@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
 
+from django.db.models import Q
+
 from agentflow.conf import LIMITS, MB
 from agentflow.errors import Conflict, InvalidInput, NotFound, Unprocessable
 from agentflow.governance import audit
@@ -72,7 +74,11 @@ def skip(*, execution_id: UUID, block_pk: int, by: User | None, reason: str) -> 
     """
     with _block(execution_id, block_pk) as (run, block):
         _check_open(block)
-        _settle(run, block, Change(pk=block.pk, idx=block.idx, status=B.SKIPPED, reason=BY_HAND))
+        _settle(
+            run,
+            block,
+            Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.SKIPPED, reason=BY_HAND),
+        )
         _audit(run, block, "execution.skip_block", by, {"reason": reason})
 
 
@@ -135,7 +141,7 @@ def _block(execution_id: UUID, block_pk: int) -> Iterator[tuple[Run, BlockExecut
         if run.status in TERMINAL or (run.status is E.CANCELLING and not run.compensates):
             raise ExecutionEnded(f"The execution is {run.status}.")
         block = BlockExecution.objects.filter(
-            pk=block_pk, execution=execution_id, epoch=run.epoch, iteration=0
+            Q(iteration=0) | Q(status=B.WAITING_HUMAN), pk=block_pk, execution=execution_id, epoch=run.epoch
         ).first()
         if block is None:  # its epoch is over
             raise BlockNotOpen

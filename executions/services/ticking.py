@@ -24,7 +24,7 @@ from executions import blobs, processes
 from executions.engine.run import raw_cursor
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout, notifications
-from executions.recovery import going_back, incident_feed
+from executions.recovery import going_back, incident_feed, repair_steps
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
@@ -67,6 +67,7 @@ def _run(stop: threading.Event) -> None:
             losses.make_good()
             busy = tick()
             busy = incident_feed.count() or busy
+            busy = repair_steps.step() or busy
             if time.monotonic() >= stamp_at:
                 tallies.add(Tally.LATE_EVENTS, signals.deliver_late())
                 tallies.write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
@@ -302,6 +304,15 @@ def test_a_list_is_narrowed(failed: Execution, incident: Incident, api: APIClien
         assert told["total"] == len(expected)
     for query in ("state=closed", "simulated=maybe", "templateId=7", "limit=0"):
         assert api.get(f"{PATH}?{query}").status_code == 400, query
+
+
+def test_the_command_line_lists_them(incident: Incident, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("incidents", "--search", "absent", "--workspace", incident.workspace.slug)
+    assert f"a: absent: {incident.message}" in capsys.readouterr().out
+    call_command("incidents", "--json")
+    assert json.loads(capsys.readouterr().out)[0]["incidentId"] == str(incident.pk)
+    call_command("incidents", "--state", "resolved")
+    assert capsys.readouterr().out == "There are none.\n"
 
 
 def test_what_does_not_fit_is_refused(incident: Incident, api: APIClient) -> None:

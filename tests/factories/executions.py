@@ -19,9 +19,11 @@ from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.models import BlockExecution, Execution
 from executions.recovery.incident_models import Incident
+from executions.recovery.repair_models import RepairRun
 from executions.states import SETTLED, TERMINAL, BlockStatus, ExecutionStatus
 from templates_app.models import TemplateVersion
 
+from .governance import UserFactory
 from .templates import TemplateFactory, TemplateVersionFactory
 
 LEASE = timedelta(seconds=30)
@@ -158,3 +160,14 @@ class IncidentFactory(factory.django.DjangoModelFactory[Incident]):
     sample_block = 0
     first_seen = last_seen = factory.LazyFunction(timezone.now)
     count = 1
+
+
+class RepairFactory(factory.django.DjangoModelFactory[RepairRun]):
+    """A repair that has ended, without blocks."""
+
+    class Meta:
+        model = RepairRun
+
+    fix: dict[str, Any] = {"action": "skip"}
+    state = "done"
+    created_by = factory.SubFactory(UserFactory)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.factories.agents import AgentFactory, ScriptFactory
-from tests.factories.executions import IncidentFactory
+from tests.factories.executions import IncidentFactory, RepairFactory
 from tests.outside import Client, Reply, make_client
 from tests.scenarios.agents import calling, echo, template
 from tests.servers import Exchange, HttpServer
@@ -35,6 +35,9 @@ BODIES: dict[str, Any] = {
     "rework": {"comments": "why?"},
     "comment": {"text": "why?"},
     "assign": {"to": None},
+    "repair-plan": {"fix": {"action": "skip"}},
+    "stop": {},
+    "repairs": {"fix": {"action": "skip"}},
     "snooze": {"until": "2100-01-01T00:00:00Z"},
     "link": {"url": "https://tickets.example/7"},
     "agents": {
@@ -64,6 +67,7 @@ def stranger(service: Service) -> Client:
 def test_what_is_in_another_workspace_does_not_exist(client: Client, stranger: Client) -> None:
     template_id = client.create(template({"blockId": "a", "humanInLoop": {"type": "approval"}}))
     execution_id = client.start(template_id)
+    incident = IncidentFactory.create(template_id=template_id, workspace=client.workspace)
     own = {
         "template_id": template_id,
         "execution_id": execution_id,
@@ -71,7 +75,8 @@ def test_what_is_in_another_workspace_does_not_exist(client: Client, stranger: C
         "block_id": "a",
         "number": "1",
         "point_id": client.post(f"/executions/{execution_id}/recovery-points", {})["recoveryPointId"],
-        "incident_id": str(IncidentFactory.create(template_id=template_id, workspace=client.workspace).pk),
+        "incident_id": str(incident.pk),
+        "repair_id": str(RepairFactory.create(incident=incident).pk),
     }
     ids = {
         "agents": str(AgentFactory.create(workspace=client.workspace).pk),

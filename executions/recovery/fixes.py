@@ -1,0 +1,155 @@
+"""What can be done to a block that an incident holds, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from agentflow.agents import registry
+from agentflow.errors import Unprocessable
+from agentflow.types import JSONObject, JSONValue
+from agentflow.workflow.definition import Block, parse
+from executions.states import BlockStatus as B
+from executions.states import ExecutionStatus as E
+from templates_app.models import TemplateVersion
+from templates_app.services import checking
+
+from .patching import PATCHED, patched_definition
+
+RETRY, SKIP, COMPLETE = "retry", "skip", "complete"
+ACTIONS = (RETRY, SKIP, COMPLETE)
+_CAREFUL = {"pure": 0, "keyed": 1, "once": 2}
+
+
+class FixInvalid(Unprocessable):
+    """The fix does not fit the block."""
+
+    code = "fix_invalid"
+    remedy = "Mend what the issues name; the blocks wait as before."
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """`action` retry: again, with the block changed by `patch`; skip; complete: with `output`."""
+
+    action: str
+    patch: JSONObject
+    output: JSONValue = None
+
+    def as_json(self) -> JSONObject:
+        """`{"action": "retry", "agentId": "shop.b", "configuration": {...}, "input": ...}`"""
+        found: JSONObject = {"action": self.action, **self.patch}
+        return {**found, "output": self.output} if self.action == COMPLETE else found
+
+    @classmethod
+    def from_json(cls, stored: JSONObject) -> Fix:
+        patch = {name: stored[name] for name in PATCHED if name in stored}
+        return cls(stored["action"], patch, stored.get("output"))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A block as a fix finds it."""
+
+    status: str
+    execution_status: str
+    waits_for_fix: bool  # it has failed, and asks a person or is tried again
+    child: bool  # its execution was started by another one
+    present: bool  # of the execution's epoch
+    item: bool  # of a `forEach`
+    effect: str
+    unknown: bool  # whether what it did is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What would happen; `code` is empty where nothing stands against it."""
+
+    does: str
+    code: str = ""
+    message: str = ""
+
+
+AGAIN = "tried_again"
+RESTARTED = "restarted"
+SKIPPED = "skipped"
+COMPLETED = "completed"
+NOTHING = "nothing"
+
+
+def outlook(fix: Fix, held: Held, *, effect: str | None = None) -> Outlook:
+    """What the fix would do to a block, as far as its row tells.  `effect`: of the agent in its place."""
+    if effect is not None and _CAREFUL[effect] > _CAREFUL[held.effect]:
+        return _not(
+            "effect_not_allowed",
+            f"The block may be called again as {held.effect}, and the other agent is {effect}.",
+        )
+    if "agentId" in fix.patch and held.unknown and held.effect != "pure":
+        return _not("outcome_unknown", "What the first agent did is not known, and another cannot tell.")
+    if not held.present:
+        return _not("gone_on", "The execution was restarted since.")
+    if held.execution_status in (E.FAILED, E.CANCELLED):
+        return _outlook_of_ended(fix, held)
+    if held.execution_status in (E.COMPLETED, E.CANCELLING):
+        return _not("execution_ended", f"The execution is {held.execution_status}.")
+    if held.status == B.FAILED:
+        return Outlook(AGAIN) if fix.action == RETRY else _not("block_not_open", "The block is failed.")
+    if held.status in (B.WAITING_HUMAN, B.READY) and held.waits_for_fix:
+        if held.item and fix.action != RETRY:
+            return _not("block_not_open", "An item of a forEach is only tried again; its block is skipped.")
+        return Outlook({RETRY: AGAIN, SKIP: SKIPPED, COMPLETE: COMPLETED}[fix.action])
+    return _not("gone_on", f"The block is {held.status}.")
+
+
+def _outlook_of_ended(fix: Fix, held: Held) -> Outlook:
+    if held.child:
+        return _not("child_execution", "The execution belongs to another one, which is restarted instead.")
+    if fix.action != RETRY or held.status != B.FAILED:
+        return _not("execution_ended", f"The execution is {held.execution_status}.")
+    return Outlook(RESTARTED)
+
+
+def _not(code: str, message: str) -> Outlook:
+    return Outlook(NOTHING, code, message)
+
+
+# -- whether it fits -----------------------------------------------------------
+
+
+def check(fix: Fix, *, workspace_id: UUID, block_id: str, versions: Iterable[int]) -> dict[int, str | None]:
+    """Let pass a fix that fits each version; gives by version the effect of the agent in the block's place.
+
+    Raises:
+        FixInvalid: it does not; all issues of the first version that it does not fit are named.
+    """
+    found: dict[int, str | None] = {}
+    for version in TemplateVersion.objects.filter(pk__in=versions).order_by("-number"):
+        found[version.pk] = _check_one(fix, workspace_id, block_id, version) if fix.patch else None
+    return found
+
+
+def _check_one(fix: Fix, workspace_id: UUID, block_id: str, version: TemplateVersion) -> str | None:
+    before = parse(version.definition)
+    if block_id not in {block.block_id for block in before.blocks}:
+        raise FixInvalid("The block undoes another one; it can only be tried again as it is.")
+    patched = parse(patched_definition(version.definition, {block_id: fix.patch}))
+    known = {(issue.code, issue.pointer) for issue in checking.check(before, workspace_id=workspace_id)}
+    issues = [
+        issue
+        for issue in checking.check(patched, workspace_id=workspace_id)
+        if issue.severity in ("error", "start") and (issue.code, issue.pointer) not in known
+    ]
+    if issues:
+        raise FixInvalid(
+            f"With it, version {version.number} has {len(issues)} problem{'s' if len(issues) != 1 else ''}: "
+            f"{issues[0].message}",
+            issues=[issue.as_json() for issue in issues],
+        )
+    block = next(block for block in patched.blocks if block.block_id == block_id)
+    return _effect(workspace_id, block) if "agentId" in fix.patch else None
+
+
+def _effect(workspace_id: UUID, block: Block) -> str:
+    (effect,) = registry.effects(workspace_id, [block])
+    return effect
