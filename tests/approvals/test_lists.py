@@ -197,7 +197,7 @@ def test_a_list_reads_no_more_of_others_than_there_is_of_ones_own(office: Office
     client.force_login(office.approver)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
-        for path in ("/inbox/rows", "/inbox/rows?q=it+go", URL + "/pending", URL):
+        for path in ("/inbox/rows", "/inbox/rows?q=it+go", URL + "/pending"):
             with CaptureQueriesContext(connection) as queries:
                 assert client.get(path).status_code == 200
             assert len(queries) <= QUERIES_MAX, path
