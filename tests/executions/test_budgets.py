@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
@@ -20,6 +22,7 @@ from approvals.models import Approval
 from executions.models import BlockAttempt, Execution
 from executions.services import restarting
 from executions.services.restarting import RestartRequest
+from templates_app.models import TemplateVersion
 from tests.factories.agents import AgentFactory
 from tests.factories.governance import client_of
 from tests.llm import ScriptedModel, completion, wants
@@ -47,6 +50,17 @@ def ask(block_id: str, *dependencies: str, **fields: Any) -> JSONObject:
         "dependencies": list(dependencies),
         **fields,
     }
+
+
+def calls(block_id: str, version: TemplateVersion) -> JSONObject:
+    given = {"templateId": str(version.template_id)}
+    return {"blockId": block_id, "toolType": "UseCase", "configuration": given}
+
+
+def took(execution: Execution, block_id: str, *, seconds: float) -> None:
+    """Let the one attempt of a block have taken so long."""
+    made = BlockAttempt.objects.filter(block__execution=execution, block__block_id=block_id)
+    made.update(started_at=F("ended_at") - timedelta(seconds=seconds))
 
 
 def status(execution: Execution, *block_ids: str) -> list[str]:
@@ -182,6 +196,40 @@ def test_an_agent_in_several_steps_stops_between_two_and_goes_on_where_it_was(
     answer(execution, "help", author, response={"tokens": 50})
     assert execution.status == "completed"
     assert len(model.asked) == 3
+
+
+def test_what_children_spend_counts_above_with_the_step_that_started_them(
+    start: Start, version_of: Callable[[JSONObject], TemplateVersion], model: ScriptedModel, author: User
+) -> None:
+    below = version_of(template(ask("deep")))
+    middle = version_of(template(calls("inner", below)))
+    execution = start(template(calls("outer", middle), ask("last", "outer"), budget={"tokens": ASKS}))
+    drain(execution)
+    assert status(execution, "outer", "last") == ["completed", "waiting_human"]
+    (asked,) = questions(execution)
+    assert asked.request["facts"]["spentOn"] == {"outer": "7 tokens (5 in, 2 out)"}
+    answer(execution, "last", author)
+    assert execution.status == "completed"
+    assert len(model.asked) == 2
+
+
+def test_time_is_a_budget_also_of_what_costs_nothing(start: Start, author: User) -> None:
+    steps = [block("first"), block("second", "first"), block("third", "second")]
+    execution = start(template(*steps, budget={"time": 5000, "softShare": 0.5}))
+    held = claim(execution)
+    finish(execution, held, {})
+    took(execution, "first", seconds=3)
+    held = claim(execution)
+    finish(execution, held, {})
+    took(execution, "second", seconds=3)
+    drain(execution)
+    (asked,) = questions(execution)
+    assert asked.block_id == "third"
+    assert asked.request["facts"]["allowed"] == {"time": 5000}
+    assert asked.request["facts"]["spent"]["time"] >= 6000
+    assert asked.request["facts"]["spentOn"] == {"first": "3 s", "second": "3 s"}
+    answer(execution, "third", author, response={"action": "extend", "time": 60_000})
+    assert execution.status == "completed"
 
 
 def test_what_cannot_cost_takes_no_statement_more(start: Start) -> None:
