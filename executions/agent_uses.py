@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from agentflow.types import JSONValue
 from .engine.facts import as_json
 from .engine.places import GOES_ON, LIVE
 from .engine.rows import loads
+from .services import budgeting
 
 # Of the newest attempts of all agents: an index of them by agent would be paid for by every block.
 LOOKED_AT = 20_000
@@ -128,6 +129,10 @@ class Uses:
             )
             for pk, name, number, named, asked in rows
         ]
+
+    def budget(self, agent: Agent) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        standing = budgeting.of_agent(agent)
+        return standing.spent, standing.allowed
 
     def purposes(self, workspace_ids: Collection[UUID], limit: int) -> Sequence[Purpose]:
         with connection.cursor() as cursor:

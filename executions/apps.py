@@ -9,7 +9,8 @@ class ExecutionsConfig(AppConfig):
         from agentflow.agents import ports as agents_ports
 
         from . import agent_uses
-        from .services import seeking
+        from .services import budgeting, seeking
 
         agents_ports.agent_uses.bind(agent_uses.Uses())
         seeking.listen()
+        budgeting.listen()

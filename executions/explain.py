@@ -10,7 +10,7 @@ from agentflow.agents.calls import CIRCUIT_OPEN
 from agentflow.types import JSONObject
 
 from . import facts, selectors, snapshot
-from .engine.judging import AGENT, BUDGET, CHILD, TOOL_AGENT, TOOL_CHILD
+from .engine.judging import AGENT, BUDGET, BUDGET_DAY, CHILD, TOOL_AGENT, TOOL_CHILD
 from .facts import NOTHING_KNOWN, BlockFacts
 from .models import Compensation, Execution
 from .narration import reason_words
@@ -140,6 +140,11 @@ def _ready(row: BlockRow, scene: Scene) -> Reason:
         if row.reason == BUDGET:
             said = "A budget is used up: it waits for the answer to the question about it."
             return Reason("budget_asked", said, until=row.available_at)
+        if row.reason == BUDGET_DAY:
+            said = (
+                "The budget of the day is used up: it goes on with the next day (00:00 UTC), or a larger one."
+            )
+            return Reason("budget_of_day", said, until=row.available_at)
         return Reason(
             "backoff",
             f"Attempt {row.attempt} failed; it is tried again in {max(1, round(seconds))} s.",
@@ -295,6 +300,7 @@ _ORDER = (
     ("timer", "{n} waiting for its moment."),
     ("circuit_open", "{n} waiting for the circuit of an agent to close."),
     ("budget_asked", "{n} waiting for the answer to a question about a budget."),
+    ("budget_of_day", "{n} waiting for the budget of the next day."),
     ("backoff", "{n} to be tried again."),
 )
 

@@ -19,13 +19,13 @@ from ..governance.admin_base import (
     json_text,
     readable,
 )
+from ..governance.json_fields import JSONObjectField, StrictJSONField
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..types import JSONValue
 from . import circuit as circuits
 from . import configuration as configurations
 from . import performance
-from .admin_fields import JSONObjectField, StrictJSONField
 from .agent_page import AgentPage
 from .models import Agent, Health
 from .services import registration
@@ -46,7 +46,16 @@ _FORM_FIELDS = {
 
 
 # JSON that who may only look sees as text, and what nobody writes by hand.
-_SHOWN = ("capabilities", "cost", "limits", "health_check", "measures", "input_schema", "output_schema")
+_SHOWN = (
+    "capabilities",
+    "cost",
+    "limits",
+    "budget",
+    "health_check",
+    "measures",
+    "input_schema",
+    "output_schema",
+)
 _STATE = ("last_checks",)
 
 
@@ -59,6 +68,11 @@ class AgentForm(_AgentModelForm):
     )
     cost = JSONObjectField(or_empty=True, help_text='{"perCall": 0.01, "perInputToken": 0.000002}')
     limits = JSONObjectField(or_empty=True, help_text='{"concurrency": 4, "ratePerMinute": 120}')
+    budget = JSONObjectField(
+        or_empty=True,
+        help_text='Of a day, by UTC: {"cost": 20, "currency": "EUR", "softShare": 0.8, "whenSpent": "ask"}.'
+        ' "wait": until the next day, unasked.',
+    )
     health_check = JSONObjectField(
         or_empty=True, help_text='{"url": "https://...", "intervalSeconds": 60, "failures": 3}'
     )
@@ -80,6 +94,7 @@ class AgentForm(_AgentModelForm):
             "capabilities",
             "cost",
             "limits",
+            "budget",
             "environment",
             "health_check",
             "measures",
@@ -135,6 +150,7 @@ class AgentForm(_AgentModelForm):
             capabilities=cleaned["capabilities"],
             cost=cleaned["cost"],
             limits=cleaned["limits"],
+            budget=cleaned["budget"],
             health_check=cleaned["health_check"],
             measures=cleaned["measures"],
             environment=cleaned["environment"],
@@ -287,6 +303,10 @@ class AgentAdmin(AgentPage, Managed):
     @display(description="Limits")  # type: ignore[untyped-decorator]
     def shown_limits(self, agent: Agent) -> str:
         return readable(agent.limits)
+
+    @display(description="Budget of a day")  # type: ignore[untyped-decorator]
+    def shown_budget(self, agent: Agent) -> str:
+        return readable(agent.budget)
 
     @display(description="Health check")  # type: ignore[untyped-decorator]
     def shown_health_check(self, agent: Agent) -> str:

@@ -25,6 +25,7 @@ from ..api.templatetags.agentflow_ui import span, when
 from ..governance.admin_base import Table, WorkspaceScopedAdmin, chip, link, page_of
 from ..governance.models import User
 from ..governance.roles import Permission
+from ..workflow.daily import DayBudget, of_day
 from . import charts, circuit, performance
 from .circuit import CircuitState
 from .models import Agent, AgentVersion, Health
@@ -71,7 +72,7 @@ def reason_of(request: HttpRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One of the four things that decide whether the agent is called."""
+    """One of the things that decide whether the agent is called."""
 
     title: str
     chip: SafeString
@@ -169,7 +170,9 @@ class AgentPage(WorkspaceScopedAdmin):
 
 
 def panels(agent: Agent) -> list[Panel]:
-    return [_state(agent), _health(agent), _circuit(agent), _load(agent)]
+    found = [_state(agent), _health(agent), _circuit(agent), _load(agent)]
+    budget = of_day(agent.budget)
+    return found if budget is None else [*found, _budget(agent, budget)]
 
 
 def _state(agent: Agent) -> Panel:
@@ -237,6 +240,22 @@ def _load(agent: Agent) -> Panel:
     else:
         look = chip("running", word="At work") if held else chip("ready", word="Free")
     return Panel("Load", look, said)
+
+
+def _budget(agent: Agent, budget: DayBudget) -> Panel:
+    spent, allowed = agent_uses().budget(agent)
+    used = {"tokens": spent.get("tokens", 0.0), "cost": spent.get(budget.currency, 0.0)}
+    units = {"tokens": "tokens", "cost": budget.currency}
+    said = [f"{used[part]:,.10g} of {most:,.10g} {units[part]} used today." for part, most in allowed.items()]
+    asked = "a person is asked" if budget.when_spent == "ask" else "blocks wait for the next day"
+    said.append(f"Then {asked}. A day begins at 00:00 UTC.")
+    if any(used[part] >= most for part, most in allowed.items()):
+        look = chip("waiting_human", word="Used up")
+    elif any(used[part] >= most * budget.soft_share for part, most in allowed.items()):
+        look = chip("waiting_external", word="Runs low")
+    else:
+        look = chip("completed", word="Enough")
+    return Panel("Budget", look, said)
 
 
 # -- the tables -------------------------------------------------------------------

@@ -114,9 +114,10 @@ class Agent(models.Model):
     tool_type = models.CharField(max_length=16, choices=ToolType.choices)
     configuration = models.JSONField(default=dict, blank=True)
     version = models.PositiveIntegerField(default=1, editable=False)  # the number of its newest AgentVersion
-    capabilities = models.JSONField(default=list, blank=True)  # these five: as in profile.py
+    capabilities = models.JSONField(default=list, blank=True)  # these six: as in profile.py
     cost = models.JSONField(default=dict, blank=True)
     limits = models.JSONField(default=dict, blank=True)
+    budget = models.JSONField(default=dict, db_default={}, blank=True)  # of a day, as `workflow.daily`
     health_check = models.JSONField(default=dict, blank=True)
     measures = models.JSONField(default=dict, db_default={}, blank=True)
     environment = models.CharField(max_length=100, blank=True)  # where it may be chosen; "": anywhere

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -73,6 +73,9 @@ class AgentUses(Protocol):
         """The newest first."""
 
     def templates(self, agent: Agent, capabilities: Collection[str], limit: int) -> Sequence[TemplateUse]: ...
+
+    def budget(self, agent: Agent) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Of today: what was used up by unit, and what is allowed by part (tokens, cost)."""
 
     def purposes(self, workspace_ids: Collection[UUID], limit: int) -> Sequence[Purpose]:
         """Templates in use, by name."""

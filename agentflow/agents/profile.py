@@ -7,19 +7,20 @@ Stored in camelCase as on the wire, without what is at its default:
     limits {"concurrency": 4, "ratePerMinute": 120}
     healthCheck {"url": "https://api.example/health", "intervalSeconds": 30, "failures": 3}
     measures {"circuit": {"failureRate": 0.2, "slowMs": 2000}, "outsideWeight": 0.5}
+    budget {"cost": 20, "currency": "EUR", "whenSpent": "wait"}: of a day, as `workflow.daily` has it
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StringConstraints
 from pydantic.functional_validators import model_validator
-from pydantic_core import ErrorDetails
 
 from ..types import JSONObject, JSONValue
-from ..workflow.definition import Name, pointer
+from ..workflow import daily
+from ..workflow.definition import Name
+from ..workflow.parts import Part, read, said
 from .checks import address_problem, schema_issues
 
 CAPABILITIES_MAX = 200
@@ -28,21 +29,7 @@ Tag: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Price: TypeAlias = Annotated[float, Field(ge=0, le=1e9)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        strict=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        allow_inf_nan=False,
-    )
-
-    def stored(self) -> JSONObject:
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-
-
-class Capability(_Part):
+class Capability(Part):
     """Something an agent can do, by the name that a block asks for it with."""
 
     name: Name
@@ -57,7 +44,7 @@ class Capability(_Part):
         return {"name": value} if isinstance(value, str) else value
 
 
-class Cost(_Part):
+class Cost(Part):
     """What using an agent costs; None: not said."""
 
     per_call: Price | None = None
@@ -70,14 +57,14 @@ class Cost(_Part):
         return (self.per_call, self.per_input_token, self.per_output_token) != (None, None, None)
 
 
-class Limits(_Part):
+class Limits(Part):
     """How much an agent bears at once, of all workers together; None: as much as comes."""
 
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
     rate_per_minute: int | None = Field(default=None, ge=1, le=10_000_000)
 
 
-class HealthCheck(_Part):
+class HealthCheck(Part):
     """How an agent's health is looked at; without `interval_seconds` as often as the installation says."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = None
@@ -85,7 +72,7 @@ class HealthCheck(_Part):
     failures: int = Field(default=3, ge=1, le=100)  # in a row, before it counts as unhealthy
 
 
-class CircuitRules(_Part):
+class CircuitRules(Part):
     """When the agent's circuit opens, and for how long."""
 
     enabled: bool = True
@@ -102,14 +89,14 @@ class CircuitRules(_Part):
     patience_seconds: float = Field(default=1800.0, ge=0, le=30 * 86400)  # that blocks wait for it to close
 
 
-class Measures(_Part):
+class Measures(Part):
     """How an agent is measured; `outside_weight` is what a measurement from outside counts beside our own."""
 
     circuit: CircuitRules = CircuitRules()
     outside_weight: float | None = Field(default=None, ge=0, le=10)
 
 
-class ScriptLimits(_Part):
+class ScriptLimits(Part):
     """What one run of a script may use.  `network` counts only where its workspace allows it."""
 
     cpu_seconds: float | None = Field(default=None, ge=0.1, le=3600)  # None: the time-out
@@ -121,24 +108,13 @@ class ScriptLimits(_Part):
     network: bool = False
 
 
-P = TypeVar("P", bound=_Part)
-
-
-def read(kind: type[P], value: JSONValue, at: str) -> tuple[P | None, list[JSONObject]]:
-    """The part, or everything wrong with it, as issues below the pointer `at`."""
-    try:
-        return kind.model_validate(value), []
-    except ValidationError as error:
-        return None, [_issue(detail, at) for detail in error.errors(include_url=False)[:50]]
-
-
 def read_capabilities(values: list[JSONValue]) -> tuple[tuple[Capability, ...], list[JSONObject]]:
     """All that are sound, and everything wrong with the others; a name counts once."""
     found: dict[str, Capability] = {}
     issues: list[JSONObject] = []
     if len(values) > CAPABILITIES_MAX:
         message = f"There are more than {CAPABILITIES_MAX} capabilities."
-        return (), [_said("/capabilities", "too_many", message)]
+        return (), [said("/capabilities", "too_many", message)]
     for index, value in enumerate(values):
         at = f"/capabilities/{index}"
         capability, wrong = read(Capability, value, at)
@@ -148,7 +124,7 @@ def read_capabilities(values: list[JSONValue]) -> tuple[tuple[Capability, ...], 
         issues += schema_issues(f"{at}/inputSchema", capability.input_schema)
         issues += schema_issues(f"{at}/outputSchema", capability.output_schema)
         if capability.name in found:
-            issues.append(_said(at, "duplicate", f"The capability {capability.name[:100]!r} is there twice."))
+            issues.append(said(at, "duplicate", f"The capability {capability.name[:100]!r} is there twice."))
         found[capability.name] = capability
     return tuple(found.values()), issues
 
@@ -160,32 +136,17 @@ def issues(
     limits: JSONObject,
     health_check: JSONObject,
     measures: JSONObject,
+    budget: JSONObject,
 ) -> list[JSONObject]:
     """Everything wrong with an agent's words about itself, as issues with JSON pointers."""
     check, wrong = read(HealthCheck, health_check, "/healthCheck")
     if check is not None and check.url is not None and (problem := address_problem(check.url)):
-        wrong.append(_said("/healthCheck/url", "bad_address", problem))
+        wrong.append(said("/healthCheck/url", "bad_address", problem))
     return [
         *read_capabilities(capabilities)[1],
         *read(Cost, cost, "/cost")[1],
         *read(Limits, limits, "/limits")[1],
         *read(Measures, measures, "/measures")[1],
+        *daily.issues(budget),
         *wrong,
     ]
-
-
-def _issue(detail: ErrorDetails, at: str) -> JSONObject:
-    where = at + pointer(*detail["loc"]) if detail["loc"] else at
-    match detail["type"]:
-        case "missing":
-            return _said(where, "required", "This is needed.")
-        case "extra_forbidden":
-            return _said(where, "unknown_field", "There is no such field here.")
-        case "model_type" | "dict_type":
-            return _said(where, "wrong_type", "Must be an object.")
-    code = "wrong_type" if detail["type"].endswith("_type") else "invalid"
-    return _said(where, code, f"{detail['msg']}."[:300])
-
-
-def _said(at: str, code: str, message: str) -> JSONObject:
-    return {"pointer": at, "code": code, "message": message, "remedy": ""}

@@ -15,6 +15,7 @@ from django.db.models import F, QuerySet
 from django.utils.module_loading import import_string
 
 from ..types import JSONObject
+from ..workflow.daily import DayBudget, of_day
 from . import secrets
 from .models import Agent, Effect, Health, Script, ScriptVersion, ToolType
 from .profile import Capability, Cost, Limits, Measures, ScriptLimits
@@ -46,6 +47,7 @@ class AgentSpec:
     capabilities: tuple[Capability, ...] = ()
     cost: Cost = NOT_SAID
     limits: Limits = NO_LIMITS
+    budget: DayBudget | None = None  # of a day
     measures: Measures = USUAL_MEASURES
     environment: str = ""  # "": may be chosen anywhere
     health: str = Health.UNKNOWN.value
@@ -67,6 +69,14 @@ class ScriptSpec:
     input_schema: JSONObject | None = None
     output_schema: JSONObject | None = None
     network: bool = False  # it asks for one, and its workspace allows it
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceSettings:
+    """What calls of a workspace's agents go by."""
+
+    egress_allow: tuple[str, ...]
+    budget: DayBudget | None  # of a day
 
 
 class AgentBlock(Protocol):
@@ -115,7 +125,7 @@ class _Cache(Generic[T]):
 _agents: _Cache[AgentSpec | None] = _Cache()
 _workspaces: _Cache[tuple[AgentSpec, ...]] = _Cache()
 _scripts: _Cache[ScriptSpec | None] = _Cache()
-_allowed: _Cache[tuple[str, ...]] = _Cache()
+_settings: _Cache[WorkspaceSettings] = _Cache()
 _others: _Cache[Any] = _Cache()
 
 
@@ -124,7 +134,7 @@ def forget() -> None:
     _agents.clear()
     _workspaces.clear()
     _scripts.clear()
-    _allowed.clear()
+    _settings.clear()
     secrets.forget()
     _others.clear()
 
@@ -223,7 +233,7 @@ def _load(workspace_id: UUID, agent_ids: Sequence[str]) -> dict[str, AgentSpec]:
 _READ = (
     *("agent_id", "tool_type", "configuration", "effect", "enabled", "input_schema", "output_schema"),
     *("version", "name", "description", "environment", "health", "source_id", "gone_at"),
-    *("capabilities", "cost", "limits", "measures"),
+    *("capabilities", "cost", "limits", "measures", "budget"),
 )
 
 
@@ -231,8 +241,10 @@ def _specs(rows: QuerySet[Agent]) -> Iterator[AgentSpec]:
     for row in rows.order_by("agent_id").values(*_READ):
         capabilities = tuple(map(Capability.model_validate, row.pop("capabilities")))
         cost, limits = Cost.model_validate(row.pop("cost")), Limits.model_validate(row.pop("limits"))
-        measures = Measures.model_validate(row.pop("measures"))
-        yield AgentSpec(**row, capabilities=capabilities, cost=cost, limits=limits, measures=measures)
+        measures, budget = Measures.model_validate(row.pop("measures")), of_day(row.pop("budget"))
+        yield AgentSpec(
+            **row, capabilities=capabilities, cost=cost, limits=limits, measures=measures, budget=budget
+        )
 
 
 def missing(workspace_id: UUID, agent_ids: Iterable[str]) -> set[str]:
@@ -369,11 +381,21 @@ def _load_script(workspace_id: UUID, name: str, version: int | None) -> ScriptSp
 
 def egress_allowed(workspace_id: UUID) -> tuple[str, ...]:
     """The workspace's exceptions to "public addresses only", as `EgressPolicy` reads them."""
-    return _allowed.get(workspace_id, lambda: _load_allowed(workspace_id))
+    return _settings_of(workspace_id).egress_allow
 
 
-def _load_allowed(workspace_id: UUID) -> tuple[str, ...]:
+def day_budget(workspace_id: UUID) -> DayBudget | None:
+    """What the workspace's agents may use up in a day.  Read with what every call over the network needs."""
+    return _settings_of(workspace_id).budget
+
+
+def _settings_of(workspace_id: UUID) -> WorkspaceSettings:
+    return _settings.get(workspace_id, lambda: _load_settings(workspace_id))
+
+
+def _load_settings(workspace_id: UUID) -> WorkspaceSettings:
     from agentflow.governance.models import Workspace
 
-    found = Workspace.objects.filter(pk=workspace_id).values_list("egress_allow", flat=True).first()
-    return tuple(str(entry) for entry in found or ())
+    found = Workspace.objects.filter(pk=workspace_id).values_list("egress_allow", "budget").first()
+    allowed, budget = found or ((), None)
+    return WorkspaceSettings(tuple(str(entry) for entry in allowed or ()), of_day(budget))

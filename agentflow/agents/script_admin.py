@@ -16,10 +16,10 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from ..errors import AgentflowError, InvalidInput
 from ..governance.admin_base import WorkspaceFilter, json_text
+from ..governance.json_fields import JSONObjectField, StrictJSONField
 from ..governance.models import User
 from ..governance.roles import Permission
 from .admin import Managed
-from .admin_fields import JSONObjectField, StrictJSONField
 from .calls import Completed
 from .models import Script
 from .services import scripts

@@ -18,11 +18,11 @@ from unfold.decorators import action, display
 
 from ..api.templatetags.agentflow_ui import span, when
 from ..governance.admin_base import Table, WorkspaceFilter, chip, page_of, readable
+from ..governance.json_fields import JSONObjectField
 from ..governance.models import User
 from ..governance.roles import Permission
 from . import configuration as configurations
 from .admin import Managed
-from .admin_fields import JSONObjectField
 from .agent_page import Panel, rows_table
 from .models import AgentSource
 from .services import sources, synchronising

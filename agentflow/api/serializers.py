@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.fields import empty
@@ -113,3 +114,22 @@ class StrictSerializer(serializers.Serializer[Any]):
             ]
             for name in unknown
         }
+
+
+class DayBudgetShown(StrictSerializer):
+    """What may be used up in a day, from 00:00 to 24:00 UTC; an empty object: as much as comes."""
+
+    tokens = serializers.IntegerField(required=False, min_value=1)
+    cost = serializers.FloatField(required=False)
+    currency = serializers.CharField(required=False, default="USD")
+    soft_share = serializers.FloatField(
+        required=False, default=0.8, help_text="From this share of it on there is one warning."
+    )
+    when_spent = serializers.ChoiceField(
+        choices=["ask", "wait"], required=False, default="ask", help_text="wait: until the next day."
+    )
+
+
+@extend_schema_field(DayBudgetShown)
+class DayBudgetField(serializers.DictField):
+    pass

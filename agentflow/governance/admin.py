@@ -161,6 +161,7 @@ class WorkspaceAdmin(AuditedAdmin, WorkspaceScopedAdmin):
         ("Members", {"fields": tuple(role.value for role in Role)}),
         ("Egress", {"fields": ("egress_allow", "script_network")}),
         ("Choosing agents", {"fields": ("explore_agents",)}),
+        ("Budget", {"fields": ("budget",)}),
     )
 
     def workspace_id_of(self, row: Any) -> Any:

@@ -10,7 +10,9 @@ from django.core.exceptions import ValidationError
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextareaWidget
 
 from ..errors import InvalidInput
+from .budgets import validate_budget
 from .egress import validate_allow_list
+from .json_fields import JSONObjectField
 from .models import Secret, User, Workspace
 from .roles import Role
 from .services import secrets
@@ -57,6 +59,14 @@ class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscript
         " *.corp.example:8443, 10.2.0.0/16.",
         validators=[validate_allow_list],
     )
+    budget = JSONObjectField(
+        or_empty=True,
+        label="Budget of a day",
+        help_text='What its agents may use up together from 00:00 to 24:00 UTC: {"cost": 50,'
+        ' "currency": "EUR", "tokens": 2000000, "softShare": 0.8, "whenSpent": "ask"}.'
+        ' "wait": until the next day, unasked.',
+        validators=[validate_budget],
+    )
     viewer = MembersField(label="Viewers", help_text="Usernames, one a line.")
     author = MembersField(label="Authors")
     operator = MembersField(label="Operators")
@@ -65,7 +75,7 @@ class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscript
 
     class Meta:
         model = Workspace
-        fields = ("slug", "name", "environment", "egress_allow", "script_network", "explore_agents")
+        fields = ("slug", "name", "environment", "egress_allow", "script_network", "explore_agents", "budget")
         labels = {"explore_agents": "Explore"}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

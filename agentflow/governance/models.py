@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models.functions import Now
 from guardian.models import GroupObjectPermissionBase, UserObjectPermissionBase
 
+from .budgets import validate_budget
 from .egress import validate_allow_list
 from .roles import ROLE_CHOICES, Permission
 
@@ -46,6 +47,9 @@ class Workspace(models.Model):
         default=False,
         db_default=False,
         help_text="Where blocks name no agent, now and then try agents of which little is known.",
+    )
+    budget = models.JSONField(  # of a day, as `workflow.daily` has it
+        default=dict, db_default={}, blank=True, validators=[validate_budget]
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(auto_now=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import callbacks, choosing, commands, incidents, points, recovery, repairs, signals, views
+from . import budgets, callbacks, choosing, commands, incidents, points, recovery, repairs, signals, views
 
 
 class TextConverter:
@@ -30,6 +30,12 @@ urlpatterns = [
     path("agents/receipts/replay", choosing.ReplayView.as_view(), name="agents-receipts-replay"),
     path("agents/policies", choosing.PoliciesView.as_view(), name="agents-policies"),
     path("agents/policies/<uuid:policy_id>", choosing.PolicyView.as_view(), name="agents-policy"),
+    path("agents/<uuid:pk>/budget", budgets.AgentBudgetView.as_view(), name="agent-budget"),
+    path(
+        "workspaces/<uuid:workspace_id>/budget",
+        budgets.WorkspaceBudgetView.as_view(),
+        name="workspace-budget",
+    ),
     path("events", signals.EventsView.as_view(), name="events"),
     path("callbacks/<str:token>", callbacks.CallbackView.as_view(), name="callback"),
     path("incidents", incidents.IncidentsView.as_view(), name="incidents"),

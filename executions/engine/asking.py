@@ -19,15 +19,6 @@ from .facts import Facts, as_text
 from .judging import FIX_SCHEMA, Change
 
 _TITLES = {"input": "Fill in: {}", "approval": "Approve: {}?", "edit": "Correct what {} is given"}
-BUDGET_SCHEMA: JSONObject = {
-    "type": "object",
-    "properties": {
-        "action": {"enum": ["extend", "stop"], "default": "extend"},
-        "tokens": {"type": "integer", "minimum": 0},
-        "cost": {"type": "number", "minimum": 0},
-        "time": {"type": "integer", "minimum": 0, "description": "Milliseconds"},
-    },
-}
 MOST_NAMES = 100  # that an expression may give
 
 
@@ -161,23 +152,54 @@ def about(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
 def budget(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
     """Whether to go on though a budget is used up; shown is what was spent on what."""
     spent = change.budget
+    held = spent.held
     name = planned.block.name or planned.block_id
+    options: list[JSONValue] = [{"action": "extend", "label": "Extend the budget"}]
+    if spent.agents:
+        options.append({"action": "cheaper", "label": "Go on with a cheaper agent"})
+    spent_on = {row["name"]: row["words"] for row in spent.rows}
     return _ask_about(
         facts,
         planned,
         change,
         kind="budget",
-        input_schema=BUDGET_SCHEMA,
+        input_schema=_budget_schema(list(spent.allowed), [each["agentId"] for each in spent.agents]),
         request={
             "title": f"{name} waits: {spent.words}",
-            "description": "Approve to extend it, by what you name or by as much once more; reject to stop.",
-            "facts": _bounded({"allowed": spent.allowed, "spent": spent.used, "spentOn": spent.spent_on}),
-            "options": [
-                {"action": "extend", "label": "Extend the budget"},
-                {"action": "stop", "label": "Stop here"},
-            ],
+            "description": "Extend it by what you name, or by as much once more; or stop.",
+            "facts": _bounded({"allowed": spent.allowed, "spent": spent.used, "spentOn": spent_on}),
+            "options": [*options, {"action": "stop", "label": "Stop here"}],
+            "budget": {
+                "scope": str(held.scope),
+                "agentId": held.agent_id or None,
+                "currency": held.budget.currency,
+                "usual": {part: getattr(held.budget, part) for part in spent.allowed},
+                "rows": list(spent.rows),
+                "agents": list(spent.agents),
+            },
         },
     )
+
+
+def _budget_schema(parts: list[str], agents: list[str]) -> JSONObject:
+    amounts: JSONObject = {
+        "tokens": {"type": "integer", "minimum": 0},
+        "cost": {"type": "number", "minimum": 0},
+        "time": {"type": "integer", "minimum": 0, "description": "Milliseconds"},
+    }
+    actions = ["extend", *(["cheaper"] if agents else []), "stop"]
+    schema: JSONObject = {
+        "type": "object",
+        "properties": {
+            "action": {"enum": actions, "default": "extend"},
+            **{part: amounts[part] for part in parts},
+        },
+    }
+    if agents:
+        schema["properties"]["agentId"] = {"enum": agents}
+        cheaper = {"properties": {"action": {"const": "cheaper"}}, "required": ["action"]}
+        schema |= {"if": cheaper, "then": {"required": ["agentId"]}}
+    return schema
 
 
 def tool(facts: Facts, planned: PlanBlock, change: Change, asked: AskTool) -> HumanAsk:

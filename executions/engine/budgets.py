@@ -1,13 +1,15 @@
-"""Budgets: what a block or a run may use up before a person is asked.
+"""Budgets: what a block, a run, an agent or a workspace may use up before a person is asked.
 
 Looked at between the claim and the call, and before each answer of an agent that works in steps, where a
 budget is given and the block can use some of it up: others cost no statement.  What is spent is read from
-attempts and steps, so nothing is counted twice or lost.  A used up budget has one open question, held by the
-block that came first (`BudgetState.asked_block`); other blocks look again until it is answered.
+attempts and steps, of a day from what these added to it (module `daily`), so nothing is counted twice or
+lost.  A used up budget has one open question, held by the block that came first; other blocks wait until
+it is answered (module `budget_rows`).
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,38 +27,20 @@ from executions import spending
 from executions.models import BudgetScope
 from executions.states import BlockStatus as B
 
-from .facts import Facts, as_json
-from .judging import BUDGET, Change, Claim
-from .rows import loads
-from .run import Run, raw_cursor
+from . import budget_rows, cheaper, daily
+from .budget_rows import OF_A_DAY, Held, State
+from .facts import Facts
+from .judging import BUDGET, BUDGET_DAY, Change, Claim
+from .run import Run
 
 log = structlog.get_logger(__name__)
 
 EXCEEDED = "budget_exceeded"
 LOOK_S = 30.0  # an answer wakes who waits sooner
+LOOK_DAY_S = 600.0  # as does the budget of a day that is changed
 MOST_STEPS = 50  # that a question names: those that used most
 _PARTS = ("tokens", "cost", "time")
 _COSTLY = frozenset({"LLM", "UseCase", "A2A", "AgentService"})  # what they use is known afterwards
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One budget that a block draws on."""
-
-    scope: BudgetScope
-    key: str
-    name: str  # for people
-    budget: Budget
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What became of it until now."""
-
-    warned: bool = False
-    extra: JSONObject | None = None
-    answered: int = 0
-    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,70 +49,98 @@ class Overspent:
 
     held: Held
     answered: int
-    words: str
-    allowed: JSONObject
-    used: JSONObject
-    spent_on: JSONObject
+    words: str = ""
+    allowed: JSONObject | None = None
+    used: JSONObject | None = None
+    rows: tuple[JSONObject, ...] = ()  # what was spent on what, the most first
+    agents: tuple[JSONObject, ...] = ()  # that could do it for less, the cheapest first
 
 
 def apply(facts: Facts, planned: PlanBlock) -> bool:
     """Whether a block draws on a budget.  A run without one is not looked at further."""
-    return (planned.block.budget is not None or facts.plan.budget is not None) and bool(
-        _budgets_of(facts, planned)
-    )
+    of_template = planned.block.budget is not None or facts.plan.budget is not None
+    return (of_template and bool(_budgets_of(facts, planned))) or daily.apply(facts, planned)
 
 
-def check(facts: Facts, planned: PlanBlock, claim: Claim) -> Change | None:
-    """What holds the block, if something does; the first time that a budget runs low there is a warning."""
+def check(
+    facts: Facts, planned: PlanBlock, claim: Claim, *, agent_id: str | None = None
+) -> Change | str | None:
+    """What holds the block, if something does, or the agent that a person let it go on with.
+
+    The first time that a budget runs low there is a warning.  `agent_id` is who would be called, where it
+    is not whom the template names.
+    """
+    states = budget_rows.of_run(facts)
+    own = states.get((BudgetScope.BLOCK, budget_rows.block_key(facts, planned.block_id)), State())
+    whole = states.get((BudgetScope.EXECUTION, str(facts.execution_id)), State())
+    if own.stopped or whole.stopped:
+        return _failed(planned, claim)
+    who = own.agent_id or agent_id or planned.block.agent_id
     budgets = _budgets_of(facts, planned)
-    steps = spending.by_step(facts.execution_id)
-    states = _states(facts)
-    for held in budgets:
+    steps = spending.by_step(facts.execution_id) if budgets else {}
+    of_today = daily.of_block(facts, planned, who)
+    states |= budget_rows.of_days(facts.workspace_id, [held.key for held in of_today])
+    for held in (*budgets, *of_today):
         state = states.get((held.scope, held.key), State())
-        if state.stopped:
-            return _failed(planned, claim)
         allowed = _allowed(held.budget, state)
         used = _used(held, planned, steps)
         if any(used[part] >= most for part, most in allowed.items()):
-            return _parked(planned, claim, _overspent(held, state, allowed, used, steps))
+            return _held(facts, planned, claim, who, _Low(held, state, allowed, used, steps))
         if not state.warned and any(used[p] >= most * held.budget.soft_share for p, most in allowed.items()):
             _warn(facts, planned, held, allowed, used)
-    return None
+    return own.agent_id or None
 
 
 def asked_once(run: Run, changes: list[Change]) -> list[Change]:
     """Let those changes ask about a budget whose question is not open, and was not answered meanwhile."""
-    return [
-        change if change.budget is None or _may_ask(run, change) else _later(change) for change in changes
-    ]
+    return [change if change.budget is None else _asked(run, change) for change in changes]
 
 
 def extend(run: Run, block_pk: int, given: Mapping[str, Any]) -> None:
     """Allow more of the budget that the block asks about: what was named, else as much as it was once more.
 
-    On top of what is spent by now, so that the next call does not ask again.
+    On top of what is spent by now, so that the next call does not ask again.  That of a day that is over
+    needs nothing.
     """
-    found = _asked_by(run, block_pk)
-    if found is None:
+    asked = budget_rows.asked_by(run, block_pk)
+    if asked is None:
         return
-    held, state, planned = found
-    allowed = _allowed(held.budget, state)
-    used = _used(held, planned, spending.by_step(run.facts.execution_id))
-    named = {part: given[part] for part in _PARTS if given.get(part)}
-    extra: JSONObject = {}
-    for part, most in allowed.items():
-        own = getattr(held.budget, part)
-        over = used[part] >= most
-        more = named.get(part, own if over or not named else 0)
-        extra[part] = max(most, used[part] if over else 0) + more - own
-    run.execute(_EXTEND, block=block_pk, extra=as_json(extra))
-    run.execute(_WAKE)
+    scope, key, state = asked
+    planned = _planned(run, block_pk)
+    found = _budgets_of(run.facts, planned)
+    if scope in OF_A_DAY:
+        found = daily.of_block(run.facts, planned, key[11:] or planned.block.agent_id)
+    held = next((each for each in found if (each.scope, each.key) == (scope, key)), None)
+    budget_rows.answer(run, block_pk, None if held is None else _extra(run, held, state, planned, given))
+    budget_rows.wake(run, scope, key)
+
+
+def go_on_cheaper(run: Run, block_pk: int, agent_id: str, given: Mapping[str, Any]) -> None:
+    """The block goes on with another agent; where that draws on the same budget, it is extended for it."""
+    asked = budget_rows.asked_by(run, block_pk)
+    budget_rows.go_on_with(run, _planned(run, block_pk).block_id, agent_id)
+    if asked is not None and asked[0] == BudgetScope.AGENT:
+        budget_rows.answer(run, block_pk)
+        budget_rows.wake(run, *asked[:2])
+    else:
+        extend(run, block_pk, given)
 
 
 def stop(run: Run, block_pk: int) -> None:
-    """Nothing more is spent of the budget that the block asks about, until somebody restarts the run."""
-    run.execute(_STOP, block=block_pk)
-    run.execute(_WAKE)
+    """Nothing more is spent of the budget that the block asks about, until somebody restarts the run.
+
+    Of a day's by this run: others ask themselves.
+    """
+    asked = budget_rows.asked_by(run, block_pk)
+    if asked is None:
+        return
+    scope, key, _ = asked
+    budget_rows.answer(run, block_pk)
+    if scope in OF_A_DAY:
+        budget_rows.stop(run, BudgetScope.EXECUTION, str(run.facts.execution_id))
+    else:
+        budget_rows.stop(run, scope, key)
+    budget_rows.wake(run, scope, key)
 
 
 def stopped_error() -> JSONObject:
@@ -140,13 +152,13 @@ def stopped_error() -> JSONObject:
 
 
 def _budgets_of(facts: Facts, planned: PlanBlock) -> list[Held]:
-    """What is undone or simulated draws on none."""
+    """Those of the template.  What is undone or simulated draws on none."""
     if facts.simulation is not None or planned.compensates is not None:
         return []
     found: list[Held] = []
     own, whole = planned.block.budget, facts.plan.budget
     if own is not None:
-        key = f"{facts.execution_id}:{planned.block_id}"
+        key = budget_rows.block_key(facts, planned.block_id)
         found.append(Held(BudgetScope.BLOCK, key, "the step's budget", own))
     if whole is not None and (whole.time is not None or _can_cost(facts, planned)):
         key = str(facts.execution_id)
@@ -169,6 +181,12 @@ def _allowed(budget: Budget, state: State) -> dict[str, float]:
 
 
 def _used(held: Held, planned: PlanBlock, steps: Mapping[str, JSONObject]) -> dict[str, float]:
+    if held.spent is not None:
+        return {
+            "tokens": held.spent.get(daily.TOKENS, 0.0),
+            "cost": held.spent.get(held.budget.currency, 0.0),
+            "time": 0.0,
+        }
     mine = held.scope == BudgetScope.BLOCK
     found = [used for block_id, used in steps.items() if not mine or block_id == planned.block_id]
     return {
@@ -178,40 +196,93 @@ def _used(held: Held, planned: PlanBlock, steps: Mapping[str, JSONObject]) -> di
     }
 
 
-def _overspent(
-    held: Held,
-    state: State,
-    allowed: Mapping[str, float],
-    used: Mapping[str, float],
-    steps: Mapping[str, JSONObject],
-) -> Overspent:
-    timed = held.budget.time is not None
-    spent_on = {block_id: _spent_on(used, timed=timed) for block_id, used in steps.items()}
-    most = sorted((each for each in spent_on if spent_on[each]), key=lambda each: -_weight(steps[each]))
+def _extra(run: Run, held: Held, state: State, planned: PlanBlock, given: Mapping[str, Any]) -> JSONObject:
+    allowed = _allowed(held.budget, state)
+    steps = {} if held.spent is not None else spending.by_step(run.facts.execution_id)
+    used = _used(held, planned, steps)
+    named = {part: given[part] for part in _PARTS if given.get(part)}
+    extra: JSONObject = {}
+    for part, most in allowed.items():
+        own = getattr(held.budget, part)
+        over = used[part] >= most
+        more = named.get(part, own if over or not named else 0)
+        extra[part] = max(most, used[part] if over else 0) + more - own
+    return extra
+
+
+def _planned(run: Run, block_pk: int) -> PlanBlock:
+    place = run.execute("SELECT idx FROM executions_blockexecution WHERE id = %(block)s", block=block_pk)
+    found = place.fetchone()
+    assert found is not None
+    return run.facts.plan[found[0]]
+
+
+# -- what is shown ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Low:
+    """A budget and how it stands."""
+
+    held: Held
+    state: State
+    allowed: Mapping[str, float]
+    used: Mapping[str, float]
+    steps: Mapping[str, JSONObject]
+
+    @property
+    def words(self) -> str:
+        units = {"tokens": "tokens", "cost": self.held.budget.currency, "time": "ms"}
+        return ", ".join(
+            f"{self.used[part]:g} of {most:g} {units[part]}" for part, most in self.allowed.items()
+        )
+
+
+def _overspent(facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, low: _Low) -> Overspent:
+    held = low.held
+    rows = _rows_of_day(facts, low) if held.spent is not None else _rows_of_run(low)
     return Overspent(
         held=held,
-        answered=state.answered,
-        words=f"{held.name} is used up ({_words(held, allowed, used)})",
-        allowed=dict(allowed),
-        used={part: used[part] for part in allowed},
-        spent_on={block_id: spent_on[block_id] for block_id in most[:MOST_STEPS]},
+        answered=low.state.answered,
+        words=f"{held.name} is used up ({low.words})",
+        allowed=dict(low.allowed),
+        used={part: low.used[part] for part in low.allowed},
+        rows=tuple(rows),
+        agents=tuple(cheaper.candidates(facts, planned, claim, who)),
     )
 
 
-def _spent_on(used: JSONObject, *, timed: bool) -> str:
-    took = f"{used.get('timeMs', 0) / 1000:g} s" if timed else ""
-    return ", ".join(part for part in (spending.words(used), took) if part)
+def _rows_of_run(low: _Low) -> list[JSONObject]:
+    """Step by step; time only where it is limited."""
+    found = []
+    for block_id, used in low.steps.items():
+        row: JSONObject = {
+            "name": block_id,
+            "tokens": used["inputTokens"] + used["outputTokens"],
+            "cost": used["cost"].get(low.held.budget.currency, 0),
+        }
+        took = used.get("timeMs", 0) if "time" in low.allowed else 0
+        said = spending.words(used)
+        row["words"] = ", ".join(part for part in (said, f"{took / 1000:g} s" if took else "") if part)
+        found.append(row | ({"timeMs": took} if took else {}))
+    shown = [row for row in found if row["words"]]
+    return sorted(shown, key=lambda row: (-row["cost"], -row["tokens"], -row.get("timeMs", 0)))[:MOST_STEPS]
 
 
-def _weight(used: JSONObject) -> float:
-    """What puts a step before others: money, else tokens, else time."""
-    tokens = used["inputTokens"] + used["outputTokens"]
-    return float(sum(used["cost"].values()) * 1e9 + tokens * 1e3 + used.get("timeMs", 0) / 1e6)
-
-
-def _words(held: Held, allowed: Mapping[str, float], used: Mapping[str, float]) -> str:
-    units = {"tokens": "tokens", "cost": held.budget.currency, "time": "ms"}
-    return ", ".join(f"{used[part]:g} of {most:g} {units[part]}" for part, most in allowed.items())
+def _rows_of_day(facts: Facts, low: _Low) -> list[JSONObject]:
+    """By template and step, and what no ended call tells: what is under way, and what is long ago."""
+    held, currency = low.held, low.held.budget.currency
+    found: list[JSONObject] = []
+    for template, block_id, agent_id, calls, tokens, cost in daily.spent_on(facts, held, most=MOST_STEPS):
+        row: JSONObject = {"name": f"{template}: {block_id}", "agentId": agent_id, "calls": calls}
+        found.append(row | {"tokens": tokens, "cost": cost})
+    rest = {part: low.used[part] - sum(row[part] for row in found) for part in ("tokens", "cost")}
+    if rest["tokens"] >= 1 or rest["cost"] > 1e-9:
+        found.append({"name": "Others", **rest})
+    for row in found:
+        costs = {currency: row["cost"]} if row["cost"] else {}
+        row["words"] = spending.words({"inputTokens": int(row["tokens"]), "cost": costs})
+    return found
 
 
 # -- what follows --------------------------------------------------------------
@@ -229,7 +300,12 @@ def _base(planned: PlanBlock, claim: Claim) -> Change:
     )
 
 
-def _parked(planned: PlanBlock, claim: Claim, spent: Overspent) -> Change:
+def _held(facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, low: _Low) -> Change:
+    """Asked about, or waited out."""
+    if low.held.waits_s is not None:
+        spent = Overspent(low.held, low.state.answered)
+        return replace(_base(planned, claim), reason=BUDGET_DAY, budget=spent)
+    spent = _overspent(facts, planned, claim, who, low)
     return replace(_base(planned, claim), status=B.WAITING_HUMAN, ask=BUDGET, budget=spent)
 
 
@@ -237,24 +313,31 @@ def _failed(planned: PlanBlock, claim: Claim) -> Change:
     return replace(_base(planned, claim), status=B.FAILED, reason=EXCEEDED, error=stopped_error())
 
 
-def _later(change: Change) -> Change:
-    return replace(change, status=B.READY, ask="", budget=None, delay_s=LOOK_S)
-
-
-def _may_ask(run: Run, change: Change) -> bool:
+def _asked(run: Run, change: Change) -> Change:
     spent: Overspent = change.budget
-    given = {"scope": str(spent.held.scope), "key": spent.held.key, "answered": spent.answered}
-    return run.execute(_ASK, block=change.pk, **given).fetchone() is not None
+    held = spent.held
+    if change.ask and budget_rows.ask(run, change.pk, held, spent.answered):
+        return change
+    later = replace(change, status=B.READY, ask="", budget=None, delay_s=LOOK_S)
+    if held.scope not in OF_A_DAY:
+        return later
+    if not budget_rows.wait(run, held, spent.answered):
+        return replace(later, delay_s=0.0)
+    if held.waits_s is None:
+        return replace(later, delay_s=LOOK_DAY_S)
+    return replace(later, delay_s=min(held.waits_s + random.uniform(0, 5), LOOK_DAY_S))
 
 
 def _warn(
     facts: Facts, planned: PlanBlock, held: Held, allowed: Mapping[str, float], used: Mapping[str, float]
 ) -> None:
-    given: JSONObject = {"workspace": facts.workspace_id, "execution": facts.execution_id}
-    given |= {"scope": str(held.scope), "key": held.key}
-    said = f"{held.name} runs low: {_words(held, allowed, used)}"
+    said = f"{held.name} runs low: {_Low(held, State(), allowed, used, {}).words}"
+    payload: JSONObject = {"scope": str(held.scope), "message": said, "allowed": dict(allowed)}
+    payload["spent"] = dict(used)
+    if held.agent_id:
+        payload["agentId"] = held.agent_id
     with transaction.atomic():
-        if raw_cursor().execute(_WARN, given).fetchone() is None:
+        if not budget_rows.warn(facts, held):
             return  # another was there first
         store.append(
             type="budget_warning",
@@ -262,84 +345,6 @@ def _warn(
             execution_id=facts.execution_id,
             block_id=planned.block_id,
             level=Level.WARNING,
-            payload={
-                "scope": str(held.scope),
-                "message": said,
-                "allowed": dict(allowed),
-                "spent": dict(used),
-            },
+            payload=payload,
         )
     log.warning("budget_low", execution_id=str(facts.execution_id), scope=str(held.scope), spent=dict(used))
-
-
-# -- rows ----------------------------------------------------------------------
-
-_STATES = """
-SELECT s.scope, s.key, s.warned, s.extra, s.answered, coalesce(s.stopped_epoch = e.epoch, false)
-FROM executions_budgetstate s JOIN executions_execution e ON e.id = s.execution_id
-WHERE s.execution_id = %(execution)s
-"""
-
-_WARN = """
-INSERT INTO executions_budgetstate AS s (workspace_id, execution_id, scope, key, warned, extra, answered)
-VALUES (%(workspace)s, %(execution)s, %(scope)s, %(key)s, true, '{}', 0)
-ON CONFLICT (workspace_id, scope, key) DO UPDATE SET warned = true WHERE NOT s.warned
-RETURNING id
-"""
-
-# Whoever asked before may ask again, once it is settled or was taken back so may others.
-_ASK = """
-INSERT INTO executions_budgetstate AS s
-  (workspace_id, execution_id, scope, key, warned, extra, answered, asked_block)
-VALUES (%(workspace)s, %(execution)s, %(scope)s, %(key)s, false, '{}', 0, %(block)s)
-ON CONFLICT (workspace_id, scope, key) DO UPDATE SET asked_block = excluded.asked_block
-WHERE s.answered = %(answered)s AND (s.asked_block = excluded.asked_block OR NOT EXISTS (
-  SELECT 1 FROM executions_blockexecution b WHERE b.id = s.asked_block AND b.epoch = %(epoch)s
-    AND b.status NOT IN ('completed', 'failed', 'skipped', 'cancelled')))
-RETURNING id
-"""
-
-_ASKED_BY = """
-SELECT scope, key, warned, extra, answered FROM executions_budgetstate
-WHERE execution_id = %(execution)s AND asked_block = %(block)s
-"""
-
-_EXTEND = """
-UPDATE executions_budgetstate
-SET extra = %(extra)s::jsonb, answered = answered + 1, asked_block = NULL
-WHERE execution_id = %(execution)s AND asked_block = %(block)s
-"""
-
-_STOP = """
-UPDATE executions_budgetstate
-SET stopped_epoch = %(epoch)s, answered = answered + 1, asked_block = NULL
-WHERE execution_id = %(execution)s AND asked_block = %(block)s
-"""
-
-_WAKE = """
-UPDATE executions_blockexecution SET available_at = NULL
-WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'ready' AND reason = 'budget'
-"""
-
-
-def _states(facts: Facts) -> dict[tuple[str, str], State]:
-    rows = raw_cursor().execute(_STATES, {"execution": facts.execution_id})
-    return {
-        (scope, key): State(warned, loads(extra), answered, stopped)
-        for scope, key, warned, extra, answered, stopped in rows
-    }
-
-
-def _asked_by(run: Run, block_pk: int) -> tuple[Held, State, PlanBlock] | None:
-    row = run.execute(_ASKED_BY, block=block_pk).fetchone()
-    if row is None:
-        return None
-    scope, key, warned, extra, answered = row
-    place = run.execute("SELECT idx FROM executions_blockexecution WHERE id = %(block)s", block=block_pk)
-    found = place.fetchone()
-    assert found is not None
-    planned = run.facts.plan[found[0]]
-    for held in _budgets_of(run.facts, planned):
-        if (held.scope, held.key) == (scope, key):
-            return held, State(warned, loads(extra), answered), planned
-    return None

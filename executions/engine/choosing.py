@@ -24,7 +24,7 @@ from executions.recovery import settings
 from executions.recovery.past import Past, past_of
 from executions.states import BlockStatus as B
 
-from . import budgets
+from . import budgets, daily
 from .ahead import AHEAD
 from .alternates import callable_now, may_queue, queues
 from .facts import Facts, as_json
@@ -49,21 +49,28 @@ def pick(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change | None
     """The agent, or the change that hands the claim back; None: this cannot be done ahead of a claim."""
     if facts.simulation is not None:
         return Pick(planned.block.agent_id)
+    agent_id = planned.block.agent_id
+    instead: str | None = None
     if budgets.apply(facts, planned):
         held = None if claim.pk == AHEAD else budgets.check(facts, planned, claim)
-        if held is not None or claim.pk == AHEAD:
-            return held
-    if planned.chosen:
+        if isinstance(held, Change) or claim.pk == AHEAD:
+            return held if isinstance(held, Change) else None
+        instead = held
+    if planned.chosen and instead is None:
         return None if claim.pk == AHEAD else _chosen(facts, planned, claim)
-    agent_id = planned.block.agent_id
-    waits = may_queue(facts, planned, claim)
-    if planned.routed or waits:
+    waits = instead is None and may_queue(facts, planned, claim)
+    if instead is None and (planned.routed or waits):
         if claim.pk == AHEAD:
             return None
         agent_id, available = _named(facts, planned, claim)
         if waits and not available:
             patience_s = planned.patience_s or settings.recovery_of(facts.workspace_id, planned).queue_s
             return replace(_back(claim, ()), delay_s=patience_s)
+        if agent_id and agent_id != planned.block.agent_id and _has_budget(facts, agent_id):
+            held = budgets.check(facts, planned, claim, agent_id=agent_id)
+            if isinstance(held, Change):
+                return held
+    agent_id = instead or agent_id
     spec = registry.resolve(facts.workspace_id, agent_id) if agent_id else None
     if spec is None or not spec.enabled:
         return Pick(agent_id)
@@ -140,10 +147,15 @@ def _chosen(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change:
         asked_by(planned, claim.effect),
         purpose=_purpose(facts, planned),
         load=loads_of(facts.workspace_id),
-        exclude=past.failed,
+        exclude=past.failed | daily.used_up(facts.workspace_id),
         only=past.bound,
         seed=f"{facts.execution_id}:{claim.idx}:{claim.iteration}:{claim.attempt}",
     )
+    best = choice.ranking.best
+    if best is not None and _has_budget(facts, best.agent_id):
+        held = budgets.check(facts, planned, claim, agent_id=best.agent_id)
+        if isinstance(held, Change):
+            return held
     places = []
     for each in choice.ranking.fit:
         found = selection.candidate(facts.workspace_id, each.agent_id)
@@ -152,6 +164,11 @@ def _chosen(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change:
     receipts = {place.agent_id: choice.receipt(place.agent_id) for place in places}
     taken = _take(facts, claim, places, receipts)
     return _back(claim, tuple(places[:WAITS_FOR])) if taken is None else Pick(taken, limited=True)
+
+
+def _has_budget(facts: Facts, agent_id: str) -> bool:
+    spec = registry.resolve(facts.workspace_id, agent_id)
+    return spec is not None and spec.budget is not None
 
 
 def _place(found: Candidate) -> AgentPlace:

@@ -8,6 +8,7 @@ attempt that began the step, and only a worker that begins it anew takes that aw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -22,10 +23,10 @@ from agentflow.workflow.failures import Failure
 from executions.services import starting
 from executions.states import ExecutionStatus as E
 
-from . import budgets, children
+from . import budgets, children, statements
 from .choosing import limits_of, take_for_tool
 from .facts import Facts, as_text
-from .judging import Claim
+from .judging import Change, Claim
 from .rows import loads
 from .run import Run, lock_row, locked, poke, raw_cursor
 
@@ -51,16 +52,6 @@ ON CONFLICT (operation, number) DO UPDATE
 RETURNING number
 """
 
-_END = """
-UPDATE executions_agentstep
-SET status = %(status)s, name = %(name)s, result = %(result)s::jsonb, usage = %(usage)s::jsonb,
-    failure = %(failure)s::jsonb, seconds = %(seconds)s, ended_at = statement_timestamp(),
-    uncounted = uncounted OR (status = 'begun' AND %(called)s)
-WHERE operation = %(operation)s AND number = %(number)s AND attempt = %(attempt)s AND block_id = %(block)s
-  AND status IN ('begun', %(status)s)
-RETURNING number
-"""
-
 _DECIDE = """
 UPDATE executions_agentstep s SET decision = %(decision)s::jsonb
 WHERE s.operation = %(operation)s AND s.status IN ('asked', 'unknown')
@@ -78,11 +69,20 @@ class Journal:
     """The journal of one claim."""
 
     def __init__(
-        self, facts: Facts, claim: Claim, *, patiently: Patiently[Any], holding: Callable[[], None]
+        self,
+        facts: Facts,
+        claim: Claim,
+        *,
+        agent_id: str | None,
+        patiently: Patiently[Any],
+        holding: Callable[[], None],
     ) -> None:
-        """`holding` is told before the attempt holds a place, which its settling then gives back."""
+        """`agent_id` is who was called.  `holding` is told before the attempt holds a place, which its
+        settling then gives back.
+        """
         self._facts = facts
         self._claim = claim
+        self._agent_id = agent_id
         self._planned = facts.plan[claim.idx]
         self._block_id = self._planned.block_id
         self._patiently = patiently
@@ -98,8 +98,8 @@ class Journal:
 
     def begin(self, step: Step) -> None:
         if step.kind is StepKind.MODEL and budgets.apply(self._facts, self._planned):
-            held = self._patiently(lambda _: budgets.check(self._facts, self._planned, self._claim))
-            if held is not None:  # who claims it next asks
+            check = partial(budgets.check, self._facts, self._planned, self._claim, agent_id=self._agent_id)
+            if isinstance(self._patiently(lambda _: check()), Change):  # who claims it next asks
                 raise Held("budget")
         self._patiently(lambda _: self._begin(step))
         poke(self._facts)
@@ -153,12 +153,15 @@ class Journal:
 
     def _end(self, step: Step) -> None:
         with transaction.atomic():
-            if raw_cursor().execute(_END, self._given(step)).fetchone() is None:
+            ended = statements.STEP_ENDED_AND_COUNT if step.usage else statements.STEP_ENDED
+            if raw_cursor().execute(ended, self._given(step)).fetchone() is None:
                 raise Held("lost")
             self._tell(step)
 
     def _given(self, step: Step) -> JSONObject:
         return {
+            "workspace": self._facts.workspace_id,
+            "agent": self._agent_id or "",
             "block": self._claim.pk,
             "attempt": self._claim.attempt,
             "operation": self._operation,

@@ -38,6 +38,7 @@ from executions.states import BlockStatus as B
 _ASKED = {Cause.UNKNOWN_OUTCOME: UNKNOWN_OUTCOME, Cause.POISON: POISON}  # why a person is asked
 REVIEW = "review"  # the reason of a block whose output a person looks at
 BUDGET = "budget"  # the reason of a block that waits for a word about a budget
+BUDGET_DAY = "budget_day"  # of one that waits for the next day, which brings another budget
 AGENT = "agent"  # the reason of a block that waits for an agent
 TOOL_AGENT = "tool_agent"  # and of one that waits for an agent which its own wants to call
 CHILD = "child"  # the reason of a block that waits for the sub-workflow that it started

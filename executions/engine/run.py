@@ -315,8 +315,9 @@ class Run:
             BLOCK.check(leaving, change.status)
             if change.status is B.READY and not change.delay_s:
                 self.opened((change.idx, change.iteration))
+        spent = any(c.usage for c in changes)
         rows = self.execute(
-            statements.MOVE,
+            statements.MOVE_AND_COUNT if spent else statements.MOVE,
             ids=[c.pk for c in changes],
             attempts=[c.attempt for c in changes],
             statuses=[str(c.status) for c in changes],

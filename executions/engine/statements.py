@@ -209,7 +209,7 @@ ORDER BY idx, iteration
 """
 
 # The general form of a settle: any status, fenced by the status it leaves and, for a walker's, the attempt.
-MOVE = """
+_MOVED = """
 WITH x AS (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[], %(outputs)s::text[],
       %(inputs)s::text[], %(errors)s::text[], %(reasons)s::text[], %(choices)s::text[], %(delays)s::float8[],
@@ -228,7 +228,7 @@ moved AS (
       agent_until = CASE WHEN b.status = 'waiting_external' AND x.ended = '' THEN b.agent_until END,
       crashes = CASE WHEN x.afresh THEN 0 ELSE b.crashes + (x.ended = 'rescued')::int END,
       tries_from = CASE WHEN x.afresh THEN b.attempt
-                        ELSE b.tries_from + (x.reason IN ('circuit_open', 'budget')
+                        ELSE b.tries_from + (x.reason IN ('circuit_open', 'budget', 'budget_day')
                                              AND x.status IN ('ready', 'waiting_human'))::int END,
       round = b.round + x.again::int, effect_seq = b.effect_seq + x.again::int,
       todo = coalesce(x.items, b.todo),
@@ -253,8 +253,59 @@ events AS (
          jsonb_strip_nulls(jsonb_build_object('status', status, 'attempt', attempt,
            'reason', nullif(reason, ''), 'item', nullif(iteration, 0),
            'error', error::jsonb - 'evidence', 'delaySeconds', delay))
-  FROM moved)
+  FROM moved)"""
+
+MOVE = f"{_MOVED}\nSELECT id, attempt FROM moved"
+
+# What was spent, added to the day of its agent where it or the workspace has a budget of a day.  Rows are
+# locked in one order; a provider's word is believed up to a bound, so that no sum can overflow.
+_COUNTED = """
+units AS (
+  SELECT s.agent, u.unit, least(u.amount, 1e15) AS amount FROM spent s CROSS JOIN LATERAL (
+    SELECT 'tokens' AS unit, coalesce((s.usage->>'inputTokens')::numeric, 0)
+                             + coalesce((s.usage->>'outputTokens')::numeric, 0) AS amount
+    UNION ALL SELECT c.key, c.value::numeric FROM jsonb_each_text(coalesce(s.usage->'cost', '{}')) c) u
+  WHERE u.amount > 0),
+counted AS (
+  INSERT INTO executions_dayspending AS d (workspace_id, day, agent_id, unit, amount)
+  SELECT %(workspace)s::uuid, (statement_timestamp() AT TIME ZONE 'UTC')::date, u.agent, u.unit, sum(u.amount)
+  FROM units u
+  WHERE EXISTS (SELECT 1 FROM governance_workspace w WHERE w.id = %(workspace)s AND w.budget <> '{}')
+     OR EXISTS (SELECT 1 FROM agents_agent g
+                WHERE g.workspace_id = %(workspace)s AND g.agent_id = u.agent AND g.budget <> '{}')
+  GROUP BY u.agent, u.unit ORDER BY u.agent, u.unit
+  ON CONFLICT (workspace_id, day, agent_id, unit) DO UPDATE SET amount = d.amount + excluded.amount)
+"""
+
+# MOVE where an attempt used something up.  What its steps used was counted as they ended.
+MOVE_AND_COUNT = f"""{_MOVED},
+spent AS (
+  SELECT m.agent, m.usage::jsonb AS usage FROM moved m
+  WHERE m.usage IS NOT NULL AND m.ended <> '' AND NOT EXISTS (
+    SELECT 1 FROM executions_agentstep s
+    WHERE s.block_id = m.id AND s.attempt = m.attempt AND s.usage IS NOT NULL)),
+{_COUNTED}
 SELECT id, attempt FROM moved
+"""
+
+# What came of a step of an agent.  A repeat finds it ended, and counts nothing.
+STEP_ENDED = """
+UPDATE executions_agentstep
+SET status = %(status)s, name = %(name)s, result = %(result)s::jsonb, usage = %(usage)s::jsonb,
+    failure = %(failure)s::jsonb, seconds = %(seconds)s, ended_at = statement_timestamp(),
+    uncounted = uncounted OR (status = 'begun' AND %(called)s)
+WHERE operation = %(operation)s AND number = %(number)s AND attempt = %(attempt)s AND block_id = %(block)s
+  AND status IN ('begun', %(status)s)
+RETURNING number"""
+
+STEP_ENDED_AND_COUNT = f"""
+WITH was AS (
+  SELECT status FROM executions_agentstep WHERE operation = %(operation)s AND number = %(number)s),
+ended AS ({STEP_ENDED}),
+spent AS (
+  SELECT %(agent)s::text AS agent, %(usage)s::jsonb AS usage FROM ended, was WHERE was.status = 'begun'),
+{_COUNTED}
+SELECT number FROM ended
 """
 
 CHOSEN_AGENTS = """

@@ -407,7 +407,13 @@ class Walker:
         def hold() -> None:
             flight.limited = True
 
-        return Journal(self.facts, flight.claim, patiently=self._patiently, holding=hold)
+        return Journal(
+            self.facts,
+            flight.claim,
+            agent_id=flight.agent_id,
+            patiently=self._patiently,
+            holding=hold,
+        )
 
     def _log(self, block_id: str, level: str, message: str) -> None:
         """Keep a line of a call.  One that cannot be kept is no reason for the call to fail."""

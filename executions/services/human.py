@@ -56,9 +56,12 @@ def _by_template(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
 
 
 def _about_a_budget(run: Run, block: BlockExecution, verdict: Verdict) -> Change:
-    """More may be used, or the block fails."""
+    """More may be used, another does it for less, or the block fails."""
     change = Change(pk=block.pk, idx=block.idx, iteration=block.iteration, status=B.READY, reason="extended")
     given = verdict.response if isinstance(verdict.response, dict) else {}
+    if verdict.approved and given.get("action") == "cheaper":
+        budgets.go_on_cheaper(run, block.pk, str(given["agentId"]), given)
+        return replace(change, reason="cheaper_agent")
     if verdict.approved and given.get("action") != "stop":
         budgets.extend(run, block.pk, given)
         return change

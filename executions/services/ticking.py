@@ -28,7 +28,7 @@ from executions.recovery import going_back, incident_feed, repair_steps
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
-from . import losses, measuring, reconcile, signals
+from . import budgeting, losses, measuring, reconcile, signals
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +85,7 @@ def _run(stop: threading.Event) -> None:
                 processes.forget_vanished()
                 signals.purge()
                 purge_tallies()
+                budgeting.purge()
                 performance.purge()
                 measuring.cut_receipts()
                 blobs.tidy()

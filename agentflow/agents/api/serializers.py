@@ -8,7 +8,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from ...api.serializers import StrictSerializer
+from ...api.serializers import DayBudgetField, StrictSerializer
 from .. import configuration as configurations
 from ..circuit import state_of
 from ..models import Agent, Effect, Health, ToolType
@@ -127,6 +127,7 @@ class _AgentBody(StrictSerializer):
     limits = _Limits(required=False, default=dict)
     health_check = _HealthCheck(required=False, default=dict)
     measures = _Measures(required=False, default=dict)
+    budget = DayBudgetField(required=False, default=dict)
     environment = serializers.CharField(
         max_length=100,
         required=False,
@@ -164,6 +165,7 @@ class AgentShown(StrictSerializer):
     limits = _Limits()
     health_check = _HealthCheck()
     measures = _Measures()
+    budget = DayBudgetField()
     environment = serializers.CharField()
     effect = serializers.ChoiceField(choices=Effect.choices, allow_null=True)
     input_schema = serializers.DictField(allow_null=True)

@@ -17,6 +17,7 @@ from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
 from ...types import JSONObject, JSONValue
+from ...workflow.daily import DayBudget
 from .. import checks, profile
 from .. import configuration as configurations
 from ..models import Agent, Script, ToolType
@@ -46,11 +47,12 @@ class AgentFields:
     tool_type: str
     description: str = ""
     configuration: JSONObject = field(default_factory=dict)
-    capabilities: list[JSONValue] = field(default_factory=list)  # this and the next four as in profile.py
+    capabilities: list[JSONValue] = field(default_factory=list)  # this and the next five as in profile.py
     cost: JSONObject = field(default_factory=dict)
     limits: JSONObject = field(default_factory=dict)
     health_check: JSONObject = field(default_factory=dict)
     measures: JSONObject = field(default_factory=dict)
+    budget: JSONObject = field(default_factory=dict)
     environment: str = ""
     effect: str | None = None
     input_schema: JSONObject | None = None
@@ -160,6 +162,7 @@ def check(workspace_id: UUID, fields: AgentFields, *, before: JSONObject | None 
             limits=fields.limits,
             health_check=fields.health_check,
             measures=fields.measures,
+            budget=fields.budget,
         ),
     ]
     if fields.agent_id.startswith("builtin."):
@@ -203,6 +206,7 @@ def stored(fields: AgentFields) -> dict[str, Any]:
         "limits": profile.Limits.model_validate(fields.limits).stored(),
         "health_check": profile.HealthCheck.model_validate(fields.health_check).stored(),
         "measures": profile.Measures.model_validate(fields.measures).stored(),
+        "budget": DayBudget.model_validate(fields.budget).stored(),
     }
 
 

@@ -15,6 +15,7 @@ from ...governance.access import Principal
 from ...governance.models import User
 from ...governance.roles import Permission
 from ...types import JSONObject, JSONValue
+from ...workflow import parts
 from .. import checks, invocation, profile, registry
 from ..calls import Call, Completed, Failed, Outcome
 from ..models import Agent, Language, Script, ScriptVersion, ToolType
@@ -181,7 +182,7 @@ def check(fields: ScriptFields) -> None:
     """
     issues = [
         *_source_issues(fields),
-        *profile.read(profile.ScriptLimits, fields.limits, "/limits")[1],
+        *parts.read(profile.ScriptLimits, fields.limits, "/limits")[1],
         *checks.schema_issues("/inputSchema", fields.input_schema),
         *checks.schema_issues("/outputSchema", fields.output_schema),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from django.contrib.auth.models import Group
 from django.contrib.auth.models import Permission as PermissionRow
@@ -11,7 +12,11 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from ...errors import InvalidInput
-from .. import audit
+from ...types import JSONObject
+from ...workflow import daily
+from ...workflow.daily import DayBudget
+from .. import access, audit
+from ..access import Principal
 from ..models import User, Workspace, WorkspaceGroupObjectPermission, WorkspaceRole
 from ..roles import GRANTS, Permission, Role
 
@@ -55,6 +60,32 @@ def create_workspace(
     )
     if owner is not None:
         grant(user=owner, role=Role.ADMIN, workspace=workspace, by=by)
+    return workspace
+
+
+@transaction.atomic
+def set_budget(*, by: Principal, workspace_id: UUID, budget: JSONObject) -> Workspace:
+    """What the workspace's agents may use up together in a day; an empty object: as much as comes.
+
+    Raises:
+        NotFound, NotPermitted: `by` does not administer the workspace.
+        InvalidInput: with every issue.
+    """
+    access.require(by, Permission.ADMINISTER, workspace_id)
+    issues = daily.issues(budget)
+    if issues:
+        raise InvalidInput("The budget cannot be set.", issues=issues)
+    workspace = Workspace.objects.select_for_update().get(pk=workspace_id)
+    workspace.budget = DayBudget.model_validate(budget).stored()
+    workspace.save(update_fields=["budget", "updated_at"])
+    audit.record(
+        action="workspace.budget",
+        by=by,
+        workspace_id=workspace.pk,
+        target_type="workspace",
+        target_id=str(workspace.pk),
+        detail={"budget": workspace.budget},
+    )
     return workspace
 
 
