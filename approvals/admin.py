@@ -11,6 +11,7 @@ from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.timesince import timesince
 from unfold.decorators import action, display
@@ -32,7 +33,7 @@ from agentflow.governance.admin_base import (
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import selectors, workload
+from . import budget, selectors, workload
 from .models import CLAIM, Approval, ApprovalLevel
 from .question import used_up
 from .services import handing, ladder, rework, withdrawing
@@ -167,7 +168,10 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
 
     @display(description="Asked with")  # type: ignore[untyped-decorator]  # as above
     def shown_request(self, approval: Approval) -> str:
-        return readable(approval.request)
+        about = budget.shown(approval)
+        if about is None:
+            return readable(approval.request)
+        return render_to_string("approvals/budget_admin.html", {"budget": about})
 
     @display(description="Send back")  # type: ignore[untyped-decorator]  # as above
     def sends_back(self, approval: Approval) -> str:

@@ -16,7 +16,7 @@ from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject, JSONValue
 from executions import facts
 
-from . import inbox, picture, rights, selectors
+from . import budget, inbox, picture, rights, selectors
 from .models import ANY_APPROVER, CLAIM, Approval, ApprovalKind, DecisionKind, OnTimeout
 from .services import handing, rework, weighing
 from .services.edits import EDITABLE
@@ -40,6 +40,8 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     may_decide = desk is not None and desk.rows.filter(pk=approval.pk).exists()
     approve_word, reject_word = answer_words(approval)
     editable = EDITABLE in approval.request
+    about_budget = budget.shown(approval)
+    fixes = about_budget["ways"] if about_budget is not None else _fixes(approval)
     back = rework.offer(approval)
     return {
         "approval": approval,
@@ -57,7 +59,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "quorum": _quorum(approval),
         **_hands(approval, user, open_now=may_decide),
         "changes": changed(approval),
-        "facts": shown_facts(approval),
+        "facts": shown_facts(approval) if about_budget is None else [],
         "outcome": outcome(approval) if not open_now else "",
         "outcome_look": look,
         "outcome_icon": outcome_icon,
@@ -65,7 +67,8 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "who_decides": _who_decides(approval, user),
         "approve_word": approve_word,
         "reject_word": reject_word,
-        "fixes": [dict(zip(("action", "icon", "title", "note"), fix, strict=True)) for fix in FIXES],
+        "fixes": fixes,
+        "budget": about_budget,
         "back": back,
         "back_over": used_up(back) if back is not None and not back.left else "",
         "follows": [*_paths(approval), *_sent_back(approval, back)] if open_now else [],
@@ -76,12 +79,18 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
             "kind": approval.kind,
             "contentHash": approval.content_hash,
             "inputSchema": approval.input_schema,
-            "form": approval.kind != ApprovalKind.FIX and bool(approval.input_schema or editable),
+            "form": not fixes and bool(approval.input_schema or editable),
             "editable": approval.request.get(EDITABLE) if editable else None,
             "approveWord": approve_word,
             "again": _again(approval, back),
         },
     }
+
+
+def _fixes(approval: Approval) -> list[dict[str, str]]:
+    if approval.kind != ApprovalKind.FIX:
+        return []
+    return [dict(zip(("action", "icon", "title", "note"), fix, strict=True)) for fix in FIXES]
 
 
 def _alike(approval: Approval, desk: inbox.Desk) -> str:
@@ -190,21 +199,26 @@ def _who_decides(approval: Approval, user: User) -> str:
 # -- what follows -------------------------------------------------------------------
 
 
+_IF = {
+    ApprovalKind.INPUT: ("If you answer", "If you refuse"),
+    ApprovalKind.BUDGET: ("If it goes on", "If you stop"),
+}
+
+
 def _paths(approval: Approval) -> list[JSONObject]:
     follows = selectors.what_follows(approval)
     known = _blocks(approval)
     behind = weighing.behind(known, approval.block_id)
     paths: list[JSONObject] = []
     if approval.kind != ApprovalKind.FIX:
-        title = "If you answer" if approval.kind == ApprovalKind.INPUT else "If you approve"
+        title, refused = _IF.get(ApprovalKind(approval.kind), ("If you approve", "If you reject"))
         steps = _approved(follows, known)
         paths.append({"key": "approve", "icon": "check", "title": title, "steps": steps})
-        title = "If you refuse" if approval.kind == ApprovalKind.INPUT else "If you reject"
         paths.append(
             {
                 "key": "reject",
                 "icon": "x",
-                "title": title,
+                "title": refused,
                 "steps": _refused(follows, known, behind),
             }
         )

@@ -41,6 +41,11 @@ class JSONObjectField(StrictJSONField):
         super().__init__(required=False, **options)
         self.or_empty = or_empty
 
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        if self.or_empty and not initial and data in self.empty_values:
+            return False
+        return super().has_changed(initial, data)
+
     def clean(self, value: Any) -> JSONValue:
         found: JSONValue = super().clean(value)
         if found is None:

@@ -12,13 +12,13 @@ from agentflow.governance.roles import Role
 from tests.factories.agents import AgentFactory
 from tests.factories.governance import member
 
-from .conftest import PHONE, Team, Visit
+from .conftest import PHONE, Team, Visit, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def test_an_operator_reads_the_charts_and_closes_the_circuit(team: Team, visit: Visit) -> None:
-    agent = AgentFactory.create(workspace=team.workspace, agent_id="orders.read")
+    agent = AgentFactory.create(workspace=team.workspace, agent_id="orders.read", budget={"cost": 20})
     made = Bucket(successes=3, failures=1, ms=400.0)
     made.histogram[performance.slot(100)] = 4
     performance.merge({(agent.pk, "", performance.beginning(timezone.now(), 300)): made})
@@ -32,6 +32,7 @@ def test_an_operator_reads_the_charts_and_closes_the_circuit(team: Team, visit: 
     assert chart.locator("rect").count() == 2
     assert chart.locator("rect.bad").bounding_box()["height"] > 10
     page.get_by_text("As a table").click()
+    assert violations(page) == []
     assert page.get_by_role("cell", name="75.0 %").is_visible()
     panel = page.locator(".af-states section", has_text="Circuit")
     panel.get_by_text("Its last calls reached nobody.").wait_for()

@@ -191,6 +191,59 @@ def test_a_step_that_cannot_go_on_offers_four_ways(service: Service, team: Team,
     service.until(lambda: status(team, execution) == "completed")
 
 
+def test_a_question_about_a_budget_shows_what_was_spent_and_its_ways_on(team: Team, visit: Visit) -> None:
+    asked = ApprovalFactory.create(
+        workspace=team.workspace,
+        kind="budget",
+        request={
+            "title": "Answer waits: the budget of writer for 2026-11-21 is used up (10.2 of 10 EUR)",
+            "description": "Extend it by what you name, or by as much once more; or stop.",
+            "facts": {"allowed": {"cost": 10}, "spent": {"cost": 10.2}, "spentOn": {}},
+            "budget": {
+                "scope": "workspace",
+                "agentId": None,
+                "currency": "EUR",
+                "usual": {"cost": 10},
+                "rows": [
+                    {"name": "Complaints: Answer", "agentId": "writer", "tokens": 81000, "cost": 9.7},
+                    {"name": "Others", "tokens": 3100, "cost": 0.5},
+                ],
+                "agents": [
+                    {
+                        "agentId": "frugal",
+                        "name": "Frugal writer",
+                        "price": 0.02,
+                        "insteadOf": 0.2,
+                        "currency": "EUR",
+                    }
+                ],
+            },
+        },
+        input_schema={
+            "properties": {
+                "action": {"enum": ["extend", "cheaper", "stop"]},
+                "cost": {"type": "number"},
+                "agentId": {"enum": ["frugal"]},
+            }
+        },
+    )
+    page = visit(team.approver, f"/inbox/{asked.pk}/")
+    table = page.get_by_role("region", name="What it was spent on")
+    assert table.get_by_role("row", name="Complaints: Answer writer 81,000 tokens 9.70 EUR").count() == 1
+    page.locator("[data-fix=extend]").click()
+    page.get_by_label("More EUR").fill("5")
+    assert violations(page) == []
+    page.locator("[data-fix=stop]").click()
+    assert page.get_by_label("More EUR").is_hidden()
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator("[data-fix=cheaper]").click()
+    page.get_by_role("button", name="Go on with Frugal writer").last.click()
+    page.get_by_text("Noor Haddad answered this").first.wait_for()
+    votes = team.api(team.approver).get(f"/approvals/{asked.pk}").json()["votes"]
+    assert [vote["response"] for vote in votes] == [{"action": "cheaper", "agentId": "frugal", "cost": 5}]
+
+
 def test_a_reader_who_is_not_asked_sees_no_buttons(service: Service, team: Team, visit: Visit) -> None:
     team.start(approval("Pay?"))
     (asked,) = service.until(lambda: pending(team))

@@ -235,6 +235,20 @@ def test_a_cheaper_agent_that_fits_is_offered_and_goes_on(
         "insteadOf": 1000,
         "currency": "EUR",
     }
+    page = Client()
+    page.force_login(author)
+    shown = page.get(f"/inbox/{asked.pk}/").content.decode()
+    staff = Client()
+    staff.force_login(UserFactory.create(is_staff=True, is_superuser=True))
+    shown += staff.get(f"/admin/approvals/approval/{asked.pk}/change/").content.decode()
+    for words in (
+        "What it was spent on",
+        "test: a",
+        "Go on with Frugal",
+        "Stop here",
+        "Answer it in the inbox",
+    ):
+        assert words in shown
     reply = client_of(author).post(
         f"/api/v1/approvals/{asked.pk}/respond",
         {"approved": True, "response": {"action": "cheaper", "agentId": "dear"}},

@@ -142,7 +142,7 @@
     if (ask.form) form();
     $$("[data-p]", pane).forEach(el => { el.onmouseenter = el.onfocus = () => hot(el.dataset.p); });
     hot("approve");
-    if (ask.kind === "fix") return fixes();
+    if ($("#fixes", pane)) return fixes();
     $("#approve").onclick = () => { const bad = invalid(); bad ? toField(bad) : send(true, answer()); };
     $("#reject").onclick = () => refuse(true);
     $("#unrefuse").onclick = () => refuse(false);
@@ -242,20 +242,29 @@
   /* The server's pointers are /response/amount; the form calls that root.amount. */
   const pathOf = pointer => ["root", ...pointer.split("/").slice(pointer.startsWith("/response/edited/") ? 3 : 2).map(part => part.replace(/~1/g, "/").replace(/~0/g, "~"))].join(".");
 
-  /* The four ways out of a step that cannot go on */
+  /* The ways out of a step that cannot go on, and of a budget that is used up */
   function fixes() {
-    let action = null; const apply = $("#apply"), box = $("#fix-output"), text = $("textarea", box), bad = $(".err", box);
+    let action = null, agentId = null; const apply = $("#apply"), box = $("#fix-output"), text = box && $("textarea", box), bad = box && $(".err", box), more = $("#more-of-it");
     $$("[data-fix]", pane).forEach(el => { el.onclick = () => {
-      action = el.dataset.fix; $$("[data-fix]", pane).forEach(b => b.setAttribute("aria-expanded", b === el));
-      box.hidden = action !== "complete"; apply.disabled = false; apply.textContent = $("b", el).textContent; if (!box.hidden) text.focus(); else apply.focus();
+      action = el.dataset.fix; agentId = el.dataset.agent; $$("[data-fix]", pane).forEach(b => b.setAttribute("aria-expanded", b === el));
+      if (box) box.hidden = action !== "complete";
+      if (more) { more.hidden = !("more" in el.dataset); el.after(more); }
+      hot(action === "stop" ? "reject" : "approve");
+      apply.disabled = false; apply.textContent = $("b", el).textContent;
+      if (box && !box.hidden) text.focus(); else if (more && !more.hidden) { $("input", more).focus({ preventScroll: true }); more.scrollIntoView({ block: "center" }); } else apply.focus();
     }; });
     apply.onclick = () => {
       const response = { action };
+      if (agentId) response.agentId = agentId;
+      if (more && !more.hidden) for (const input of $$("input", more)) {
+        if (!input.reportValidity()) return;
+        if (input.value) response[input.name] = Math.round(input.value * input.dataset.scale * 1e9) / 1e9;
+      }
       if (action === "complete") {
         try { response.output = JSON.parse(text.value); bad.hidden = true; text.removeAttribute("aria-invalid"); }
         catch (error) { bad.hidden = false; bad.textContent = `This is not JSON: ${error.message}`; text.setAttribute("aria-invalid", "true"); return text.focus(); }
       }
-      send(action !== "fail", response);
+      send(!["fail", "stop"].includes(action), response);
     };
   }
 
