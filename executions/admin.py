@@ -38,12 +38,12 @@ from agentflow.governance.roles import Permission
 from . import (
     doctor,
     facts,
-    incident_admin,  # noqa: F401  # registers
     ports,
     processes,
     selectors,
 )
 from .facts import NOTHING_KNOWN, BlockFacts
+from .incidents import admin as incident_admin  # noqa: F401  # its pages
 from .models import Execution, PointKind, Process
 from .narration import reason_words
 from .point_pages import KINDS

@@ -14,7 +14,9 @@ from agentflow.governance.access import WorkspaceScopedQuerySet
 from agentflow.types import JSONValue
 
 # models of this app, too
-from .recovery import incident_models, repair_models, rule_models  # noqa: F401
+from .incidents import models as incident_models  # noqa: F401
+from .incidents import repair_models  # noqa: F401
+from .recovery import rule_models  # noqa: F401
 from .states import BlockStatus, ExecutionStatus
 
 

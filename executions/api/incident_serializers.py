@@ -6,9 +6,9 @@ from rest_framework import serializers
 
 from agentflow.api.serializers import StrictSerializer
 
-from ..recovery.incident_models import NoteKind
-from ..recovery.incident_states import IncidentState
-from ..recovery.incidents import COMMENT_CHARS, LINK_CHARS
+from ..incidents.handling import COMMENT_CHARS, LINK_CHARS
+from ..incidents.models import NoteKind
+from ..incidents.states import IncidentState
 from ..states import BlockStatus, ExecutionStatus
 from .serializers import JSONObjectField
 

@@ -16,10 +16,10 @@ from agentflow.api.paging import BadParameter
 from agentflow.api.serializers import StrictSerializer
 from agentflow.types import JSONObject
 
+from ..incidents import handling, reads
+from ..incidents.models import Incident, IncidentBlock
+from ..incidents.states import IncidentState
 from ..ports import people_asked
-from ..recovery import incident_reads, incidents
-from ..recovery.incident_models import Incident, IncidentBlock
-from ..recovery.incident_states import IncidentState
 from . import incident_serializers as serializers
 from .serializers import SuccessSerializer
 from .views import PAGE, ExecutionAPIView, _query
@@ -47,15 +47,15 @@ class IncidentsView(ExecutionAPIView):
     )
     def get(self, request: Request) -> Response:
         """List incidents, those first that failed last."""
-        found, total = paging.page(request).of(incident_reads.matching(self.user(), _filter(request)))
-        return Response({"incidents": [incident_reads.as_json(each) for each in found], "total": total})
+        found, total = paging.page(request).of(reads.matching(self.user(), _filter(request)))
+        return Response({"incidents": [reads.as_json(each) for each in found], "total": total})
 
 
 class IncidentView(ExecutionAPIView):
     @extend_schema(operation_id="incidents_get", responses={200: serializers.IncidentDetailSerializer})
     def get(self, request: Request, incident_id: UUID) -> Response:
         """Get an incident: its first failure, how far it reaches, what people did about it."""
-        return Response(detail(incident_reads.find(self.user(), incident_id)))
+        return Response(detail(reads.find(self.user(), incident_id)))
 
 
 class IncidentBlocksView(ExecutionAPIView):
@@ -66,8 +66,8 @@ class IncidentBlocksView(ExecutionAPIView):
     )
     def get(self, request: Request, incident_id: UUID) -> Response:
         """List the blocks of executions whose failures an incident counts, the latest failure first."""
-        incident = incident_reads.find(self.user(), incident_id)
-        found, total = paging.page(request).of(incident_reads.blocks(incident))
+        incident = reads.find(self.user(), incident_id)
+        found, total = paging.page(request).of(reads.blocks(incident))
         return Response({"blocks": [_block(each) for each in found], "total": total})
 
 
@@ -79,7 +79,7 @@ class _CommandView(ExecutionAPIView):
         body: type[StrictSerializer],
         do: Callable[..., None],
     ) -> Response:
-        incident_reads.find(self.user(), incident_id)
+        reads.find(self.user(), incident_id)
         given = body(data=request.data)
         given.is_valid(raise_exception=True)
         do(incident_id=incident_id, by=self.user(), **given.validated_data)
@@ -95,7 +95,7 @@ class AssignView(_CommandView):
     @idempotent
     def post(self, request: Request, incident_id: UUID) -> Response:
         """Give an incident to a user who may operate in its workspace, or to nobody."""
-        return self.carry_out(request, incident_id, serializers.AssignIncidentSerializer, incidents.assign)
+        return self.carry_out(request, incident_id, serializers.AssignIncidentSerializer, handling.assign)
 
 
 class CommentView(_CommandView):
@@ -103,7 +103,7 @@ class CommentView(_CommandView):
     @idempotent
     def post(self, request: Request, incident_id: UUID) -> Response:
         """Say something about an incident."""
-        return self.carry_out(request, incident_id, serializers.CommentIncidentSerializer, incidents.comment)
+        return self.carry_out(request, incident_id, serializers.CommentIncidentSerializer, handling.comment)
 
 
 class SnoozeView(_CommandView):
@@ -111,7 +111,7 @@ class SnoozeView(_CommandView):
     @idempotent
     def post(self, request: Request, incident_id: UUID) -> Response:
         """Leave an incident alone until a moment; its failures are counted all the same."""
-        return self.carry_out(request, incident_id, serializers.SnoozeIncidentSerializer, incidents.snooze)
+        return self.carry_out(request, incident_id, serializers.SnoozeIncidentSerializer, handling.snooze)
 
 
 class WakeView(_CommandView):
@@ -119,7 +119,7 @@ class WakeView(_CommandView):
     @idempotent
     def post(self, request: Request, incident_id: UUID) -> Response:
         """End an incident's snooze."""
-        return self.carry_out(request, incident_id, StrictSerializer, incidents.wake)
+        return self.carry_out(request, incident_id, StrictSerializer, handling.wake)
 
 
 class ResolveView(_CommandView):
@@ -127,7 +127,7 @@ class ResolveView(_CommandView):
     @idempotent
     def post(self, request: Request, incident_id: UUID) -> Response:
         """Close an incident.  The next failure of its kind opens a new one."""
-        return self.carry_out(request, incident_id, serializers.ResolveIncidentSerializer, incidents.resolve)
+        return self.carry_out(request, incident_id, serializers.ResolveIncidentSerializer, handling.resolve)
 
 
 class LinkView(_CommandView):
@@ -135,17 +135,17 @@ class LinkView(_CommandView):
     @idempotent
     def post(self, request: Request, incident_id: UUID) -> Response:
         """Name where else an incident is worked on."""
-        return self.carry_out(request, incident_id, serializers.LinkIncidentSerializer, incidents.link)
+        return self.carry_out(request, incident_id, serializers.LinkIncidentSerializer, handling.link)
 
 
 def detail(incident: Incident) -> JSONObject:
-    first = incident_reads.sample_of(incident)
+    first = reads.sample_of(incident)
     held = IncidentBlock.objects.filter(incident=incident).values("block")
     people = people_asked()(workspace_id=incident.workspace_id, blocks=held)
     return {
-        **incident_reads.as_json(incident),
+        **reads.as_json(incident),
         "sample": {"executionId": first.execution_id if first else None, "failure": incident.sample},
-        "blastRadius": incident_reads.radius(incident).as_json(people),
+        "blastRadius": reads.radius(incident).as_json(people),
         "timeline": [
             {
                 "kind": note.kind,
@@ -153,7 +153,7 @@ def detail(incident: Incident) -> JSONObject:
                 "by": note.by.get_username() if note.by else None,
                 "at": note.at,
             }
-            for note in incident_reads.notes(incident)
+            for note in reads.notes(incident)
         ],
     }
 
@@ -173,13 +173,13 @@ def _block(each: IncidentBlock) -> JSONObject:
     }
 
 
-def _filter(request: Request) -> incident_reads.Filter:
+def _filter(request: Request) -> reads.Filter:
     states = paging.texts(request, "state")
     for state in states:
         if state not in IncidentState.values:
             raise BadParameter("state", f"must be one of {', '.join(IncidentState.values)}.")
     assignee = paging.text(request, "assignee")
-    return incident_reads.Filter(
+    return reads.Filter(
         states=states,
         workspace_id=paging.uuid(request, "workspaceId"),
         template_id=paging.uuid(request, "templateId"),

@@ -9,8 +9,8 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.conf import LIMITS
 
-from ..recovery.fixes import ACTIONS, COMPLETE, RETRY
-from ..recovery.incident_states import ItemState, RepairState
+from ..incidents.fixes import ACTIONS, COMPLETE, RETRY
+from ..incidents.states import ItemState, RepairState
 from ..states import BlockStatus, ExecutionStatus
 from .serializers import REASON_CHARS, AnyJSONField, JSONObjectField
 

@@ -17,10 +17,10 @@ from agentflow.governance import access
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
-from ..recovery import incident_reads, repairs
-from ..recovery.fixes import Fix
-from ..recovery.incident_models import Incident
-from ..recovery.repair_models import RepairRun
+from ..incidents import reads, repairs
+from ..incidents.fixes import Fix
+from ..incidents.models import Incident
+from ..incidents.repair_models import RepairRun
 from . import repair_serializers as serializers
 from .serializers import SuccessSerializer
 from .views import PAGE, ExecutionAPIView
@@ -31,7 +31,7 @@ class _RepairView(ExecutionAPIView):
 
     def incident(self, incident_id: UUID) -> Incident:
         """One that the user may repair."""
-        incident = incident_reads.find(self.user(), incident_id)
+        incident = reads.find(self.user(), incident_id)
         access.require(self.user(), Permission.OPERATE, incident.workspace_id)
         return incident
 
@@ -69,7 +69,7 @@ class RepairsView(_RepairView):
     )
     def get(self, request: Request, incident_id: UUID) -> Response:
         """List an incident's repairs, the latest first."""
-        incident = incident_reads.find(self.user(), incident_id)
+        incident = reads.find(self.user(), incident_id)
         rows = repairs.repairs(self.user()).filter(incident=incident)
         found, total = paging.page(request).of(rows)
         return Response({"repairs": [repairs.as_json(each) for each in found], "total": total})

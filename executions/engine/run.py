@@ -32,9 +32,9 @@ from agentflow.workflow.settlement import (
     uncaught,
 )
 from executions import blobs, dispatch
+from executions.incidents import notes
 from executions.models import Compensation, PointKind
 from executions.ports import HumanAsk, human_gate
-from executions.recovery import incident_notes
 from executions.recovery.decision import Strategy
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
 from executions.states import BlockStatus as B
@@ -339,7 +339,7 @@ class Run:
         )
         moved = {pk for pk, _ in rows}
         if any(change.error is not None for change in changes):
-            incident_notes.note(self, changes, moved)
+            notes.note(self, changes, moved)
         return moved
 
     def _with_agents(self, changes: list[Change]) -> list[Change]:

@@ -22,9 +22,10 @@ from agentflow.api.context import origin
 from agentflow.governance.services import sessions
 from executions import blobs, processes
 from executions.engine.run import raw_cursor
+from executions.incidents import feed, repair_steps
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout, notifications
-from executions.recovery import going_back, incident_feed, repair_steps
+from executions.recovery import going_back
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
@@ -66,7 +67,7 @@ def _run(stop: threading.Event) -> None:
         try:
             losses.make_good()
             busy = tick()
-            busy = incident_feed.count() or busy
+            busy = feed.count() or busy
             busy = repair_steps.step() or busy
             if time.monotonic() >= stamp_at:
                 tallies.add(Tally.LATE_EVENTS, signals.deliver_late())
@@ -77,7 +78,7 @@ def _run(stop: threading.Event) -> None:
             if time.monotonic() >= upkeep_at:
                 upkeep.start_due()
                 notifying.start_due()
-                incident_feed.wake()
+                feed.wake()
                 upkeep_at = time.monotonic() + UPKEEP_S
             if time.monotonic() >= tidy_at:
                 idempotency.purge()

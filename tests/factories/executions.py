@@ -17,9 +17,9 @@ from django.utils import timezone
 from agentflow.types import JSONObject
 from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
+from executions.incidents.models import Incident
+from executions.incidents.repair_models import RepairRun
 from executions.models import BlockExecution, Execution
-from executions.recovery.incident_models import Incident
-from executions.recovery.repair_models import RepairRun
 from executions.states import SETTLED, TERMINAL, BlockStatus, ExecutionStatus
 from templates_app.models import TemplateVersion
 

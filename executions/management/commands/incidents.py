@@ -7,9 +7,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from executions.recovery import incident_reads
-from executions.recovery.incident_models import Incident
-from executions.recovery.incident_states import IncidentState
+from executions.incidents import reads
+from executions.incidents.models import Incident
+from executions.incidents.states import IncidentState
 
 
 class Command(BaseCommand):
@@ -33,10 +33,10 @@ class Command(BaseCommand):
         if options["workspace"]:
             rows = rows.filter(workspace__slug=options["workspace"])
         if options["search"]:
-            rows = rows.filter(incident_reads.found_by(options["search"]))
+            rows = rows.filter(reads.found_by(options["search"]))
         found = list(rows.order_by("-last_seen", "pk")[: max(options["limit"], 1)])
         if options["json"]:
-            told = [incident_reads.as_json(each) for each in found]
+            told = [reads.as_json(each) for each in found]
             self.stdout.write(json.dumps(told, indent=2, default=str))
             return
         for each in found:

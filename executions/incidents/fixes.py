@@ -15,7 +15,7 @@ from executions.states import ExecutionStatus as E
 from templates_app.models import TemplateVersion
 from templates_app.services import checking
 
-from .patching import PATCHED, patched_definition
+from ..recovery.patching import PATCHED, patched_definition
 
 RETRY, SKIP, COMPLETE = "retry", "skip", "complete"
 ACTIONS = (RETRY, SKIP, COMPLETE)

@@ -18,12 +18,12 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject, JSONValue
 
-from .ports import people_asked
-from .recovery import incident_reads, repairs
-from .recovery.fixes import ACTIONS, COMPLETE, RETRY, Fix
-from .recovery.incident_models import Incident, IncidentBlock, NoteKind
-from .recovery.incident_states import IncidentState, RepairState
-from .recovery.repair_models import ACTIVE, RepairRun
+from ..ports import people_asked
+from . import reads, repairs
+from .fixes import ACTIONS, COMPLETE, RETRY, Fix
+from .models import Incident, IncidentBlock, NoteKind
+from .repair_models import ACTIVE, RepairRun
+from .states import IncidentState, RepairState
 
 ROWS_PER_PAGE = 20
 FORESEEN = 50  # so many of a dry run are listed
@@ -79,7 +79,7 @@ def page(request: HttpRequest, incident: Incident, table: Table | None = None) -
         "state": chip(LOOKS[IncidentState(incident.state)][0], word=LOOKS[IncidentState(incident.state)][1]),
         "open": incident.state != IncidentState.RESOLVED,
         "snoozed": incident.state == IncidentState.SNOOZED,
-        "radius": _radius(incident_reads.radius(incident), people),
+        "radius": _radius(reads.radius(incident), people),
         "repairs": [_line(each) for each in recent],
         "active": any(each.state in ACTIVE for each in recent),
         "form": _form(request),
@@ -178,7 +178,7 @@ def begin(request: HttpRequest, incident: Incident) -> None:
 # -- what is shown -------------------------------------------------------------
 
 
-def _radius(found: incident_reads.Radius, people: int) -> list[tuple[int, str]]:
+def _radius(found: reads.Radius, people: int) -> list[tuple[int, str]]:
     return [
         (found.executions, "executions"),
         (found.open_executions, "of them still open"),
@@ -203,7 +203,7 @@ def _line(repair: RepairRun) -> RepairLine:
 
 
 def _blocks(request: HttpRequest, incident: Incident) -> Table:
-    shown = Paginator(incident_reads.blocks(incident), ROWS_PER_PAGE).get_page(request.GET.get("block_page"))
+    shown = Paginator(reads.blocks(incident), ROWS_PER_PAGE).get_page(request.GET.get("block_page"))
     rows = [
         (
             link(reverse("execution-page", args=[each.execution_id]), str(each.execution_id)[:8]),
@@ -230,7 +230,7 @@ def _timeline(incident: Incident) -> Table:
     rows: list[tuple[Any, ...]] = [(when(incident.first_seen), "-", "failed first", incident.message)]
     rows += [
         (when(note.at), note.by or "-", NOTE_WORDS[NoteKind(note.kind)], note.text or "-")
-        for note in incident_reads.notes(incident)
+        for note in reads.notes(incident)
     ]
     shown = Paginator(rows, len(rows)).get_page(1)
     return Table(

@@ -22,13 +22,13 @@ from agentflow.governance.models import AuditEntry, User
 from agentflow.governance.roles import Role
 from agentflow.types import JSONObject
 from executions.engine import run as engine_run
+from executions.incidents import feed
+from executions.incidents.models import FailureNote, Incident, IncidentBlock
 from executions.models import Execution
-from executions.recovery import incident_feed
-from executions.recovery.incident_models import FailureNote, Incident, IncidentBlock
 from executions.services import reconcile, starting
 from tests.factories.governance import client_of, member
 
-from .conftest import Start, answer, block, claim, drain, lose_worker, row, template
+from ..conftest import Start, answer, block, claim, drain, lose_worker, row, template
 
 PATH = "/api/v1/incidents"
 ONCE_ONLY = {"maxRetries": 0}
@@ -41,7 +41,7 @@ def absent(block_id: str = "a", **fields: Any) -> JSONObject:
 
 
 def count_all() -> None:
-    while incident_feed.count():
+    while feed.count():
         pass
 
 
@@ -185,11 +185,11 @@ def test_each_failure_is_counted_once_however_many_clocks_count(failed: Executio
     FailureNote.objects.bulk_create(rows, batch_size=10)
 
     def clock(_: int) -> None:
-        incident_feed.AT_ONCE, kept = 7, incident_feed.AT_ONCE
+        feed.AT_ONCE, kept = 7, feed.AT_ONCE
         try:
             count_all()
         finally:
-            incident_feed.AT_ONCE = kept
+            feed.AT_ONCE = kept
             connection.close()
 
     with ThreadPoolExecutor(4) as pool:
@@ -273,11 +273,11 @@ def test_people_look_after_an_incident(failed: Execution, incident: Incident, ap
 def test_a_snooze_ends_by_itself(incident: Incident, api: APIClient) -> None:
     until = timezone.now() + timedelta(hours=1)
     api.post(f"{PATH}/{incident.pk}/snooze", {"until": until.isoformat()}, format="json")
-    incident_feed.wake()
+    feed.wake()
     incident.refresh_from_db()
     assert incident.state == "snoozed"
     Incident.objects.update(snoozed_until=Now() - timedelta(seconds=1))
-    incident_feed.wake()
+    feed.wake()
     told = api.get(f"{PATH}/{incident.pk}").json()
     assert told["state"] == "open"
     assert (told["timeline"][-1]["kind"], told["timeline"][-1]["by"]) == ("woken", None)

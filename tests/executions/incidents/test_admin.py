@@ -9,13 +9,13 @@ from django.test import Client
 
 from agentflow.governance.models import User
 from agentflow.governance.roles import Role
+from executions.incidents import feed, repair_steps
+from executions.incidents.models import Incident
+from executions.incidents.repair_models import RepairRun
 from executions.models import Execution
-from executions.recovery import incident_feed, repair_steps
-from executions.recovery.incident_models import Incident
-from executions.recovery.repair_models import RepairRun
 from tests.factories.governance import member
 
-from .conftest import Start, block, drain, template
+from ..conftest import Start, block, drain, template
 
 LIST = "/admin/executions/incident/"
 FAILING = {"agentId": "test.absent", "input": {"n": "${input.n}"}, "retryPolicy": {"maxRetries": 0}}
@@ -24,7 +24,7 @@ FAILING = {"agentId": "test.absent", "input": {"n": "${input.n}"}, "retryPolicy"
 @pytest.fixture
 def failed(run: Start) -> Execution:
     execution = run(template(block("a", **FAILING)), input={"n": 2})
-    incident_feed.count()
+    feed.count()
     return execution
 
 

@@ -13,7 +13,7 @@ from agentflow.governance.access import WorkspaceScopedQuerySet
 from agentflow.workflow.failures import FailureKind
 
 from .fingerprint import FINGERPRINT_CHARS
-from .incident_states import IncidentState
+from .states import IncidentState
 
 
 class FailureNote(models.Model):

@@ -22,11 +22,11 @@ from executions.models import Execution
 from executions.services import locking, repairing, restarting
 from executions.services.restarting import RestartRequest
 
+from ..recovery.patching import merged
 from . import repairs
 from .fixes import COMPLETE, RESTARTED, SKIP, Fix, outlook
-from .incident_states import ItemState, RepairState
-from .patching import merged
 from .repair_models import ACTIVE, RepairItem, RepairRun
+from .states import ItemState, RepairState
 
 log = structlog.get_logger(__name__)
 

@@ -33,11 +33,11 @@ from agentflow.governance.admin_base import (
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import incident_page
-from .incident_page import LOOKS
-from .recovery import incident_reads, incidents, repairs
-from .recovery.incident_models import Incident
-from .recovery.incident_states import IncidentState
+from . import handling, reads, repairs
+from . import page as pages
+from .models import Incident
+from .page import LOOKS
+from .states import IncidentState
 
 SNOOZES = {"1h": timedelta(hours=1), "1d": timedelta(days=1), "7d": timedelta(days=7)}
 
@@ -164,7 +164,7 @@ class IncidentAdmin(WorkspaceScopedAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Incident], search_term: str
     ) -> tuple[QuerySet[Incident], bool]:
-        return (queryset.filter(incident_reads.found_by(search_term)) if search_term else queryset), False
+        return (queryset.filter(reads.found_by(search_term)) if search_term else queryset), False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Incident]:
         rows: QuerySet[Incident] = super().get_queryset(request)
@@ -180,7 +180,7 @@ class IncidentAdmin(WorkspaceScopedAdmin):
         to = request.POST.get("to", "").strip()
 
         def act(incident: Incident, by: User) -> None:
-            incidents.assign(incident_id=incident.pk, by=by, to=to or by.get_username())
+            handling.assign(incident_id=incident.pk, by=by, to=to or by.get_username())
 
         self.each(request, queryset, act, permission=Permission.OPERATE, done="Assigned")
 
@@ -189,14 +189,14 @@ class IncidentAdmin(WorkspaceScopedAdmin):
         until = timezone.now() + SNOOZES["1d"]
 
         def act(incident: Incident, by: User) -> None:
-            incidents.snooze(incident_id=incident.pk, by=by, until=until)
+            handling.snooze(incident_id=incident.pk, by=by, until=until)
 
         self.each(request, queryset, act, permission=Permission.OPERATE, done="Snoozed")
 
     @action(description="Resolve", permissions=["operate"])  # type: ignore[untyped-decorator]  # as above
     def resolve_selected(self, request: HttpRequest, queryset: QuerySet[Incident]) -> None:
         def act(incident: Incident, by: User) -> None:
-            incidents.resolve(incident_id=incident.pk, by=by)
+            handling.resolve(incident_id=incident.pk, by=by)
 
         self.each(request, queryset, act, permission=Permission.OPERATE, done="Resolved")
 
@@ -215,7 +215,7 @@ class IncidentAdmin(WorkspaceScopedAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         found = self.get_object(request, object_id)
-        more = {} if found is None else {"incident_page": incident_page.page(request, found)}
+        more = {} if found is None else {"incident_page": pages.page(request, found)}
         response: HttpResponse = super().change_view(
             request, object_id, form_url, {**more, **(extra_context or {})}
         )
@@ -230,7 +230,7 @@ class IncidentAdmin(WorkspaceScopedAdmin):
             raise PermissionDenied
         try:
             if what == "plan":
-                return self._shown(request, incident, incident_page.foreseen(request, incident))
+                return self._shown(request, incident, pages.foreseen(request, incident))
             messages.success(request, _do(request, incident, what))
         except AgentflowError as error:
             messages.error(request, _words(error))
@@ -240,7 +240,7 @@ class IncidentAdmin(WorkspaceScopedAdmin):
 
     def _shown(self, request: HttpRequest, incident: Incident, plan: Table | None = None) -> HttpResponse:
         """The page with what was typed, as an answer to a button."""
-        shown = incident_page.page(request, incident, plan)
+        shown = pages.page(request, incident, plan)
         request.method = "GET"  # it is looked at: the page's own form is not sent
         return self.change_view(request, str(incident.pk), extra_context={"incident_page": shown})
 
@@ -253,26 +253,26 @@ def _do(request: HttpRequest, incident: Incident, what: str) -> str:
         case "comment":
             if not text:
                 raise InvalidInput("Say something.")
-            incidents.comment(incident_id=incident.pk, by=by, text=text[: incidents.COMMENT_CHARS])
+            handling.comment(incident_id=incident.pk, by=by, text=text[: handling.COMMENT_CHARS])
             return "Commented."
         case "assign":
-            incidents.assign(incident_id=incident.pk, by=by, to=text or by.get_username())
+            handling.assign(incident_id=incident.pk, by=by, to=text or by.get_username())
             return "Assigned."
         case "snooze":
             span = SNOOZES.get(given.get("for", ""), SNOOZES["1d"])
-            incidents.snooze(incident_id=incident.pk, by=by, until=timezone.now() + span)
+            handling.snooze(incident_id=incident.pk, by=by, until=timezone.now() + span)
             return "Snoozed."
         case "wake":
-            incidents.wake(incident_id=incident.pk, by=by)
+            handling.wake(incident_id=incident.pk, by=by)
             return "Open again."
         case "resolve":
-            incidents.resolve(incident_id=incident.pk, by=by, comment=text[: incidents.COMMENT_CHARS])
+            handling.resolve(incident_id=incident.pk, by=by, comment=text[: handling.COMMENT_CHARS])
             return "Resolved."
         case "repair":
-            incident_page.begin(request, incident)
+            pages.begin(request, incident)
             return "The repair has begun."
         case "stop":
-            repairs.stop(repair_id=incident_page.active(incident).pk, by=by)
+            repairs.stop(repair_id=pages.active(incident).pk, by=by)
             return "Stopped: what was not reached stays as it is."
     raise InvalidInput("There is no such button.")
 

@@ -1,6 +1,6 @@
 """Which changes are failures that an incident counts, noted by the transaction that settles them.
 
-One statement for all of them, and none where nothing failed.  `incident_feed` counts what is noted.
+One statement for all of them, and none where nothing failed.  `feed` counts what is noted.
 """
 
 from __future__ import annotations

@@ -11,15 +11,15 @@ from agentflow.governance.models import AuditEntry, User
 from agentflow.governance.roles import Role
 from agentflow.types import JSONObject
 from approvals.models import Approval
+from executions.incidents import feed, repair_steps
+from executions.incidents.models import Incident
+from executions.incidents.repair_models import RepairItem, RepairRun
 from executions.models import Execution
-from executions.recovery import incident_feed, repair_steps
-from executions.recovery.incident_models import Incident
-from executions.recovery.repair_models import RepairItem, RepairRun
 from executions.services import repairing, starting
 from tests.factories.executions import statuses
 from tests.factories.governance import client_of, member
 
-from .conftest import Start, block, drain, row, template
+from ..conftest import Start, block, drain, row, template
 
 ONCE_ONLY = {"maxRetries": 0}
 Post = Callable[..., JSONObject]
@@ -32,7 +32,7 @@ def absent(block_id: str = "a", **fields: Any) -> JSONObject:
 
 
 def count_all() -> None:
-    while incident_feed.count():
+    while feed.count():
         pass
 
 

@@ -15,8 +15,8 @@ from agentflow.types import JSONObject
 from executions.engine.run import raw_cursor
 from executions.models import BlockExecution
 
-from .incident_models import Incident, IncidentBlock, IncidentNote
-from .incident_states import IncidentState
+from .models import Incident, IncidentBlock, IncidentNote
+from .states import IncidentState
 
 NOTES_MAX = 200  # the latest of a timeline
 

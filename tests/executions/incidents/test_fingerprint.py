@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executions.recovery.fingerprint import FINGERPRINT_CHARS, MESSAGE_CHARS, fingerprint, normalised
+from executions.incidents.fingerprint import FINGERPRINT_CHARS, MESSAGE_CHARS, fingerprint, normalised
 
 NUMBERS = st.one_of(
     st.integers(-(10**12), 10**12), st.floats(-1e9, 1e9, allow_nan=False, allow_subnormal=False)

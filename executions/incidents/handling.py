@@ -17,8 +17,8 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
-from .incident_models import Incident, IncidentNote, NoteKind
-from .incident_states import INCIDENT, IncidentState
+from .models import Incident, IncidentNote, NoteKind
+from .states import INCIDENT, IncidentState
 
 S = IncidentState
 

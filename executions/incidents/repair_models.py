@@ -11,8 +11,8 @@ from django.db.models.functions import Now
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 
-from .incident_models import Incident
-from .incident_states import ItemState, RepairState
+from .models import Incident
+from .states import ItemState, RepairState
 
 ACTIVE = (RepairState.CANARY.value, RepairState.RUNNING.value)
 

@@ -24,10 +24,10 @@ from executions.engine.run import raw_cursor
 
 from . import fixes
 from .fixes import Fix, Held, Outlook, outlook
-from .incident_models import Incident, IncidentNote, NoteKind
-from .incident_states import REPAIR, RepairState
-from .incidents import locked
+from .handling import locked
+from .models import Incident, IncidentNote, NoteKind
 from .repair_models import ACTIVE, RepairItem, RepairRun
+from .states import REPAIR, RepairState
 
 
 class NothingToRepair(Conflict):
