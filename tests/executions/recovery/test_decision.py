@@ -154,3 +154,22 @@ def test_a_decision_is_little_work() -> None:
     failure = Failure(FailureKind.TRANSIENT, "timeout", "Late.")
     policy = Policy(recovery=Recovery(transient=("reassign", "queue", "restart", "retry", "ask")))
     assert work.calls(lambda: decide(failure, policy, History(), Candidates())) < 100
+
+
+def test_no_ladder_repeats_what_must_happen_once_even_if_validation_let_it_through() -> None:
+    written = Recovery().model_copy(
+        update={"unknown_outcome": ("retry", "reassign", "queue", "restart", "fail")}
+    )
+    decision = decide(
+        Failure(FailureKind.TRANSIENT, "c", "said", outcome_unknown=True),
+        Policy(retry=RetryPolicy(max_retries=2), recovery=written),
+        History(effect="once"),
+        Candidates(agents=("b",), point=7, reassigned=True),
+    )
+    assert decision.strategy is Strategy.FAIL
+    assert [strategy for strategy, _ in decision.passed] == [
+        Strategy.RETRY,
+        Strategy.REASSIGN,
+        Strategy.QUEUE,
+        Strategy.RESTART,
+    ]
