@@ -17,7 +17,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-HINTS = (b"blocks", b"control")
+from executions.lanes import LANES, QUEUE
+
+CONTROL = "control"  # as executions.dispatch has it, which the wire cannot load
+HINTS = frozenset(name.encode() for name in (QUEUE, *LANES, CONTROL))
 NOWHERE = b"chaos.dropped"
 HIGH_WATER = 1 << 20
 
@@ -55,6 +58,7 @@ class Hints:
             return as_sent
         counts, dice = self._wire.counts, self._wire.chance.random()
         counts["hints"] += 1
+        counts["on lanes"] += words[1].decode() in LANES
         if dice < self._wire.dropped:
             counts["dropped"] += 1
             return packed([words[0], NOWHERE, words[2]])

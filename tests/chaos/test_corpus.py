@@ -12,12 +12,14 @@ import pytest
 from agentflow.workflow.definition import Block, ToolType, parse
 from agentflow.workflow.validation import check
 from approvals.models import ApprovalKind
+from executions import dispatch
+from executions.lanes import LANES
 from executions.states import BLOCK, BlockStatus, ExecutionStatus
 from tests.waiting import PATIENCE_S
 
 from .corpus import EXERCISED, LEFT_OUT, Case, Corpus
 from .faults import KINDS, schedule
-from .proxy import NOWHERE, Hints, Wire, packed, parsed
+from .proxy import CONTROL, NOWHERE, Hints, Wire, packed, parsed
 
 KNOWN = {
     "tool kinds": set(get_args(ToolType)),
@@ -66,18 +68,20 @@ class Dice(random.Random):
 
 
 def test_hints_are_doubled_and_dropped_within_their_commands() -> None:
-    sent = [[b"LPUSH", b"blocks", b"one"], [b"LPUSH", b"blocks", b"two"], [b"LPUSH", b"control", b"three"]]
+    lane = LANES[3].encode()
+    sent = [[b"LPUSH", b"blocks", b"one"], [b"LPUSH", lane, b"two"], [b"LPUSH", CONTROL.encode(), b"three"]]
     other = [[b"LPUSH", b"canary.1", b"x"], [b"PING"], [b"SET", b"blocks", b"\r\n*1\r\n"]]
     stream = b"".join(map(packed, sent + other))
     wire = Wire(Dice([0.01, 0.1, 0.9]), doubled=0.1, dropped=0.05)
     passed = b"".join(map(Hints(wire), _pieces(stream)))
     assert list(_commands(passed)) == [
         [b"LPUSH", NOWHERE, b"one"],
-        [b"LPUSH", b"blocks", b"two", b"two"],
+        [b"LPUSH", lane, b"two", b"two"],
         sent[2],
         *other,
     ]
-    assert wire.counts == {"hints": 3, "dropped": 1, "doubled": 1}
+    assert wire.counts == {"hints": 3, "on lanes": 1, "dropped": 1, "doubled": 1}
+    assert dispatch.CONTROL == CONTROL
 
 
 def _pieces(stream: bytes) -> Iterator[bytes]:
