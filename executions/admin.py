@@ -222,23 +222,8 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
 
     # -- one execution ---------------------------------------------------------
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        execution = self.get_object(request, object_id)
-        more = (
-            {}
-            if execution is None
-            else {"tables": [_blocks(request, execution), _points(request, execution)]}
-        )
-        response: HttpResponse = super().change_view(
-            request, object_id, form_url, {**(extra_context or {}), **more}
-        )
-        return response
+    def beside(self, request: HttpRequest, execution: Execution) -> dict[str, Any]:
+        return {"tables": [_blocks(request, execution), _points(request, execution)]}
 
     # -- steering --------------------------------------------------------------
 

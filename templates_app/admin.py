@@ -6,7 +6,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
 
@@ -230,19 +230,8 @@ class TemplateVersionAdmin(WorkspaceScopedAdmin):
     def workspace_id_of(self, version: TemplateVersion) -> UUID:
         return version.template.workspace_id
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        version = self.get_object(request, object_id)
-        more = {"table": _blocks(request, version.definition)} if version is not None else {}
-        response: HttpResponse = super().change_view(
-            request, object_id, form_url, {**(extra_context or {}), **more}
-        )
-        return response
+    def beside(self, request: HttpRequest, version: TemplateVersion) -> dict[str, Any]:
+        return {"table": _blocks(request, version.definition)}
 
     @action(description="Publish", permissions=["author"])  # type: ignore[untyped-decorator]  # as above
     def publish(self, request: HttpRequest, queryset: QuerySet[TemplateVersion]) -> None:

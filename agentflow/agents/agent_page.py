@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django import forms
@@ -122,21 +122,7 @@ class AgentPage(WorkspaceScopedAdmin):
 
         self.each(request, agents, act, permission=Permission.MANAGE_AGENTS, done=self.done[what])
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        agent = self.get_object(request, object_id)
-        more = {} if agent is None else self._shown(request, cast(Agent, agent))
-        response: HttpResponse = super().change_view(
-            request, object_id, form_url, {**(extra_context or {}), **more}
-        )
-        return response
-
-    def _shown(self, request: HttpRequest, agent: Agent) -> dict[str, Any]:
+    def beside(self, request: HttpRequest, agent: Agent) -> dict[str, Any]:
         known = performance.capabilities(agent)
         name = request.GET.get("window", "")
         name = name if name in performance.WINDOWS else "24h"

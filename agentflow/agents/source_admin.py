@@ -105,27 +105,14 @@ class AgentSourceAdmin(Managed):
         self.look_now(request, [source])
         return HttpResponseRedirect(reverse("admin:agents_agentsource_change", args=[pk]))
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        found = self.get_object(request, object_id)
-        more = {}
-        if found is not None:
-            source = cast(AgentSource, found)
-            more["source_page"] = {
-                "source": source,
-                "manages": self.has_change_permission(request, source),
-                "panels": [_looked(source), _schedule(source)],
-                "tables": [_last_look(source), _agents(source)],
-            }
-        response: HttpResponse = super().change_view(
-            request, object_id, form_url, {**(extra_context or {}), **more}
-        )
-        return response
+    def beside(self, request: HttpRequest, source: AgentSource) -> dict[str, Any]:
+        page = {
+            "source": source,
+            "manages": self.has_change_permission(request, source),
+            "panels": [_looked(source), _schedule(source)],
+            "tables": [_last_look(source), _agents(source)],
+        }
+        return {"source_page": page}
 
     @display(  # type: ignore[untyped-decorator]
         description="State", label={"Good": "success", "Failing": "danger", "Off": "warning", "New": "info"}

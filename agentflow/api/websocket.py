@@ -8,6 +8,7 @@ import json
 import logging
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any, ClassVar, TypeAlias
 from urllib.parse import parse_qs
@@ -50,7 +51,7 @@ FRESH_S = 1.0  # before a push the rights may rest on a check this old: at most 
 BAD_MESSAGES_MAX = 20
 
 
-class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ships no types
+class AuthenticatedConsumer(AsyncWebsocketConsumer, ABC):  # type: ignore[misc]  # channels ships no types
     """A socket of one signed-in person.
 
     A subclass implements `may_continue` (do the rights for what this socket shows still hold?),
@@ -78,9 +79,9 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # ch
 
     # What a subclass says -------------------------------------------------------------------------
 
+    @abstractmethod
     async def may_continue(self) -> bool:
         """Whether this person may still see what the socket shows."""
-        raise NotImplementedError
 
     async def opened(self) -> None:
         """The socket is accepted and permitted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -42,9 +43,9 @@ class EventFeed(AuthenticatedConsumer):
     readers: ClassVar[Readers]
 
     @property
+    @abstractmethod
     def subject(self) -> str:
         """What it follows, by the name that pokes have."""
-        raise NotImplementedError
 
     @property
     def previews(self) -> str:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,22 +44,22 @@ Rights: TypeAlias = Mapping[int, frozenset[UUID]]  # by person: of the workspace
 Asked: TypeAlias = tuple[int, str, Cursor]  # person, subject and place
 
 
-class Source:
+class Source(ABC):
     """Where the events of one kind of feed come from.  All run in a thread."""
 
     permission: ClassVar[Permission]  # in an event's workspace, for whoever is sent it
 
+    @abstractmethod
     def watched(self, asked: Collection[tuple[int, str]]) -> Mapping[tuple[int, str], frozenset[UUID]]:
         """The workspaces whose events each of these people may have now, each of their subject."""
-        raise NotImplementedError
 
+    @abstractmethod
     def news(self, places: Mapping[str, Cursor]) -> Mapping[str, Page]:
         """The next events of each subject after its place, whoever may see them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def earlier(self, subject: str, workspace_ids: frozenset[UUID], after: Cursor) -> Page:
         """The next events of a subject that who may see these workspaces may see."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

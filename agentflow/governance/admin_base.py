@@ -11,7 +11,7 @@ from uuid import UUID
 from django.contrib import admin, messages
 from django.core.paginator import Page
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -166,6 +166,24 @@ class BaseAdmin(ModelAdmin):  # type: ignore[misc]  # as above
         """The workspace a row belongs to; for rows that have it under another name, override."""
         found: UUID | None = getattr(row, "workspace_id", None)
         return found
+
+    def beside(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """What a row's page shows beside its fields, for the template of that page."""
+        return {}
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        row = self.get_object(request, object_id)
+        more = {} if row is None else self.beside(request, row)
+        response: HttpResponse = super().change_view(
+            request, object_id, form_url, {**more, **(extra_context or {})}
+        )
+        return response
 
 
 class AuditedAdmin(BaseAdmin):

@@ -8,13 +8,12 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from agentflow.governance import audit
 from executions.models import Execution
 from executions.services import asking_again, human, locking
 
 from ..models import Approval, DecisionKind, OnTimeout
 from ..states import APPROVAL, ApprovalStatus
-from . import climbing, gate, levels, releasing, swapping, times
+from . import climbing, gate, levels, releasing, swapping, times, trail
 
 S = ApprovalStatus
 
@@ -54,14 +53,7 @@ def _escalate(approval: Approval, index: int) -> None:
     before = approval.level
     climbing.enter(approval, index)
     gate.tell("approval_escalated", approval, fromLevel=before)
-    audit.record(
-        action="approval.escalate",
-        by=None,
-        workspace_id=approval.workspace_id,
-        target_type="approval",
-        target_id=str(approval.pk),
-        detail={"executionId": str(approval.execution_id), "fromLevel": before, "level": approval.level},
-    )
+    trail.record("escalate", approval, None, fromLevel=before, level=approval.level)
 
 
 def _end(execution: Execution, approval: Approval) -> None:

@@ -11,14 +11,14 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from agentflow.errors import Conflict, InvalidInput, NotPermitted, Unprocessable
-from agentflow.governance import access, audit
+from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
 from .. import rights
 from ..models import CLAIM, Approval, ApprovalAssignee, ApprovalComment, ApprovalLevel
-from . import gate, holding, times
+from . import gate, holding, times, trail
 from .levels import ANY
 
 MOST_DELEGATIONS = 3
@@ -246,12 +246,5 @@ def _told(approval: Approval, action: str, by: User, detail: JSONObject) -> Appr
     events = {"claim": "claimed", "release": "released", "delegate": "delegated", "reassign": "reassigned"}
     facts = {name: value for name, value in detail.items() if name in ("to", "commentId")}
     gate.tell(f"approval_{events.get(action, 'commented')}", approval, by=by.get_username(), **facts)
-    audit.record(
-        action=f"approval.{action}",
-        by=by,
-        workspace_id=approval.workspace_id,
-        target_type="approval",
-        target_id=str(approval.pk),
-        detail={"executionId": str(approval.execution_id), "blockId": approval.block_id, **detail},
-    )
+    trail.record(action, approval, by, **detail)
     return approval

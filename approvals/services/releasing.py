@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from django.db.models import F
 from django.db.models.functions import Now
 
-from agentflow.governance import audit
 from agentflow.governance.models import User
 from executions.models import BlockExecution, Execution, Timer
 from executions.services import human
 
 from ..models import Approval, DecisionKind, Sample, SampleState
 from ..states import APPROVAL, ApprovalStatus
-from . import gate, sampling
+from . import gate, sampling, trail
 
 S = ApprovalStatus
 AT_ONCE = 200  # released with the decision; the clock does the rest at once
@@ -89,19 +88,13 @@ def release(execution: Execution, sample: Sample, rows: Iterable[Approval]) -> N
 
 
 def _record(approval: Approval, sample: Sample, by: User) -> None:
-    audit.record(
-        action="approval.respond",
-        by=by,
-        workspace_id=approval.workspace_id,
-        target_type="approval",
-        target_id=str(approval.pk),
-        detail={
-            "executionId": str(approval.execution_id),
-            "blockId": approval.block_id,
-            "kind": approval.kind,
-            "approved": True,
-            "decision": DecisionKind.APPROVE.value,
-            "contentHash": approval.content_hash,
-            "releasedBySample": {"inspected": len(sample.chosen), "of": sample.of},
-        },
+    trail.record(
+        "respond",
+        approval,
+        by,
+        kind=approval.kind,
+        approved=True,
+        decision=DecisionKind.APPROVE.value,
+        contentHash=approval.content_hash,
+        releasedBySample={"inspected": len(sample.chosen), "of": sample.of},
     )

@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from agentflow.api import context
 from agentflow.errors import Conflict
-from agentflow.governance import access, audit
+from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONValue
@@ -19,7 +19,7 @@ from executions.services import human
 from .. import rights
 from ..models import Approval, ApprovalKind, DecisionKind
 from ..states import APPROVAL, ApprovalStatus
-from . import answers, climbing, gate, handing, holding, levels, releasing, swapping, votes
+from . import answers, climbing, gate, handing, holding, levels, releasing, swapping, trail, votes
 from . import edits as editing
 from .holding import AlreadyDecided
 
@@ -142,7 +142,7 @@ def _keep_on(approval: Approval, by: User, answer: votes.Answer, event: str) -> 
         decision=answer.decision(approval.kind).value,
         quorum=approval.quorum,
     )
-    _audit("approval.vote", approval, by, answer)
+    _audit("vote", approval, by, answer)
 
 
 def record(approval: Approval, by: User, answer: votes.Answer) -> None:
@@ -172,23 +172,17 @@ def record(approval: Approval, by: User, answer: votes.Answer) -> None:
         decision=decision.value,
         approver=by.get_username(),
     )
-    _audit("approval.respond", approval, by, answer)
+    _audit("respond", approval, by, answer)
 
 
 def _audit(action: str, approval: Approval, by: User, answer: votes.Answer) -> None:
-    audit.record(
-        action=action,
-        by=by,
-        workspace_id=approval.workspace_id,
-        target_type="approval",
-        target_id=str(approval.pk),
-        detail={
-            "executionId": str(approval.execution_id),
-            "blockId": approval.block_id,
-            "kind": approval.kind,
-            "approved": answer.approved,
-            "decision": answer.decision(approval.kind).value,
-            "contentHash": approval.content_hash,
-            **({"edits": answer.edits} if answer.edits else {}),
-        },
+    trail.record(
+        action,
+        approval,
+        by,
+        kind=approval.kind,
+        approved=answer.approved,
+        decision=answer.decision(approval.kind).value,
+        contentHash=approval.content_hash,
+        **({"edits": answer.edits} if answer.edits else {}),
     )

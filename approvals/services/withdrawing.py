@@ -6,14 +6,14 @@ from uuid import UUID
 
 from django.db import transaction
 
-from agentflow.governance import access, audit
+from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from executions.services import human
 
 from ..models import Approval
 from ..states import BY_OPERATOR, ApprovalStatus
-from . import gate, holding
+from . import gate, holding, trail
 
 
 @transaction.atomic
@@ -46,18 +46,6 @@ def withdraw(*, approval_id: UUID, by: User, reason: str) -> Approval:
         unanswered=human.WITHDRAWN,
         approval_id=approval.pk,
     )
-    audit.record(
-        action="approval.withdraw",
-        by=by,
-        workspace_id=approval.workspace_id,
-        target_type="approval",
-        target_id=str(approval.pk),
-        detail={
-            "executionId": str(approval.execution_id),
-            "blockId": approval.block_id,
-            "kind": approval.kind,
-            "reason": reason,
-        },
-    )
+    trail.record("withdraw", approval, by, kind=approval.kind, reason=reason)
     approval.refresh_from_db()
     return approval

@@ -207,19 +207,8 @@ class IncidentAdmin(WorkspaceScopedAdmin):
         name = "executions_incident_do"
         return [path("<uuid:pk>/do/<slug:what>/", do, name=name), *super().get_urls()]
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        found = self.get_object(request, object_id)
-        more = {} if found is None else {"incident_page": pages.page(request, found)}
-        response: HttpResponse = super().change_view(
-            request, object_id, form_url, {**more, **(extra_context or {})}
-        )
-        return response
+    def beside(self, request: HttpRequest, incident: Incident) -> dict[str, Any]:
+        return {"incident_page": pages.page(request, incident)}
 
     def do_view(self, request: HttpRequest, pk: UUID, what: str) -> HttpResponse:
         """What the buttons of an incident's page do."""
