@@ -20,6 +20,9 @@ from approvals import selectors as approvals
 from approvals.models import Approval
 from approvals.states import ApprovalStatus
 from executions import selectors as executions
+from executions.incidents import reads as incidents
+from executions.incidents.models import Incident
+from executions.incidents.states import IncidentState
 from executions.models import Execution
 from executions.states import TERMINAL, ExecutionStatus
 
@@ -123,7 +126,9 @@ class Panel:
     more: str
 
 
-RUNS, ASKED = "executions.execution", "approvals.approval"
+RUNS, ASKED, INCIDENTS = "executions.execution", "approvals.approval", "executions.incident"
+FAILED, COMPLETED = "failed in the last day", "completed in the last day"
+OPEN_INCIDENTS = f"state={IncidentState.OPEN.value}&simulated=no"
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -146,17 +151,24 @@ def _figures(request: HttpRequest) -> list[Figure]:
     asked = _pending(request).count()
     off = Agent.objects.visible_to(request.user).filter(enabled=False).count()
     return [
-        Figure(asked, "questions wait for people", changelist(ASKED, "status__exact=pending")),
-        Figure(found["running"], "executions run", changelist(RUNS, "status__exact=running")),
-        Figure(found["paused"], "are paused", changelist(RUNS, "status__exact=paused")),
-        Figure(found["failed"], "failed in the last day", changelist(RUNS, "status__exact=failed&ended=1d")),
-        Figure(
-            found["completed"],
-            "completed in the last day",
-            changelist(RUNS, "status__exact=completed&ended=1d"),
+        _figure(
+            asked, "question waits for people", "questions wait for people", ASKED, "status__exact=pending"
         ),
-        Figure(off, "agents are switched off", changelist("agents.agent", "enabled__exact=0")),
+        _figure(_incidents(request).count(), "open incident", "open incidents", INCIDENTS, OPEN_INCIDENTS),
+        _figure(found["running"], "execution runs", "executions run", RUNS, "status__exact=running"),
+        _figure(found["paused"], "is paused", "are paused", RUNS, "status__exact=paused"),
+        _figure(found["failed"], FAILED, FAILED, RUNS, "status__exact=failed&ended=1d"),
+        _figure(found["completed"], COMPLETED, COMPLETED, RUNS, "status__exact=completed&ended=1d"),
+        _figure(off, "agent is switched off", "agents are switched off", "agents.agent", "enabled__exact=0"),
     ]
+
+
+def _figure(count: int, one: str, many: str, label: str, query: str) -> Figure:
+    return Figure(count, one if count == 1 else many, changelist(label, query))
+
+
+def _incidents(request: HttpRequest) -> QuerySet[Incident]:
+    return incidents.incidents(request.user).filter(state=IncidentState.OPEN, simulated=False)
 
 
 def _panels(request: HttpRequest) -> list[Panel]:
@@ -170,6 +182,12 @@ def _panels(request: HttpRequest) -> list[Panel]:
             [_question(row) for row in asked],
             "No question waits for anybody.",
             changelist(ASKED, "status__exact=pending"),
+        ),
+        Panel(
+            "Open incidents",
+            [_incident(row) for row in _incidents(request)[:ROWS]],
+            "Nothing fails that nobody looked at.",
+            changelist(INCIDENTS, OPEN_INCIDENTS),
         ),
         Panel(
             "Failed lately",
@@ -193,6 +211,16 @@ def _question(row: Approval) -> Line:
         note=f"{row.execution.template_version}, answer by",
         state=chip("waiting_human", word="Waiting"),
         at=row.respond_by,
+    )
+
+
+def _incident(row: Incident) -> Line:
+    return Line(
+        url=reverse("admin:executions_incident_change", args=[row.pk]),
+        title=f"{row.template.name}, {row.block_id}: {row.code}",
+        note=f"{row.count} failure{'' if row.count == 1 else 's'}, the last",
+        state=chip("failed", word=row.assignee.get_username() if row.assignee else "Open"),
+        at=row.last_seen,
     )
 
 

@@ -2,7 +2,19 @@ from __future__ import annotations
 
 from django.urls import path, register_converter
 
-from . import budgets, callbacks, choosing, commands, incidents, points, recovery, repairs, signals, views
+from . import (
+    budgets,
+    callbacks,
+    choosing,
+    commands,
+    incidents,
+    points,
+    recovery,
+    repairs,
+    rules,
+    signals,
+    views,
+)
 
 
 class TextConverter:
@@ -38,6 +50,15 @@ urlpatterns = [
     ),
     path("events", signals.EventsView.as_view(), name="events"),
     path("callbacks/<str:token>", callbacks.CallbackView.as_view(), name="callback"),
+    path("failure-rules", rules.FailureRulesView.as_view(), name="failure-rules"),
+    path("failure-rules/order", rules.FailureRuleOrderView.as_view(), name="failure-rules-order"),
+    path("failure-rules/<uuid:rule_id>", rules.FailureRuleView.as_view(), name="failure-rule"),
+    path("recovery-policies", rules.RecoveryPoliciesView.as_view(), name="recovery-policies"),
+    path(
+        "workspaces/<uuid:workspace_id>/recovery-policy",
+        rules.RecoveryPolicyView.as_view(),
+        name="workspace-recovery-policy",
+    ),
     path("incidents", incidents.IncidentsView.as_view(), name="incidents"),
     path(_INCIDENT, incidents.IncidentView.as_view(), name="incident"),
     path(f"{_INCIDENT}/blocks", incidents.IncidentBlocksView.as_view(), name="incident-blocks"),

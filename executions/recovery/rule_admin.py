@@ -18,7 +18,6 @@ from agentflow.types import JSONObject
 
 from . import policing
 from .rule_models import FailureRule, RecoveryPolicy
-from .rules import shadows
 
 if TYPE_CHECKING:
     _RuleModelForm = forms.ModelForm[FailureRule]
@@ -68,14 +67,9 @@ class RuleList(BaseList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         shown: list[FailureRule] = list(self.result_list)
-        by_workspace: dict[Any, list[FailureRule]] = {}
-        rows = FailureRule.objects.filter(workspace__in={rule.workspace_id for rule in shown}, enabled=True)
-        for row in rows:
-            by_workspace.setdefault(row.workspace_id, []).append(row)
-        found = {ws: shadows(list(map(policing.as_rule, rules))) for ws, rules in by_workspace.items()}
+        found = policing.shadowed(shown)
         for rule in shown:
-            shadow = found.get(rule.workspace_id, {}).get(rule.name, "")
-            rule.shadow = shadow if rule.enabled else ""  # type: ignore[attr-defined]
+            rule.shadow = found.get(rule.pk, "")  # type: ignore[attr-defined]
         self.result_list = shown
 
 
@@ -133,7 +127,7 @@ class PolicyForm(_PolicyModelForm):
 
 @admin.register(RecoveryPolicy)
 class RecoveryPolicyAdmin(WorkspaceScopedAdmin):
-    change_permission = add_permission = Permission.ADMINISTER
+    change_permission = add_permission = delete_permission = Permission.ADMINISTER
     form = PolicyForm
     list_display = ("workspace", "said", "changed_by", "changed_at")
     list_filter = (WorkspaceFilter,)
@@ -152,3 +146,6 @@ class RecoveryPolicyAdmin(WorkspaceScopedAdmin):
             by=cast(User, request.user), workspace_id=obj.workspace_id, policy=obj.policy
         )
         obj.pk = saved.pk
+
+    def delete_model(self, request: HttpRequest, obj: RecoveryPolicy) -> None:
+        policing.remove_policy(by=cast(User, request.user), workspace_id=obj.workspace_id)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from executions.recovery.rule_models import FailureRule
 from tests.factories.agents import AgentFactory, ScriptFactory
 from tests.factories.executions import IncidentFactory, RepairFactory
 from tests.outside import Client, Reply, make_client
@@ -23,7 +24,9 @@ from tests.service import Service
 from tests.waiting import PATIENCE_S
 
 OPENAPI = Path(__file__).resolve().parents[2] / "docs" / "openapi.yaml"
-OBJECTS = re.compile(r"^/api/v1(/(?:executions|approvals|templates|agents|scripts|incidents)/\{.*)$")
+OBJECTS = re.compile(
+    r"^/api/v1(/(?:executions|approvals|templates|agents|scripts|incidents|failure-rules)/\{.*)$"
+)
 
 # -- other people's workspaces -------------------------------------------------
 
@@ -77,6 +80,11 @@ def test_what_is_in_another_workspace_does_not_exist(client: Client, stranger: C
         "point_id": client.post(f"/executions/{execution_id}/recovery-points", {})["recoveryPointId"],
         "incident_id": str(incident.pk),
         "repair_id": str(RepairFactory.create(incident=incident).pk),
+        "rule_id": str(
+            FailureRule.objects.create(
+                workspace=client.workspace, name="x", condition="failure.code == 'x'", kind="agent"
+            ).pk
+        ),
     }
     ids = {
         "agents": str(AgentFactory.create(workspace=client.workspace).pk),
