@@ -165,7 +165,8 @@ def _issue(block_id: str, code: str, message: str) -> JSONObject:
 _BEGIN = """
 UPDATE executions_execution
 SET open_sinks = %(sinks)s, failed_blocks = %(failures)s, forked_from_id = %(source)s,
-    forked_epoch = %(source_epoch)s, forked_point = %(point)s
+    forked_epoch = %(source_epoch)s, forked_point = %(point)s,
+    patches = (SELECT patches FROM executions_execution WHERE id = %(source)s)
 WHERE id = %(execution)s
 """
 

@@ -15,7 +15,9 @@ from executions.incidents import feed, repair_steps
 from executions.incidents.models import Incident
 from executions.incidents.repair_models import RepairItem, RepairRun
 from executions.models import Execution
-from executions.services import repairing, starting
+from executions.services import forking, repairing, restarting, starting
+from executions.services.forking import ForkRequest
+from executions.services.restarting import RestartRequest
 from tests.factories.executions import statuses
 from tests.factories.governance import client_of, member
 
@@ -122,7 +124,9 @@ def test_a_block_that_could_not_begin_is_given_another_input(held: Any, post: Po
     assert [row(run, "a").output for run in runs] == [{"half": 5}] * 3
 
 
-def test_a_configuration_is_laid_over_and_stays_for_the_next_tries(held: Any, post: Post) -> None:
+def test_a_configuration_is_laid_over_and_stays_for_next_tries_restarts_and_forks(
+    held: Any, post: Post, author: User
+) -> None:
     text = absent(configuration={"template": "{{n}}", "kept": 1}, agentId="test.absent")
     runs = held(text, count=1)
     begin(post, action="retry", agentId="builtin.text", configuration={"template": "no {{n}}", "kept": None})
@@ -132,6 +136,12 @@ def test_a_configuration_is_laid_over_and_stays_for_the_next_tries(held: Any, po
     assert runs[0].patches == {
         "a": {"agentId": "builtin.text", "configuration": {"template": "no {{n}}", "kept": None}}
     }
+    forked = forking.fork(source=runs[0], by=author, request=ForkRequest(from_block="a", input={"n": 4}))
+    restarting.restart(execution_id=runs[0].pk, by=author, request=RestartRequest(from_block="a"))
+    again = [Execution.objects.get(pk=forked.pk), runs[0]]
+    work(*again)
+    given = [each.blocks.get(block_id="a", epoch=each.epoch).output for each in again]
+    assert [output and output["text"] for output in given] == ["no 4", "no 2"]
 
 
 @pytest.mark.parametrize(("action", "status"), [("skip", "skipped"), ("complete", "completed")])
