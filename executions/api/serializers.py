@@ -16,13 +16,13 @@ from rest_framework import serializers
 from agentflow.agents.journal import StepKind, StepStatus
 from agentflow.api.serializers import StrictSerializer
 from agentflow.types import JSONValue
-from agentflow.workflow.failures import FailureKind
 from executions.models import AttemptOutcome, Compensation, Durability, PointKind
 from executions.services.admission import LATEST
 from executions.states import BlockStatus, ExecutionStatus
 
+from .fault_serializers import ScriptedFailureSerializer
+
 SCALE_MAX = 1_000_000.0
-FAILURES_MAX = 1000  # of one block, in one entry of the script
 REASON_CHARS = 1000
 BUSINESS_KEY_CHARS = 200
 VERSION_MAX = 2**31 - 1
@@ -65,13 +65,6 @@ class VersionField(serializers.Field[Any, Any, Any, Any]):
 # -- in ------------------------------------------------------------------------
 
 
-class ScriptedFailureSerializer(StrictSerializer):
-    """The first `times` attempts of a block fail with this kind."""
-
-    kind = serializers.ChoiceField(choices=[kind.value for kind in FailureKind])
-    times = serializers.IntegerField(min_value=1, max_value=FAILURES_MAX, required=False)
-
-
 class ScriptedAnswerSerializer(StrictSerializer):
     """The answer given in place of a person."""
 
@@ -92,7 +85,7 @@ class SimulationSerializer(StrictSerializer):
     failures = serializers.DictField(
         child=serializers.ListField(child=ScriptedFailureSerializer(), max_length=100),
         required=False,
-        help_text="Failures by blockId, in order.",
+        help_text="What goes wrong by blockId, in order of the attempts.",
     )
     answers = serializers.DictField(
         child=ScriptedAnswerSerializer(), required=False, help_text="Answer by blockId."

@@ -16,9 +16,12 @@ _RISK = {"pure": 0, "keyed": 1, "once": 2}
 def callable_now(facts: Facts, planned: PlanBlock, effect: str) -> list[str]:
     """Those that are switched on and let calls through, in the author's order.
 
-    None whose effect is riskier than what was fixed for the block at the start.
+    None whose effect is riskier than what was fixed for the block at the start.  In a simulation all are
+    there, registered or not.
     """
     named = [name for name in (planned.block.agent_id, *planned.recovery.alternatives) if name]
+    if facts.simulation is not None:
+        return named
     specs = registry.resolve_many(facts.workspace_id, set(named))
     states = circuit.states(facts.workspace_id, named)
     return [

@@ -47,9 +47,10 @@ class Pick:
 
 def pick(facts: Facts, planned: PlanBlock, claim: Claim) -> Pick | Change | None:
     """The agent, or the change that hands the claim back; None: this cannot be done ahead of a claim."""
-    if facts.simulation is not None:
-        return Pick(planned.block.agent_id)
     agent_id = planned.block.agent_id
+    if facts.simulation is not None:
+        taken_over = claim.attempt > 1 and planned.routed and not planned.chosen
+        return Pick(_named(facts, planned, claim)[0] if taken_over else agent_id)
     instead: str | None = None
     if budgets.apply(facts, planned):
         held = None if claim.pk == AHEAD else budgets.check(facts, planned, claim)

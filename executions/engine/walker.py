@@ -36,6 +36,7 @@ from agentflow.patience import patiently
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.faults import FaultKind, scripted
 from agentflow.workflow.large import Large, LargeUnavailable, holds_large
 from agentflow.workflow.plan import PlanBlock
 from executions import callbacks, dispatch
@@ -437,17 +438,15 @@ class Walker:
         script = self.facts.simulation
         if script is None:
             return None
-        failure = None
-        left = claim.attempt
-        for entry in (script.get("failures") or {}).get(planned.block_id, ()):
-            left -= entry["times"]
-            if left <= 0:
-                kind = FailureKind(entry["kind"])
-                failure = Failure(kind, f"simulated_{kind}", f"A simulated {kind} failure.")
-                break
-        outputs = script.get("outputs") or {}
+        output = (script.get("outputs") or {}).get(planned.block_id, {})
+        fault = scripted((script.get("failures") or {}).get(planned.block_id, []), claim.attempt)
+        seconds = simulated_s(planned, script)
+        if fault is None:
+            return SimulatedBlock(seconds=seconds, output=output)
         return SimulatedBlock(
-            seconds=simulated_s(planned, script), output=outputs.get(planned.block_id, {}), failure=failure
+            seconds=seconds + fault.ms / 1000,
+            output=fault.output if fault.kind is FaultKind.WRONG_OUTPUT else output,
+            failure=fault.failure("simulated", timeout_s=planned.timeout_s),
         )
 
 

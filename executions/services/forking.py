@@ -171,8 +171,9 @@ WHERE id = %(execution)s
 """
 
 _SIMULATED = """
-UPDATE executions_blockexecution SET effect = 'pure'
-WHERE execution_id = %(execution)s AND carried_from IS NULL
+UPDATE executions_blockexecution b SET effect = x.effect
+FROM unnest(%(idxs)s::int[], %(effects)s::text[]) AS x(idx, effect)
+WHERE b.execution_id = %(execution)s AND b.carried_from IS NULL AND b.idx = x.idx
 """
 
 _EDIT = """
@@ -215,7 +216,10 @@ def _insert(
     blocks = len(facts.plan.blocks)
     carrying.copy(moment.found, origin, blocks=blocks, execution_id=execution_id, epoch=1)
     if simulation is not None:
-        raw_cursor().execute(_SIMULATED, {"execution": execution_id})
+        planned = [*facts.plan.blocks, *facts.plan.compensations]
+        effects = [starting.simulated_effect(each.block, simulation) for each in planned]
+        given = {"execution": execution_id, "idxs": [each.idx for each in planned], "effects": effects}
+        raw_cursor().execute(_SIMULATED, given)
 
 
 def _edit(execution_id: UUID, plan: Plan, request: ForkRequest, by: User) -> None:

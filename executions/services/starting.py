@@ -17,8 +17,10 @@ from agentflow.errors import Conflict, InvalidInput, NotFound
 from agentflow.governance import audit
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
+from agentflow.workflow.definition import Block
 from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.faults import is_unsure
 from agentflow.workflow.plan import Key
 from executions import blobs, dispatch
 from executions.engine import statements
@@ -226,6 +228,12 @@ def resolve_child(parent: Facts, wanted: StartChild) -> Child | Failure:
     return Child(parent=parent, version_id=version_id, input=given, place=place)
 
 
+def simulated_effect(block: Block, simulation: JSONObject) -> str:
+    """Nothing happens outside; where the script leaves open whether something did, as the block has it."""
+    entries = (simulation.get("failures") or {}).get(block.block_id, [])
+    return str(block.effect or "once") if is_unsure(entries) else "pure"
+
+
 def _cannot(code: str, message: str) -> Failure:
     return Failure(FailureKind.CONFIGURATION, code, message)
 
@@ -258,7 +266,9 @@ def insert(
     planned_blocks = plan.blocks if with_blocks else ()
     blocks = [planned.block for planned in planned_blocks]
     effects = (
-        ["pure"] * len(blocks) if simulation is not None else registry.effects(workspace_id, blocks, specs)
+        registry.effects(workspace_id, blocks, specs)
+        if simulation is None
+        else [simulated_effect(block, simulation) for block in blocks]
     )
     inserted = raw_cursor().execute(
         statements.START,

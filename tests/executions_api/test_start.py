@@ -189,7 +189,14 @@ def test_a_schema_that_cannot_be_used_refuses_the_start_and_fetches_nothing(
 GOOD_SIMULATION = {
     "scale": 0.5,
     "outputs": {"a": None},
-    "failures": {"a": [{"kind": "transient", "times": 2}, {"kind": "agent"}]},
+    "failures": {
+        "a": [
+            {"kind": "transient", "times": 2, "code": "http_503", "retryAfterSeconds": 1.5},
+            {"kind": "agent"},
+            {"kind": "timeout", "attempt": 5, "outcomeUnknown": False, "ms": 3},
+            {"kind": "wrongOutput", "output": None},
+        ]
+    },
     "answers": {"b": {"approved": True, "response": {"x": 1}}},
 }
 
@@ -216,6 +223,15 @@ def test_a_simulation_is_kept_as_it_was_sent(team: Team) -> None:
         ({"failures": {"a": [{"kind": "sad"}]}}, "/simulation/failures/a/0/kind"),
         ({"failures": {"a": [{"kind": "agent", "times": 0}]}}, "/simulation/failures/a/0/times"),
         ({"failures": {"a": [{"kind": "agent", "times": True}]}}, "/simulation/failures/a/0/times"),
+        ({"failures": {"a": [{"kind": "slow"}]}}, "/simulation/failures/a/0/ms"),
+        ({"failures": {"a": [{"kind": "slow", "ms": 1, "code": "x"}]}}, "/simulation/failures/a/0/code"),
+        ({"failures": {"a": [{"kind": "agent", "ms": 1}]}}, "/simulation/failures/a/0/ms"),
+        ({"failures": {"a": [{"kind": "agent", "output": 1}]}}, "/simulation/failures/a/0/output"),
+        ({"failures": {"a": [{"kind": "agent", "code": "No!"}]}}, "/simulation/failures/a/0/code"),
+        (
+            {"failures": {"a": [{"kind": "agent", "times": 2, "attempt": 1}]}},
+            "/simulation/failures/a/0/attempt",
+        ),
         ({"answers": {"a": {}}}, "/simulation/answers/a/approved"),
         ({"answers": {"a": {"approved": "yes"}}}, "/simulation/answers/a/approved"),
         ({"answers": {"a": {"approved": True, "by": "me"}}}, "/simulation/answers/a/by"),

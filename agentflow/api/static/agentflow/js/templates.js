@@ -1,14 +1,15 @@
 /* Starting a template from the list: simulated for authors, for real for operators. */
 "use strict";
 (() => {
-  const { $, $$ } = AF, dialog = $("#start"), input = $("#start-input"), trouble = $("#start-trouble");
+  const { $, $$ } = AF, dialog = $("#start"), input = $("#start-input"), trouble = $("#start-trouble"), failures = $("#start-failures");
   let chosen = null;
   const tell = text => { trouble.hidden = !text; $("div", trouble).textContent = text; };
   $$("[data-start]").forEach(button => { button.onclick = () => {
     chosen = JSON.parse(document.getElementById(button.dataset.start).textContent);
     $("#start-title").textContent = `Start ${chosen.name}`;
     input.value = JSON.stringify(chosen.input, null, 2);
-    $("#simulate").hidden = $("#start-note").hidden = !chosen.maySimulate; $("#real").hidden = !chosen.mayStart;
+    $("#simulate").hidden = $("#start-note").hidden = $("#start-faults").hidden = !chosen.maySimulate;
+    failures.value = ""; $("#real").hidden = !chosen.mayStart;
     tell(""); dialog.showModal(); input.focus();
   }; });
   async function start(more, button) {
@@ -23,6 +24,10 @@
       button.disabled = false;
     }
   }
-  $("#simulate").onclick = event => start({ simulation: { scale: 0.01 } }, event.currentTarget);
+  $("#simulate").onclick = event => {
+    const simulation = { scale: 0.01 };
+    try { if (failures.value.trim()) simulation.failures = JSON.parse(failures.value); } catch (error) { tell(`What goes wrong is not JSON: ${error.message}`); return failures.focus(); }
+    return start({ simulation }, event.currentTarget);
+  };
   $("#real").onclick = event => start({}, event.currentTarget);
 })();
