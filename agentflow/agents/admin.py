@@ -25,11 +25,12 @@ from ..governance.roles import Permission
 from ..types import JSONValue
 from . import circuit as circuits
 from . import configuration as configurations
-from . import performance
+from . import performance, selectors
 from .agent_page import AgentPage
 from .models import Agent, Health
 from .services import registration
 from .services.registration import AgentFields
+from .warning_models import Signal
 
 if TYPE_CHECKING:
     _AgentModelForm = forms.ModelForm[Agent]
@@ -192,6 +193,19 @@ class CircuitFilter(admin.SimpleListFilter):
         return queryset.filter(pk__in=found)
 
 
+class DriftFilter(admin.SimpleListFilter):
+    title = "early warning"
+    parameter_name = "drifts"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("any", "Fails more, or is slower, than usual"), *Signal.choices]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Agent]) -> QuerySet[Agent]:
+        if self.value() in Signal.values:
+            return queryset.filter(warnings__signal=self.value(), warnings__ended_at=None)
+        return queryset.filter(selectors.drifting()) if self.value() == "any" else queryset
+
+
 class OriginFilter(ChoiceFilter):
     title = parameter_name = "origin"
     choices_of = {
@@ -235,7 +249,16 @@ class AgentAdmin(AgentPage, Managed):
         "circuit",
         "state",
     )
-    list_filter = ("tool_type", "enabled", "health", CircuitFilter, "effect", OriginFilter, WorkspaceFilter)
+    list_filter = (
+        "tool_type",
+        "enabled",
+        "health",
+        CircuitFilter,
+        DriftFilter,
+        "effect",
+        OriginFilter,
+        WorkspaceFilter,
+    )
     empty_words = "An agent is what a block of a template calls: an API, a script, a model, a tool."
     search_fields = ("agent_id", "name", "description", "capabilities")
     search_help_text = "Words of name, description and capabilities"

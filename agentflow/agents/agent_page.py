@@ -26,7 +26,8 @@ from ..governance.admin_base import Table, WorkspaceScopedAdmin, chip, link, pag
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..workflow.daily import DayBudget, of_day
-from . import charts, circuit, performance
+from ..workflow.health import Direction, Status
+from . import charts, circuit, condition, performance
 from .circuit import CircuitState
 from .models import Agent, AgentVersion, Health
 from .ports import Attempt, agent_uses
@@ -39,6 +40,13 @@ CHANGE_CHARS = 160
 REASON_CHARS = 500
 
 HEALTH = {Health.HEALTHY: "completed", Health.UNHEALTHY: "failed", Health.UNKNOWN: "pending"}
+CONDITIONS = {
+    Status.HEALTHY: "completed",
+    Status.DEGRADED: "waiting_human",
+    Status.UNHEALTHY: "failed",
+    Status.UNKNOWN: "pending",
+}
+TRENDS = {Direction.BETTER: ", better", Direction.STEADY: "", Direction.WORSE: ", worse"}
 CIRCUITS = {
     "closed": ("completed", "Closed"),
     "open": ("failed", "Open"),
@@ -156,9 +164,23 @@ class AgentPage(WorkspaceScopedAdmin):
 
 
 def panels(agent: Agent) -> list[Panel]:
-    found = [_state(agent), _health(agent), _circuit(agent), _load(agent)]
+    found = [_condition(agent), _state(agent), _health(agent), _circuit(agent), _load(agent)]
     budget = of_day(agent.budget)
     return found if budget is None else [*found, _budget(agent, budget)]
+
+
+def _condition(agent: Agent) -> Panel:
+    found = condition.of(agent)
+    said = [f"{reason.message} {reason.remedy}" for reason in found.reasons]
+    said += [figure.sentence for figure in found.moved]
+    if not said:
+        said = [
+            "Nothing is known against it."
+            if found.status is Status.HEALTHY
+            else "Nothing was seen of it yet."
+        ]
+    word = f"{found.status.capitalize()}{TRENDS[found.trend]}"
+    return Panel("How it is", chip(CONDITIONS[found.status], word=word), said)
 
 
 def _state(agent: Agent) -> Panel:

@@ -15,6 +15,8 @@ from django.utils import timezone
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 
+from . import warning_models  # noqa: F401  # models of this app, too
+
 
 class ToolType(models.TextChoices):
     API = "API", "API"

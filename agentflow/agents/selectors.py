@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet
 from ..errors import NotFound
 from ..governance.access import Principal
 from .models import Agent, AgentSource, AgentVersion, Script, ScriptVersion
+from .warning_models import AgentWarning
 
 
 class NoSuchAgent(NotFound):
@@ -35,6 +36,7 @@ def agents(
     source_id: UUID | None = None,
     environment: str | None = None,
     enabled: bool | None = None,
+    drifts: bool | None = None,
 ) -> QuerySet[Agent]:
     """Agents in the order of their names, narrowed by what is given."""
     rows = Agent.objects.visible_to(user).order_by("agent_id", "pk")
@@ -58,7 +60,14 @@ def agents(
         rows = rows.filter(environment__in=("", environment))
     if enabled is not None:
         rows = rows.filter(enabled=enabled)
+    if drifts is not None:
+        rows = rows.filter(drifting()) if drifts else rows.exclude(drifting())
     return rows
+
+
+def drifting() -> Q:
+    """Agents of which an early warning stands."""
+    return Q(pk__in=AgentWarning.objects.filter(ended_at=None).values("agent"))
 
 
 def agent(user: Principal, pk: UUID) -> Agent:

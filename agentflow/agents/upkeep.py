@@ -1,13 +1,14 @@
-"""What the clock does for agents beside its ticks: looks at sources and at agents' health.
+"""What the clock does for agents beside its ticks: looks at sources, at agents' health, and how they drift.
 
-Each look waits for somebody outside, so it has a thread of its own, few at a time.  A clock that dies leaves
-rows that are due again after their lease.
+Each of the first two waits for somebody outside, so it has a thread of its own, few at a time.  A clock that
+dies leaves rows that are due again after their lease.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
@@ -17,11 +18,12 @@ from django.db import connection
 from agentflow.api.context import origin
 
 from .selectors import NoSuchAgent, NoSuchSource
-from .services import health, synchronising
+from .services import health, synchronising, warnings
 from .services.synchronising import SourceFailed
 
 log = logging.getLogger(__name__)
 
+DRIFT_S = 30.0  # between two looks at how agents drift
 AT_ONCE = 3  # each may hold a connection to the database
 
 
@@ -30,9 +32,14 @@ class Upkeep:
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
         self._free = threading.Semaphore(at_once)
+        self._drift_at = 0.0
+        self._drifted: UUID | None = None  # the agent up to which the last look came
 
     def start_due(self) -> int:
         """Begin what is due, as far as there are threads free; how much that was."""
+        if time.monotonic() >= self._drift_at:
+            self._drift_at = time.monotonic() + DRIFT_S
+            self._drifted = warnings.look(self._drifted)
         room = 0
         while self._free.acquire(blocking=False):
             room += 1

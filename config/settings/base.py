@@ -235,6 +235,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "VersionStatus": ["draft", "published", "deprecated"],
         "FailureKind": ["transient", "agent", "configuration", "critical"],
         "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted
+        "ConditionStatus": ["healthy", "unknown", "degraded", "unhealthy"],
+        "TrendDirection": ["better", "steady", "worse"],
     },
 }
 # unfold's colours are the pages' tokens: grey ink, one indigo accent.  Steps run from light to dark.

@@ -16,6 +16,7 @@ import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
 from agentflow.agents import performance
+from agentflow.agents.services import warnings
 from agentflow.agents.upkeep import Upkeep
 from agentflow.api import idempotency
 from agentflow.api.context import origin
@@ -88,6 +89,7 @@ def _run(stop: threading.Event) -> None:
                 purge_tallies()
                 budgeting.purge()
                 performance.purge()
+                warnings.purge()
                 measuring.cut_receipts()
                 blobs.tidy()
                 notifying.tidy()

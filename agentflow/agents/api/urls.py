@@ -8,6 +8,7 @@ urlpatterns = [
     path("agents/sources", source_views.SourcesView.as_view(), name="agent-sources"),
     path("agents/sources/<uuid:pk>", source_views.SourceView.as_view(), name="agent-source"),
     path("agents/<uuid:pk>", views.AgentView.as_view(), name="agent"),
+    path("agents/<uuid:pk>/health", views.ConditionView.as_view(), name="agent-condition"),
     path("agents/<uuid:pk>/health-check", views.AgentHealthView.as_view(), name="agent-health-check"),
     path("agents/<uuid:pk>/versions", views.AgentVersionsView.as_view(), name="agent-versions"),
     path("agents/<uuid:pk>/performance", views.PerformanceView.as_view(), name="agent-performance"),

@@ -10,11 +10,12 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ...api import paging
+from ...api.conditions import HealthShown
 from ...api.idempotency import idempotent
 from ...governance import access
 from ...governance.models import User
 from ...governance.roles import Permission
-from .. import circuit, performance, selectors
+from .. import circuit, condition, performance, selectors
 from ..models import Health, ToolType
 from ..services import circuits, health, measurements, registration
 from ..services.measurements import Measurement
@@ -35,6 +36,7 @@ _FILTERS = [
     OpenApiParameter("source", UUID, description="Found by this source."),
     OpenApiParameter("environment", str, description="May be chosen there."),
     OpenApiParameter("enabled", bool),
+    OpenApiParameter("drifts", bool, description="Fails more, or is slower, than usual just now."),
 ]
 KEY = OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER)
 
@@ -63,6 +65,7 @@ class AgentsView(UserView):
             source_id=paging.uuid(request, "source"),
             environment=paging.text(request, "environment"),
             enabled=paging.boolean(request, "enabled"),
+            drifts=paging.boolean(request, "drifts"),
         )
         found, total = paging.page(request).of(rows)
         return Response({"agents": serializers.AgentShown(found, many=True).data, "total": total})
@@ -197,6 +200,13 @@ class AgentVersionsView(UserView):
         """List what calling an agent meant, the newest version first."""
         found, total = paging.page(request).of(selectors.versions(self.user(), pk))
         return Response({"versions": serializers.AgentVersionShown(found, many=True).data, "total": total})
+
+
+class ConditionView(UserView):
+    @extend_schema(operation_id="agents_condition", responses={200: HealthShown})
+    def get(self, request: Request, pk: UUID) -> Response:
+        """How well an agent is, why, and whether it gets better or worse."""
+        return Response(condition.of(selectors.agent(self.user(), pk)).as_json())
 
 
 class AgentHealthView(UserView):
