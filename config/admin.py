@@ -57,6 +57,7 @@ SIDEBAR = (
             ("approvals.approvallevel", "stairs"),
             ("executions.recoverypolicy", "healing"),
             ("executions.failurerule", "category"),
+            ("executions.strategytally", "insights"),
             ("notifications.workspacenotifications", "notifications"),
             ("notifications.target", "webhook"),
             ("notifications.delivery", "outgoing_mail"),

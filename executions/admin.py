@@ -44,6 +44,7 @@ from . import (
 )
 from .facts import NOTHING_KNOWN, BlockFacts
 from .incidents import admin as incident_admin  # noqa: F401  # its pages
+from .learning import admin as learning_admin  # noqa: F401  # its pages
 from .models import Execution, PointKind, Process
 from .narration import reason_words
 from .point_pages import KINDS

@@ -68,6 +68,19 @@ def execution_healing(request: HttpRequest, execution_id: UUID) -> HttpResponse:
     return render(request, "executions/healing.html", context)
 
 
+def _learned(learned: JSONObject | None) -> str:
+    """Why another rung came first than the one that is written first."""
+    if not learned:
+        return ""
+    of = f"{learned['code']} failures" if learned.get("code") else f"{learned['cause']} failures"
+    results = [(name, learned["results"][name]) for name in learned["order"] if name in learned["results"]]
+    told = [
+        f"{name} helped in {each['recovered']} of {each['tries']} tries, in {each['meanSeconds']:.1f} s each"
+        for name, each in results
+    ]
+    return f"Order learned from {of} of the {learned['scope']}: {'; '.join(told)}."
+
+
 def _words(entry: JSONObject, name: str) -> JSONObject:
     strategy, restored = entry["strategy"], entry["restoredState"]
     did = STRATEGIES.get(strategy["name"], strategy["name"])
@@ -81,5 +94,6 @@ def _words(entry: JSONObject, name: str) -> JSONObject:
         "cause": CAUSES.get(entry["classification"]["cause"], entry["classification"]["kind"]),
         "restored": restored and ("The step" if restored["of"] == "block" else "The execution"),
         "did": did,
+        "learned": _learned(strategy["learned"]),
         "outcome": RESULTS[entry["result"]["status"]],
     }

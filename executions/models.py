@@ -16,6 +16,7 @@ from agentflow.types import JSONValue
 # models of this app, too
 from .incidents import models as incident_models  # noqa: F401
 from .incidents import repair_models  # noqa: F401
+from .learning import models as learning_models  # noqa: F401
 from .recovery import rule_models  # noqa: F401
 from .states import BlockStatus, ExecutionStatus
 

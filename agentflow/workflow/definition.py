@@ -186,7 +186,8 @@ LastLadder: TypeAlias = Annotated[tuple[LastRung, ...], Field(strict=False, min_
 class Recovery(_Part):
     """What is tried, in this order, when an attempt failed so; a kind that is left out is as usual.
 
-    `unknown_outcome` is of an effect that must happen once: it is never repeated by itself.
+    `unknown_outcome` is of an effect that must happen once: it is never repeated by itself.  `adaptive`:
+    what goes on by itself may be tried in another order, where that did clearly better.
     """
 
     transient: Ladder | None = None
@@ -198,6 +199,7 @@ class Recovery(_Part):
     max_reassignments: int | None = Field(default=None, ge=0, le=20)
     max_restarts: int | None = Field(default=None, ge=0, le=10)
     queue_for: Duration | None = None
+    adaptive: bool | None = None
 
     @property
     def reassignments(self) -> int:

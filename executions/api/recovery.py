@@ -45,11 +45,29 @@ class FlowPassedSerializer(StrictSerializer):
     why = serializers.CharField()
 
 
+class FlowTriedSerializer(StrictSerializer):
+    tries = serializers.IntegerField()
+    recovered = serializers.IntegerField()
+    meanSeconds = serializers.FloatField()
+
+
+class FlowLearnedSerializer(StrictSerializer):
+    scope = serializers.ChoiceField(["template", "workspace"], help_text="Whose failures it is from.")
+    cause = serializers.CharField()
+    code = serializers.CharField(required=False, help_text="Absent: all failures of the cause.")
+    written = serializers.ListField(child=serializers.CharField())
+    order = serializers.ListField(child=serializers.CharField())
+    results = serializers.DictField(child=FlowTriedSerializer())
+
+
 class FlowStrategySerializer(StrictSerializer):
     name = serializers.CharField()
     agentId = serializers.CharField(allow_null=True)
     afterSeconds = serializers.FloatField(allow_null=True)
     passed = FlowPassedSerializer(many=True)
+    learned = FlowLearnedSerializer(
+        allow_null=True, help_text="Why the rungs were not tried in the order that is written."
+    )
 
 
 class FlowResultSerializer(StrictSerializer):

@@ -18,6 +18,8 @@ from agentflow.workflow.definition import Recovery, RetryPolicy
 from agentflow.workflow.failures import Failure
 from agentflow.workflow.retry import delay_s, wants_retry
 
+from .ordering import Experience, learned
+
 POISON = "poison"  # the code of work that kills its workers
 WORKER_LOST = "worker_lost"
 UNKNOWN_OUTCOME = "unknown_outcome"
@@ -99,6 +101,7 @@ class History:
     crashes: int = 0
     used: Mapping[Strategy, int] = field(default_factory=dict)
     bound: bool = False
+    experience: Experience | None = None  # with such failures, of this block and others
 
     def count(self, strategy: Strategy) -> int:
         return self.used.get(strategy, 0)
@@ -116,7 +119,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`passed` are the rungs that could not be taken, each with the reason."""
+    """`passed` are the rungs that could not be taken, each with the reason.
+
+    `learned`: the rungs were tried in another order than they are written in, and from what that follows.
+    """
 
     strategy: Strategy
     cause: Cause
@@ -125,6 +131,7 @@ class Decision:
     point: int | None = None
     passed: tuple[tuple[Strategy, str], ...] = ()
     rule: str = ""  # of the workspace, that classified the failure
+    learned: JSONObject | None = None
 
     def as_json(self) -> JSONObject:
         """`{"strategy": "reassign", "cause": "agent", "agentId": "b", "passed": [...]}`"""
@@ -139,6 +146,8 @@ class Decision:
             found["passed"] = [{"strategy": str(name), "why": why} for name, why in self.passed]
         if self.rule:
             found["rule"] = self.rule
+        if self.learned:
+            found["learned"] = self.learned
         return found
 
 
@@ -162,7 +171,8 @@ def decide(
     """The first rung of the failure's ladder that is possible."""
     cause = cause_of(failure, effect=history.effect, crashes=history.crashes, poison_crashes=poison_crashes)
     passed: list[tuple[Strategy, str]] = []
-    for strategy in policy.ladder(cause, failure):
+    ladder, why_so = _in_order(policy.ladder(cause, failure), cause, policy, history.experience)
+    for strategy in ladder:
         why_not = _impossible(strategy, cause, failure, policy, history, candidates)
         if why_not is None:
             return Decision(
@@ -172,9 +182,24 @@ def decide(
                 agent_id=candidates.agents[0] if strategy is Strategy.REASSIGN else "",
                 point=candidates.point if strategy is Strategy.RESTART else None,
                 passed=tuple(passed),
+                learned=why_so,
             )
         passed.append((strategy, why_not))
-    return Decision(Strategy.ASK, cause, passed=tuple(passed))
+    return Decision(Strategy.ASK, cause, passed=tuple(passed), learned=why_so)
+
+
+def _in_order(
+    ladder: tuple[Strategy, ...], cause: Cause, policy: Policy, experience: Experience | None
+) -> tuple[tuple[Strategy, ...], JSONObject | None]:
+    """The ladder as it is climbed, and why not as it is written.
+
+    Ladders that nobody wrote keep their order, as does that of an effect that must happen once.
+    """
+    adapts = policy.recovery.adaptive and policy.stated(cause) is not None
+    if experience is None or not adapts or cause is Cause.UNKNOWN_OUTCOME:
+        return ladder, None
+    order = learned(ladder, experience.tried)
+    return order, None if order == ladder else experience.as_json(ladder, order)
 
 
 def _impossible(

@@ -1,7 +1,8 @@
 """What a decision needs from the rows: read only after a failure, and only what its ladder asks for.
 
 Nothing for a failure without a written ladder but the workspace's settings, which are kept for a moment;
-one statement for what was tried before, one for the recovery point where the ladder goes back to one.
+one statement for what was tried before, one for the recovery point where the ladder goes back to one, one
+for what strategies came to where the order may be learned, which is kept for a moment.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from executions.engine.ahead import AHEAD
 from executions.engine.choosing import others
 from executions.engine.facts import Facts
 
-from . import settings
+from . import experience, settings
 from .decision import Candidates, History, Strategy
 from .healing import Failing, Healing
+from .ordering import SWAPPED, Experience
 from .past import Past, past_of, safe_point
 from .rules import classify
 
@@ -53,6 +55,7 @@ class Reader(Healing):
             crashes=claim.crashes,
             used=past.used,
             bound=unknown or past.bound is not None,
+            experience=self._experience(planned, failure, ladder),
         )
 
     def candidates(
@@ -64,6 +67,14 @@ class Reader(Healing):
             agents = others(self._facts, planned, claim.effect, past.failed | past.left | {agent_id})
         point, why = self._point(claim) if Strategy.RESTART in ladder else (None, "")
         return Candidates(agents=agents, point=point, reassigned=planned.routed, no_point=why)
+
+    def _experience(
+        self, planned: PlanBlock, failure: Failure, ladder: tuple[Strategy, ...]
+    ) -> Experience | None:
+        if not self.recovery(planned).adaptive or len(SWAPPED.intersection(ladder)) < 2:
+            return None
+        known = experience.of(self._facts.workspace_id, self._facts.version.template_id)
+        return experience.about(known, str(failure.kind), failure.code, ladder)
 
     def _point(self, claim: Failing) -> tuple[int | None, str]:
         facts = self._facts

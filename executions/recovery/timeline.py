@@ -80,6 +80,7 @@ def _entry(attempt: BlockAttempt, after: _After) -> JSONObject:
             "agentId": recovery.get("agentId"),
             "afterSeconds": recovery.get("afterSeconds"),
             "passed": recovery.get("passed", []),
+            "learned": recovery.get("learned"),
         },
         "result": _result(attempt, block, after, recovery.get("strategy", "")),
     }

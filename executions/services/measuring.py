@@ -1,4 +1,5 @@
-"""Counts ended attempts into the buckets of their agents, once each, however many clocks do it.
+"""Counts ended attempts into the buckets of their agents and of recovery's strategies, once each, however
+many clocks do it.
 
 Ids of attempts are handed out before their transactions commit.  So the highest id of one look is counted
 up to only at a later look, when every transaction has ended that was open at the first.
@@ -20,6 +21,7 @@ from agentflow.agents.profile import Cost
 from agentflow.agents.usage import amount_in, price, tokens
 from executions.engine.rows import loads
 from executions.engine.run import raw_cursor
+from executions.learning import counting
 
 AT_ONCE = 20_000
 CUT_AT_ONCE, CUTS = 2_000, 50  # of old receipts, in one statement and in one look
@@ -75,6 +77,7 @@ def measure() -> bool:
     if done.upto < done.seen and settled[0] >= done.xid:
         after, done.upto = done.upto, min(done.seen, done.upto + AT_ONCE)
         ended += cursor.execute(_ENDED, {"after": after, "upto": done.upto}).fetchall()
+        counting.count(after=after, upto=done.upto)
     performance.merge(_buckets(ended))
     if done.upto >= done.seen:
         last = cursor.execute("SELECT coalesce(max(id), 0) FROM executions_blockattempt").fetchone()

@@ -24,6 +24,7 @@ from agentflow.governance.services import sessions
 from executions import blobs, processes
 from executions.engine.run import raw_cursor
 from executions.incidents import feed, repair_steps
+from executions.learning import counting
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout, notifications
 from executions.recovery import going_back
@@ -91,6 +92,7 @@ def _run(stop: threading.Event) -> None:
                 performance.purge()
                 warnings.purge()
                 measuring.cut_receipts()
+                counting.purge()
                 blobs.tidy()
                 notifying.tidy()
                 tidy_at = time.monotonic() + TIDY_S

@@ -13,6 +13,7 @@ from agentflow.types import JSONObject
 from agentflow.workflow.definition import Recovery, RetryPolicy
 from agentflow.workflow.failures import Failure, FailureKind
 from executions.recovery.decision import Candidates, Cause, History, Policy, Strategy, decide
+from executions.recovery.ordering import Experience, Tried, learned
 from tests import work
 
 REPEATS = {Strategy.RETRY, Strategy.REASSIGN, Strategy.QUEUE, Strategy.RESTART}
@@ -30,6 +31,7 @@ recoveries = st.fixed_dictionaries(
         "unknownOutcome": last,
         "maxReassignments": st.none() | st.integers(0, 20),
         "maxRestarts": st.none() | st.integers(0, 10),
+        "adaptive": st.none() | st.booleans(),
     }
 ).map(Recovery.model_validate)
 policies = st.builds(
@@ -61,25 +63,45 @@ candidates = st.builds(
     point=st.none() | st.integers(1, 9),
     reassigned=st.booleans(),
 )
+tried = st.builds(
+    lambda recovered, failed, seconds: Tried(recovered + failed, recovered, seconds),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.floats(0, 1e9),
+)
+experiences = st.none() | st.dictionaries(st.sampled_from(RUNGS), tried).map(
+    lambda known: Experience("template", "agent", "c", known)
+)
 
 
-@given(policies, st.lists(st.tuples(failures, candidates), min_size=1), effects)
+@given(policies, st.lists(st.tuples(failures, candidates, experiences), min_size=1), effects)
 def test_whatever_fails_comes_to_a_person_or_to_an_end_and_repeats_no_effect_twice(
-    policy: Policy, course: list[tuple[Failure, Candidates]], effect: str
+    policy: Policy, course: list[tuple[Failure, Candidates, Experience | None]], effect: str
 ) -> None:
-    """The same failures come again and again: the decisions go on by themselves only so often."""
+    """The same failures come again and again: the decisions go on by themselves only so often.
+
+    Whatever was learned: the order changes only where the policy lets it, and only among what goes on.
+    """
     used: Counter[Strategy] = Counter()
     history = History(effect=effect)
     most = policy.retry.max_retries + policy.recovery.reassignments + policy.recovery.restarts + 10 + 3
     for step in range(most + 1):
-        failure, found = course[step % len(course)]
+        failure, found, experience = course[step % len(course)]
         history = replace(
             history,
             used=used,
             crashes=history.crashes + (failure.code == "worker_lost"),
             bound=history.bound or (failure.outcome_unknown and effect != "pure"),
+            experience=experience,
         )
         decision = decide(failure, policy, history, found)
+        if decision.learned:
+            assert policy.recovery.adaptive
+            assert decision.cause in (Cause.TRANSIENT, Cause.AGENT, Cause.CONFIGURATION)
+            written, order = decision.learned["written"], decision.learned["order"]
+            assert sorted(written) == sorted(order)
+            kept = {"ask", "compensate", "fail", "restart"}
+            assert [rung in kept and rung for rung in written] == [rung in kept and rung for rung in order]
         if failure.outcome_unknown and effect == "once":
             assert decision.strategy not in REPEATS
         if history.bound:
@@ -149,11 +171,59 @@ def test_retry_after_is_waited_for_and_what_could_not_be_done_is_said() -> None:
     ]
 
 
+BAD, GOOD, SLOW = Tried(50, 5, 100), Tried(50, 45, 100), Tried(50, 45, 9000)
+
+
+@pytest.mark.parametrize(
+    ("ladder", "known", "expected"),
+    [
+        ("retry reassign", {"retry": BAD, "reassign": GOOD}, "reassign retry"),
+        ("retry reassign", {"retry": GOOD, "reassign": BAD}, "retry reassign"),
+        ("queue retry", {"queue": SLOW, "retry": BAD}, "retry queue"),  # less often, but in less time
+        ("retry reassign", {"retry": Tried(40, 18, 80), "reassign": Tried(40, 22, 80)}, "retry reassign"),
+        ("retry reassign", {"retry": BAD, "reassign": Tried(19, 19, 19)}, "retry reassign"),
+        ("retry queue reassign", {"retry": BAD, "reassign": GOOD}, "reassign queue retry"),
+        ("retry restart reassign", {"retry": BAD, "reassign": GOOD}, "retry restart reassign"),
+        ("retry ask reassign", {"retry": BAD, "reassign": GOOD, "ask": GOOD}, "retry ask reassign"),
+        ("retry reassign queue", {"retry": BAD, "reassign": SLOW, "queue": GOOD}, "queue retry reassign"),
+    ],
+)
+def test_what_did_clearly_better_goes_first_among_what_goes_on_by_itself(
+    ladder: str, known: dict[str, Tried], expected: str
+) -> None:
+    assert learned(ladder.split(), known) == tuple(expected.split())
+
+
+def test_a_learned_order_is_told_and_only_where_the_policy_lets_it_be_learned() -> None:
+    failure = Failure(FailureKind.AGENT, "garbage", "said")
+    history = History(experience=Experience("template", "agent", "garbage", {"retry": BAD, "reassign": GOOD}))
+    written: JSONObject = {"agent": ["retry", "reassign"]}
+    for adaptive, expected in ((None, Strategy.RETRY), (False, Strategy.RETRY), (True, Strategy.REASSIGN)):
+        recovery = Recovery.model_validate({**written, "adaptive": adaptive})
+        decision = decide(failure, Policy(recovery=recovery), history, Candidates(agents=("b",)))
+        assert decision.strategy is expected
+        assert bool(decision.learned) is bool(adaptive)
+    assert decision.as_json()["learned"] == {
+        "scope": "template",
+        "cause": "agent",
+        "code": "garbage",
+        "written": ["retry", "reassign", "ask"],
+        "order": ["reassign", "retry", "ask"],
+        "results": {
+            "reassign": {"tries": 50, "recovered": 45, "meanSeconds": 2.0},
+            "retry": {"tries": 50, "recovered": 5, "meanSeconds": 2.0},
+        },
+    }
+
+
 def test_a_decision_is_little_work() -> None:
     """Far below a millisecond on any machine: some dozens of calls."""
     failure = Failure(FailureKind.TRANSIENT, "timeout", "Late.")
     policy = Policy(recovery=Recovery(transient=("reassign", "queue", "restart", "retry", "ask")))
     assert work.calls(lambda: decide(failure, policy, History(), Candidates())) < 100
+    adaptive = replace(policy, recovery=policy.recovery.model_copy(update={"adaptive": True}))
+    known = History(experience=Experience("template", "transient", "", {"queue": GOOD, "reassign": BAD}))
+    assert work.calls(lambda: decide(failure, adaptive, known, Candidates())) < 200
 
 
 def test_no_ladder_repeats_what_must_happen_once_even_if_validation_let_it_through() -> None:
