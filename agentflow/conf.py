@@ -21,6 +21,7 @@ class Limits:
     output_bytes: int = 256 * KB  # kept in the block's own row; larger ones are in blob storage
     blob_bytes: int = 8 * MB  # the most that one output may have
     question_bytes: int = 64 * KB  # what one question to a person may show
+    patches_bytes: int = 64 * KB  # what people may change for one execution
     list_bytes: int = 8 * MB  # the outputs of all items of a `forEach` together
     inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON
     usecase_depth: int = 8

@@ -16,12 +16,12 @@ from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject, JSONValue
 from executions import facts
 
-from . import budget, inbox, picture, rights, selectors
+from . import budget, fix, inbox, picture, rights, selectors
 from .models import ANY_APPROVER, CLAIM, Approval, ApprovalKind, DecisionKind, OnTimeout
 from .services import handing, rework, weighing
 from .services.edits import EDITABLE
 from .states import ApprovalStatus
-from .words import AFTER_REJECTION, FIXES, KINDS, OUTCOMES, money, outcome, question_of, urgency
+from .words import AFTER_REJECTION, KINDS, OUTCOMES, money, outcome, question_of, urgency
 
 ALIKE_MAX = 100
 COLLEAGUES_MAX = 200
@@ -41,7 +41,10 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     approve_word, reject_word = answer_words(approval)
     editable = EDITABLE in approval.request
     about_budget = budget.shown(approval)
-    fixes = about_budget["ways"] if about_budget is not None else _fixes(approval)
+    about_fix = fix.shown(approval, user)
+    stuck = fix.page(about_fix, user) if about_fix is not None else None
+    change = fix.for_form(about_fix) if about_fix is not None and may_decide else None
+    fixes = (about_budget or stuck or {"ways": []})["ways"]
     back = rework.offer(approval)
     return {
         "approval": approval,
@@ -69,6 +72,8 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "reject_word": reject_word,
         "fixes": fixes,
         "budget": about_budget,
+        "fix": stuck,
+        "change": change is not None,
         "back": back,
         "back_over": used_up(back) if back is not None and not back.left else "",
         "follows": [*_paths(approval), *_sent_back(approval, back)] if open_now else [],
@@ -78,19 +83,19 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
             "id": str(approval.pk),
             "kind": approval.kind,
             "contentHash": approval.content_hash,
-            "inputSchema": approval.input_schema,
+            "inputSchema": change["schema"] if change is not None else approval.input_schema,
             "form": not fixes and bool(approval.input_schema or editable),
-            "editable": approval.request.get(EDITABLE) if editable else None,
+            "editable": _editable(approval, change),
+            "change": change,
             "approveWord": approve_word,
             "again": _again(approval, back),
         },
     }
 
 
-def _fixes(approval: Approval) -> list[dict[str, str]]:
-    if approval.kind != ApprovalKind.FIX:
-        return []
-    return [dict(zip(("action", "icon", "title", "note"), fix, strict=True)) for fix in FIXES]
+def _editable(approval: Approval, change: JSONObject | None) -> JSONValue:
+    """The value that the form shows; of a step that is changed the input that it was called with."""
+    return change["values"] if change is not None else approval.request.get(EDITABLE)
 
 
 def _alike(approval: Approval, desk: inbox.Desk) -> str:

@@ -20,17 +20,6 @@ KINDS = {  # icon, what it is called, what the list says about it
     ApprovalKind.TOOL: ("plug", "Tool call", "an agent wants to use a tool"),
     ApprovalKind.BUDGET: ("coin", "Budget", "extend it, go on cheaper, or stop"),
 }
-FIXES = (
-    ("retry", "refresh", "Run again", "The step is tried once more, from the start."),
-    (
-        "complete",
-        "check",
-        "Done with this output",
-        "It was done elsewhere: you give its output, the rest goes on.",
-    ),
-    ("skip", "player-skip-forward", "Skip", "The step is left out, and what only follows from it."),
-    ("fail", "x", "Fail", "The step fails, and the workflow does what it says for a failure."),
-)
 OUTCOMES = {  # look, icon
     ApprovalStatus.APPROVED: ("completed", "circle-check"),
     ApprovalStatus.REJECTED: ("failed", "x"),

@@ -242,6 +242,44 @@ class AssigneeSerializer(StrictSerializer):
     reason = serializers.CharField()
 
 
+class StandInSerializer(StrictSerializer):
+    """An agent that the step was called with, or could be; `successes` and `failures` of the last day."""
+
+    agent_id = serializers.CharField()
+    name = serializers.CharField()
+    called = serializers.BooleanField()
+    successes = serializers.IntegerField()
+    failures = serializers.IntegerField()
+    mean_ms = serializers.FloatField(allow_null=True)
+    circuit = serializers.CharField(help_text="closed, open or half_open.")
+
+
+class AlikeSerializer(StrictSerializer):
+    """The incident that counts this failure."""
+
+    incident_id = serializers.UUIDField(source="pk")
+    count = serializers.IntegerField()
+    first_seen = serializers.DateTimeField()
+    last_seen = serializers.DateTimeField()
+
+
+class StuckStepSerializer(StrictSerializer):
+    """Of a step that cannot go on."""
+
+    may_change = serializers.BooleanField(
+        help_text="Oneself, with `agentId`, `configuration` and `input` of the response, and `abort`."
+    )
+    step = ObjectField(
+        allow_null=True, help_text="`{agentId?, configuration, input?}` as it is called; null: as it is."
+    )
+    values = ObjectField(allow_null=True, help_text="The input that the last try was given.")
+    tries = serializers.ListField(
+        child=ObjectField(), help_text="The failed ones, as in `GET /executions/{id}/recovery`."
+    )
+    agents = StandInSerializer(many=True)
+    incident = AlikeSerializer(allow_null=True)
+
+
 class ApprovalDetail(ApprovalRecord):
     votes = VoteSerializer(many=True)
     levels = LevelSerializer(many=True)
@@ -252,6 +290,7 @@ class ApprovalDetail(ApprovalRecord):
     rework = OfferSerializer(
         allow_null=True, help_text="Where it may be sent back to, the nearest first; null: it may not."
     )
+    fix = StuckStepSerializer(allow_null=True, help_text="Of the type `fix`.")
 
 
 class PendingApprovals(StrictSerializer):

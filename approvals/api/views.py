@@ -12,7 +12,7 @@ from agentflow.api import paging
 from agentflow.api.idempotency import idempotent
 from agentflow.governance import access
 
-from .. import selectors
+from .. import fix, selectors
 from ..models import ApprovalKind
 from ..selectors import Filter
 from ..services import batch, responding, rework
@@ -83,7 +83,10 @@ class ApprovalView(APIView):
         }
         offer = rework.offer(approval)
         back = serializers.OfferSerializer(offer).data if offer is not None else None
-        return Response({**shown, **people, "mayDecide": may_decide, "follows": follows, "rework": back})
+        about = fix.shown(approval, access.signed_in(request.user))
+        stuck = serializers.StuckStepSerializer(about).data if about is not None else None
+        more = {"mayDecide": may_decide, "follows": follows, "rework": back, "fix": stuck}
+        return Response({**shown, **people, **more})
 
 
 class RespondView(APIView):

@@ -9,6 +9,8 @@ from agentflow.errors import InvalidInput
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow import json_schema
 from agentflow.workflow.definition import pointer
+from executions.incidents.fixes import RETRY
+from executions.recovery.patching import PATCHED
 
 from ..models import ApprovalKind
 from .edits import EDITED
@@ -83,6 +85,13 @@ def _fix_issues(response: JSONValue) -> list[JSONObject]:
     if action == "complete" and "output" not in response:
         message = "Completing a step by hand needs its output."
         return [_issue("required", pointer(RESPONSE, "output"), message)]
+    if isinstance(response, dict) and action != RETRY:
+        message = "Only a step that is run again is changed."
+        return [
+            _issue("not_with_action", pointer(RESPONSE, name), message)
+            for name in PATCHED
+            if name in response
+        ]
     return []
 
 

@@ -19,7 +19,7 @@ from executions.services import human
 from .. import rights
 from ..models import Approval, ApprovalKind, DecisionKind
 from ..states import APPROVAL, ApprovalStatus
-from . import answers, climbing, gate, handing, holding, levels, releasing, swapping, trail, votes
+from . import answers, climbing, gate, handing, holding, levels, mending, releasing, swapping, trail, votes
 from . import edits as editing
 from .holding import AlreadyDecided
 
@@ -66,6 +66,7 @@ def respond(
         ContentChanged: `content_hash` names something else than what is asked.
         holding.Stale: the agent that its block would call was swapped.
         answers.BadResponse, edits.NotEditable, edits.BadEdits: the response does not fit.
+        mending.ForOperators, fixes.FixInvalid, fixes.DoesNotFit: the step may not be changed so.
     """
     execution, approval = holding.locked(approval_id, by)
     access.require(by, Permission.DECIDE, approval.workspace_id)
@@ -81,7 +82,7 @@ def respond(
     if content_hash is not None and content_hash != approval.content_hash:
         raise ContentChanged(approval_id=str(approval_id))
     swapping.require_same_agent(approval)
-    answer = _read(approval, approved=approved, response=response, comments=comments)
+    answer = _read(approval, by, approved=approved, response=response, comments=comments)
     handing.require_unclaimed(approval, by)
     votes.keep(approval, by, answer, right=right, channel=channel or context.current().channel)
     decisive = _settled(approval, by, answer)
@@ -102,7 +103,9 @@ def respond(
     return approval
 
 
-def _read(approval: Approval, *, approved: bool, response: JSONValue, comments: str) -> votes.Answer:
+def _read(
+    approval: Approval, by: User, *, approved: bool, response: JSONValue, comments: str
+) -> votes.Answer:
     """The answer with its changes worked out, if it fits what was asked."""
     answers.check_bounds(response)
     edits = None
@@ -113,6 +116,8 @@ def _read(approval: Approval, *, approved: bool, response: JSONValue, comments: 
     answers.check(
         kind=approval.kind, approved=approved, response=response, input_schema=approval.input_schema
     )
+    if approved and approval.kind == ApprovalKind.FIX:
+        edits = mending.checked(approval, by, response)
     return votes.Answer(approved, response, comments, edits)
 
 
@@ -120,7 +125,7 @@ def _settled(approval: Approval, by: User, answer: votes.Answer) -> votes.Answer
     """What the answers so far come to: a refusal decides at once, a yes once all levels agree."""
     if not answer.approved:
         return answer
-    if answer.edits:
+    if answer.edits and approval.kind != ApprovalKind.FIX:
         votes.show_changed(approval, by, answer)
     if not votes.level_agrees(approval):
         _keep_on(approval, by, answer, "approval_voted")

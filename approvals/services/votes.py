@@ -138,7 +138,9 @@ def show_changed(approval: Approval, by: User, answer: Answer) -> None:
 
 def whole(approval: Approval, answer: Answer) -> Answer:
     """The answer that decides, with what others changed before."""
-    if answer.edits or not approval.votes.filter(counts=True, decision=D.EDIT).exists():
+    if answer.edits or approval.kind == ApprovalKind.FIX:
+        return answer
+    if not approval.votes.filter(counts=True, decision=D.EDIT).exists():
         return answer
     rest = answer.response if isinstance(answer.response, dict) else {}
     edited = {**rest, editing.EDITED: approval.request[editing.EDITABLE]}

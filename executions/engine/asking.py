@@ -14,6 +14,7 @@ from agentflow.workflow.large import LargeUnavailable, holds_large, noted
 from agentflow.workflow.plan import PlanBlock
 from executions.blobs import TooLarge
 from executions.ports import HumanAsk, LevelAsk
+from executions.recovery.patching import step_of
 
 from .facts import Facts, as_text
 from .judging import FIX_SCHEMA, Change
@@ -239,6 +240,7 @@ def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
         {"action": "complete", "label": "Done, with this output"},
         {"action": "skip", "label": "Skip this step"},
         {"action": "fail", "label": "Let it fail"},
+        {"action": "abort", "label": "Undo what was done and end as failed"},
     ]
     return _ask_about(
         facts,
@@ -252,8 +254,16 @@ def fix(facts: Facts, planned: PlanBlock, change: Change) -> HumanAsk:
             "facts": _bounded({"attempt": change.attempt or 0, **evidence}),
             "error": {key: value for key, value in error.items() if key != "evidence"},
             "options": options,
+            **_step(planned),
         },
     )
+
+
+def _step(planned: PlanBlock) -> JSONObject:
+    """How the block is called, which the answer may change; what is too large to show is not shown."""
+    step = step_of(planned.block) if planned.compensates is None else None
+    shown = step is not None and len(as_text(step) or "") <= LIMITS.question_bytes
+    return {"step": step} if shown else {}
 
 
 def _ask_about(

@@ -18,6 +18,7 @@ from agentflow.agents.calls import (
     Outcome,
     Postponed,
 )
+from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.conditions import NoBranchMatched, choose, holds
 from agentflow.workflow.expressions import ExpressionError
@@ -49,7 +50,13 @@ REPEAT_EXHAUSTED = "repeat_exhausted"  # every round was accepted, and `until` n
 FIX_SCHEMA: JSONObject = {
     "type": "object",
     "required": ["action"],
-    "properties": {"action": {"enum": ["retry", "complete", "skip", "fail"]}, "output": {}},
+    "properties": {
+        "action": {"enum": ["retry", "complete", "skip", "fail", "abort"]},
+        "output": {},
+        "agentId": {"type": "string", "minLength": 1, "maxLength": LIMITS.block_id_chars},
+        "configuration": {"type": "object"},
+        "input": {"type": "object"},
+    },
 }
 
 

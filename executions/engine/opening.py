@@ -24,6 +24,7 @@ from agentflow.workflow.settlement import Reason, Undecided, skip_reason
 from executions.blobs import TooLarge, filled, of_row
 from executions.models import BlockExecution
 from executions.ports import HumanAsk, LevelAsk
+from executions.recovery.decision import Strategy
 from executions.states import BlockStatus as B
 
 from . import asking
@@ -364,6 +365,15 @@ class Opener:
                 return self.complete(planned, change, response.get("output"), reviewed=True)
             case "skip":
                 return replace(change, status=B.SKIPPED, reason=str(Reason.BY_HAND))
+            case "abort":
+                error = {"kind": "critical", "code": "aborted_by_hand", "message": "A person gave it up."}
+                return replace(
+                    change,
+                    status=B.FAILED,
+                    reason="aborted_by_hand",
+                    error=error,
+                    ends_run=Strategy.COMPENSATE,
+                )
         error = {"kind": "critical", "code": "failed_by_hand", "message": "A person let this step fail."}
         return replace(change, status=B.FAILED, reason="failed_by_hand", error=error)
 

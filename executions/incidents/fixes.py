@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 from agentflow.agents import registry
-from agentflow.errors import Unprocessable
+from agentflow.conf import KB, LIMITS
+from agentflow.errors import Conflict, InvalidInput, Unprocessable
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import Block, parse
 from executions.states import BlockStatus as B
@@ -15,7 +16,8 @@ from executions.states import ExecutionStatus as E
 from templates_app.models import TemplateVersion
 from templates_app.services import checking
 
-from ..recovery.patching import PATCHED, patched_definition
+from ..recovery.patching import PATCHED, merged, patched_definition
+from ..snapshot import json_bytes
 
 RETRY, SKIP, COMPLETE = "retry", "skip", "complete"
 ACTIONS = (RETRY, SKIP, COMPLETE)
@@ -27,6 +29,16 @@ class FixInvalid(Unprocessable):
 
     code = "fix_invalid"
     remedy = "Mend what the issues name; the blocks wait as before."
+
+
+class DoesNotFit(Conflict):
+    """The fix does not fit the block as it is now."""
+
+    remedy = "Choose another way on; the block waits as before."
+
+    def __init__(self, code: str, message: str, **facts: str) -> None:
+        super().__init__(message, **facts)
+        self.code = code  # type: ignore[misc]  # what the outlook found
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +55,14 @@ class Fix:
         return {**found, "output": self.output} if self.action == COMPLETE else found
 
     @classmethod
+    def of(cls, response: JSONValue) -> Fix:
+        """The answer to a `fix` question."""
+        return cls.from_json(response) if isinstance(response, dict) else cls(RETRY, {})
+
+    @classmethod
     def from_json(cls, stored: JSONObject) -> Fix:
         patch = {name: stored[name] for name in PATCHED if name in stored}
-        return cls(stored["action"], patch, stored.get("output"))
+        return cls(str(stored.get("action", RETRY)), patch, stored.get("output"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,37 +134,90 @@ def _not(code: str, message: str) -> Outlook:
 # -- whether it fits -----------------------------------------------------------
 
 
-def check(fix: Fix, *, workspace_id: UUID, block_id: str, versions: Iterable[int]) -> dict[int, str | None]:
+def check(
+    fix: Fix,
+    *,
+    workspace_id: UUID,
+    block_id: str,
+    versions: Iterable[int],
+    patches: Mapping[str, JSONObject] | None = None,
+    at: str = "/fix",
+) -> dict[int, str | None]:
     """Let pass a fix that fits each version; gives by version the effect of the agent in the block's place.
+
+    `patches` are laid below; the issues' pointers are under `at`.
 
     Raises:
         FixInvalid: it does not; all issues of the first version that it does not fit are named.
     """
     found: dict[int, str | None] = {}
     for version in TemplateVersion.objects.filter(pk__in=versions).order_by("-number"):
-        found[version.pk] = _check_one(fix, workspace_id, block_id, version) if fix.patch else None
+        found[version.pk] = None
+        if fix.patch:
+            found[version.pk] = _check_one(fix, workspace_id, block_id, version, patches or {}, at)
     return found
 
 
-def _check_one(fix: Fix, workspace_id: UUID, block_id: str, version: TemplateVersion) -> str | None:
-    before = parse(version.definition)
-    if block_id not in {block.block_id for block in before.blocks}:
-        raise FixInvalid("The block undoes another one; it can only be tried again as it is.")
-    patched = parse(patched_definition(version.definition, {block_id: fix.patch}))
+def laid(
+    patches: Mapping[str, JSONObject], block_id: str, patch: JSONObject, at: str = ""
+) -> dict[str, JSONObject]:
+    """All that a run is changed by once this has been added.
+
+    Raises:
+        FixInvalid: it is too much, for it is read with every turn of the run.
+    """
+    made = merged(patches, block_id, patch)
+    if json_bytes(made) > LIMITS.patches_bytes:
+        limit = LIMITS.patches_bytes // KB
+        raise FixInvalid(
+            f"What is changed for one execution may have {limit} KB.",
+            pointer=at,
+            remedy="Make it smaller; a large value can be an input of the execution.",
+        )
+    return made
+
+
+def _check_one(
+    fix: Fix,
+    workspace_id: UUID,
+    block_id: str,
+    version: TemplateVersion,
+    patches: Mapping[str, JSONObject],
+    at: str,
+) -> str | None:
+    before = parse(patched_definition(version.definition, patches))
+    names = [block.block_id for block in before.blocks]
+    if block_id not in names:
+        raise FixInvalid("The block undoes another one; it can only be tried again as it is.", pointer=at)
+    made = laid(patches, block_id, fix.patch, at)
+    place = f"/blocks/{names.index(block_id)}"
+    try:
+        patched = parse(patched_definition(version.definition, made))
+    except InvalidInput as error:
+        raise _invalid(version, error.issues, place, at) from None
     known = {(issue.code, issue.pointer) for issue in checking.check(before, workspace_id=workspace_id)}
     issues = [
-        issue
+        issue.as_json()
         for issue in checking.check(patched, workspace_id=workspace_id)
         if issue.severity in ("error", "start") and (issue.code, issue.pointer) not in known
     ]
     if issues:
-        raise FixInvalid(
-            f"With it, version {version.number} has {len(issues)} problem{'s' if len(issues) != 1 else ''}: "
-            f"{issues[0].message}",
-            issues=[issue.as_json() for issue in issues],
-        )
-    block = next(block for block in patched.blocks if block.block_id == block_id)
-    return _effect(workspace_id, block) if "agentId" in fix.patch else None
+        raise _invalid(version, issues, place, at)
+    return _effect(workspace_id, patched.blocks[names.index(block_id)]) if "agentId" in fix.patch else None
+
+
+def _invalid(version: TemplateVersion, issues: list[JSONObject], place: str, at: str) -> FixInvalid:
+    """The issues that the template would have; those of what was changed point there."""
+    found = []
+    for issue in issues:
+        inside = str(issue["pointer"]).removeprefix(place)
+        changed = inside.startswith(tuple(f"/{name}" for name in PATCHED))
+        found.append({**issue, "pointer": at + inside if changed else at})
+    many = "s" if len(found) != 1 else ""
+    return FixInvalid(
+        f"With it, version {version.number} has {len(found)} problem{many}: {found[0]['message']}",
+        issues=found,
+    )
 
 
 def _effect(workspace_id: UUID, block: Block) -> str:

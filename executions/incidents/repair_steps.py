@@ -14,7 +14,6 @@ from django.db import DatabaseError, transaction
 from django.db.models.functions import Now
 
 from agentflow.errors import AgentflowError
-from agentflow.events import store
 from agentflow.governance import access
 from agentflow.governance.roles import Permission
 from executions.engine.run import raw_cursor
@@ -22,9 +21,8 @@ from executions.models import Execution
 from executions.services import locking, repairing, restarting
 from executions.services.restarting import RestartRequest
 
-from ..recovery.patching import merged
-from . import repairs
-from .fixes import COMPLETE, RESTARTED, SKIP, Fix, outlook
+from . import fixing, repairs
+from .fixes import COMPLETE, RESTARTED, SKIP, DoesNotFit, Fix, outlook
 from .repair_models import ACTIVE, RepairItem, RepairRun
 from .states import ItemState, RepairState
 
@@ -141,14 +139,6 @@ def apply(repair: RepairRun, item: RepairItem) -> None:
             RepairItem.objects.filter(pk=item.pk).update(attempt=attempt)
 
 
-class DoesNotFit(AgentflowError):
-    """The fix does not fit the block as it is now."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code  # type: ignore[misc]  # what the outlook found
-
-
 def _do(repair: RepairRun, item: RepairItem, execution: Execution) -> int:
     fix = Fix.from_json(repair.fix)
     version, held = repairs.held_now(item.block_id)
@@ -156,7 +146,10 @@ def _do(repair: RepairRun, item: RepairItem, execution: Execution) -> int:
     if seen.code:
         raise DoesNotFit(seen.code, seen.message)
     if fix.patch:
-        _patch(repair, execution, fix)
+        block_id = repair.incident.block_id
+        fixing.apply(
+            execution_id=execution.pk, block_id=block_id, patch=fix.patch, said=f"repair {repair.pk}"
+        )
     reason = f"Repair {repair.pk}" + (f": {repair.reason}" if repair.reason else "")
     by = repair.created_by
     if seen.does == RESTARTED:
@@ -170,17 +163,3 @@ def _do(repair: RepairRun, item: RepairItem, execution: Execution) -> int:
     else:
         repairing.retry(execution_id=execution.pk, block_pk=item.block_id, by=by, reason=reason)
     return int(item.block.attempt)
-
-
-def _patch(repair: RepairRun, execution: Execution, fix: Fix) -> None:
-    """From the next attempt on the block is called so; its log says why."""
-    block_id = repair.incident.block_id
-    patches = merged(execution.patches or {}, block_id, fix.patch)
-    Execution.objects.filter(pk=execution.pk).update(patches=patches)
-    store.append(
-        type="block_log",
-        workspace_id=execution.workspace_id,
-        execution_id=execution.pk,
-        block_id=block_id,
-        payload={"message": f"Changed by repair {repair.pk}: {', '.join(fix.patch)}"},
-    )

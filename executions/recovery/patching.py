@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agentflow.types import JSONObject
+from agentflow.workflow.definition import Block
 
 PATCHED = ("agentId", "configuration", "input")
 
@@ -30,6 +31,14 @@ def _patched(block: JSONObject, patch: JSONObject | None) -> JSONObject:
     if "configuration" in patch:
         made["configuration"] = laid_over(block.get("configuration") or {}, patch["configuration"])
     return made
+
+
+def step_of(block: Block) -> JSONObject:
+    """Of a block what can be changed for one run, as it is shown."""
+    found: JSONObject = {"configuration": dict(block.configuration)}
+    if block.agent_id:
+        found = {"agentId": block.agent_id, **found}
+    return {**found, "input": block.input} if block.input is not None else found
 
 
 def laid_over(below: JSONObject, above: JSONObject) -> JSONObject:

@@ -15,6 +15,8 @@ from executions.engine.facts import as_text, facts_of
 from executions.engine.judging import Change
 from executions.engine.opening import Answered
 from executions.engine.run import Run, locked
+from executions.incidents import fixing
+from executions.incidents.fixes import Fix
 from executions.models import BlockExecution, Execution, PointKind
 from executions.states import BlockStatus as B
 
@@ -149,6 +151,8 @@ def answered(
     block = BlockExecution.objects.get(pk=block_pk, execution=execution)
     if block.status != B.WAITING_HUMAN:
         return
+    if kind == "fix" and approved:
+        _change(block, response, approval_id)
     with locked(facts) as run:
         if unanswered:
             change = _unanswered(block, unanswered)
@@ -164,6 +168,18 @@ def answered(
         if run.works:
             run.look_again(2)
             dispatch.on_commit_hint(execution.pk)
+
+
+def _change(block: BlockExecution, response: JSONValue, approval_id: UUID | None) -> None:
+    """Let the block be called otherwise from now on, where the answer says so."""
+    patch = Fix.of(response).patch
+    if patch:
+        fixing.apply(
+            execution_id=block.execution_id,
+            block_id=block.block_id,
+            patch=patch,
+            said=f"the answer to {approval_id}",
+        )
 
 
 def answered_all(*, execution: Execution, verdicts: Mapping[int, Verdict]) -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from agentflow.governance.models import User
+from agentflow.governance.roles import Role
+from agentflow.governance.services.workspaces import grant
 from agentflow.types import JSONObject
 from approvals.models import Approval
 from approvals.notify import links
 from approvals.notify.models import Delivery, SignedLink
+from executions.models import Execution
 from tests.factories.approvals import ApprovalFactory
 from tests.service import Service
 
@@ -189,6 +192,35 @@ def test_a_step_that_cannot_go_on_offers_four_ways(service: Service, team: Team,
     page.locator("#apply").click()
     page.get_by_text("Noor Haddad answered this").first.wait_for()
     service.until(lambda: status(team, execution) == "completed")
+
+
+def test_a_stuck_step_is_changed_on_a_phone_and_runs_again(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    grant(user=team.second_approver, role=Role.OPERATOR, workspace=team.workspace)
+    execution = team.start(
+        {
+            "blockId": "import",
+            "agentId": "ledger",
+            "input": {"invoice": "INV-1", "amount": 640},
+            "configuration": {"book": "main"},
+            "retryPolicy": {"maxRetries": 0},
+        },
+        failures={"import": [{"kind": "configuration", "times": 1}]},
+    )
+    service.until(lambda: pending(team))
+    page = visit(team.second_approver, f"/inbox/{pending(team)[0]['approvalId']}/", screen=PHONE)
+    page.get_by_role("button", name="Change it and run again").click()
+    page.locator("#apply").click()
+    page.locator("#trouble", has_text="Nothing is changed yet").wait_for()
+    page.get_by_role("textbox", name="invoice").fill("INV-2")
+    page.locator("#change-configuration textarea").fill('{"book": "side"}')
+    assert violations(page) == []
+    page.locator("#apply").click()
+    page.get_by_text("Tom Berg answered this").first.wait_for()
+    service.until(lambda: status(team, execution) == "completed")
+    changed = {"input": {"invoice": "INV-2", "amount": 640}, "configuration": {"book": "side"}}
+    assert Execution.objects.get(pk=execution).patches == {"import": changed}
 
 
 def test_a_question_about_a_budget_shows_what_was_spent_and_its_ways_on(team: Team, visit: Visit) -> None:

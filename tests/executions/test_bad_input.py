@@ -100,6 +100,7 @@ LIMITS_TESTED = {
     "a restart from a block": "executions/test_restart.py::test_what_cannot_be_restarted_is_left_as_it_is",
     "a restart while": "executions/test_restart.py::test_what_cannot_be_restarted_is_left_as_it_is",
     "a restart from a skipped": "executions/test_restart.py::test_a_restart_from_a_skipped_block",
+    "more than 64 KB changed": "executions/recovery/test_fixing.py::test_a_change_that_does_not_fit",
     "a fork of a fork": "executions/test_forks.py::test_forks_of_forks_reach_the_attempts",
     "a compensation that fails": "executions/test_compensation.py::test_a_failed_compensation_asks_a_person",
     "a child that is cancelled": "executions/test_children.py::test_a_child_that_is_cancelled_by_itself",

@@ -240,18 +240,19 @@
   function toField(error) { tried = true; showErrors(); label(); focus(error.path); }
   function focus(path) { const place = $(`[data-schemapath="${CSS.escape(path)}"]`, pane); (place && $("input,select,textarea", place) || $("#form")).focus(); place?.scrollIntoView({ block: "center" }); }
   /* The server's pointers are /response/amount; the form calls that root.amount. */
-  const pathOf = pointer => ["root", ...pointer.split("/").slice(pointer.startsWith("/response/edited/") ? 3 : 2).map(part => part.replace(/~1/g, "/").replace(/~0/g, "~"))].join(".");
+  const pathOf = pointer => ["root", ...pointer.split("/").slice(/^\/response\/(edited|input)\//.test(pointer) ? 3 : 2).map(part => part.replace(/~1/g, "/").replace(/~0/g, "~"))].join(".");
 
   /* The ways out of a step that cannot go on, and of a budget that is used up */
   function fixes() {
-    let action = null, agentId = null; const apply = $("#apply"), box = $("#fix-output"), text = box && $("textarea", box), bad = box && $(".err", box), more = $("#more-of-it");
+    let action = null, agentId = null; const apply = $("#apply"), box = $("#fix-output"), more = $("#more-of-it"), change = $("#change");
     $$("[data-fix]", pane).forEach(el => { el.onclick = () => {
       action = el.dataset.fix; agentId = el.dataset.agent; $$("[data-fix]", pane).forEach(b => b.setAttribute("aria-expanded", b === el));
       if (box) box.hidden = action !== "complete";
       if (more) { more.hidden = !("more" in el.dataset); el.after(more); }
+      if (change) { change.hidden = !("changes" in el.dataset); el.after(change); if (!change.hidden && !editor && ask.editable !== null) form(); }
       hot(action === "stop" ? "reject" : "approve");
       apply.disabled = false; apply.textContent = $("b", el).textContent;
-      if (box && !box.hidden) text.focus(); else if (more && !more.hidden) { $("input", more).focus({ preventScroll: true }); more.scrollIntoView({ block: "center" }); } else apply.focus();
+      if (box && !box.hidden) $("textarea", box).focus(); else if (more && !more.hidden) { $("input", more).focus({ preventScroll: true }); more.scrollIntoView({ block: "center" }); } else if (!change || change.hidden) apply.focus();
     }; });
     apply.onclick = () => {
       const response = { action };
@@ -260,13 +261,44 @@
         if (!input.reportValidity()) return;
         if (input.value) response[input.name] = Math.round(input.value * input.dataset.scale * 1e9) / 1e9;
       }
-      if (action === "complete") {
-        try { response.output = JSON.parse(text.value); bad.hidden = true; text.removeAttribute("aria-invalid"); }
-        catch (error) { bad.hidden = false; bad.textContent = `This is not JSON: ${error.message}`; text.setAttribute("aria-invalid", "true"); return text.focus(); }
-      }
+      if (action === "complete" && (response.output = written(box)) === undefined) return;
+      if (change && !change.hidden) { const found = changes(); if (!found) return; Object.assign(response, found); }
       send(!["fail", "stop"].includes(action), response);
     };
   }
+  /* What somebody wrote as JSON; undefined, and said so, where it is none. */
+  function written(box) {
+    try { const value = JSON.parse($("textarea", box).value); wrong(box, ""); return value; }
+    catch (error) { wrong(box, `This is not JSON: ${error.message}`); }
+  }
+  function wrong(box, text) {
+    const bad = $(".err", box), area = $("textarea", box);
+    bad.hidden = !text; bad.textContent = text; text ? area.setAttribute("aria-invalid", "true") : area.removeAttribute("aria-invalid");
+    if (text) area.focus();
+  }
+  /* What is otherwise than the step is called with: only that is sent. */
+  function changes() {
+    const { step } = ask.change, found = {}, agent = $("[name=change-agent]:checked", pane)?.value, box = $("#change-input");
+    const configuration = written($("#change-configuration"));
+    if (configuration === undefined) return null;
+    const laid = other(step.configuration, configuration);
+    for (const name of Object.keys(step.configuration)) if (!(name in configuration)) laid[name] = null;
+    if (agent) found.agentId = agent;
+    if (Object.keys(laid).length) found.configuration = laid;
+    if (box) {
+      const input = written(box);
+      if (input === undefined) return null;
+      if (!same(input, step.input || {})) found.input = input;
+    } else {
+      const bad = invalid(), now = other(ask.editable, value());
+      if (bad) { toField(bad); return null; }
+      if (Object.keys(now).length) found.input = { ...(step.input || ask.editable), ...now };
+    }
+    if (Object.keys(found).length) return found;
+    trouble("Nothing is changed yet. Change something, or choose Run again.");
+    return null;
+  }
+  const other = (before, after) => Object.fromEntries(Object.entries(after).filter(([name, one]) => !(name in before) || !same(one, before[name])));
 
   /* Sending: never shown as done before the server says so. */
   function send(approved, response, comments = $("#comment").value) {
@@ -302,7 +334,9 @@
     } else if (problem.code === "content_changed") {
       await changed(id);
     } else {
-      const fields = (problem.issues || []).filter(issue => issue.pointer?.startsWith("/response/"));
+      const issues = problem.issues || [], box = $("#change-configuration"), laid = issues.find(issue => issue.pointer?.startsWith("/response/configuration"));
+      if (box && laid) wrong(box, laid.message);
+      const fields = issues.filter(issue => issue.pointer?.startsWith("/response/"));
       if (editor && fields.length) {
         tried = true; showErrors(fields.map(issue => ({ path: pathOf(issue.pointer), property: issue.code, message: issue.message })));
         const unseen = fields.filter(issue => !$(`[data-schemapath="${CSS.escape(pathOf(issue.pointer))}"]`, pane));
