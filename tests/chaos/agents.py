@@ -18,6 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from tests.llm import completion, wants
 from tests.servers import Exchange, HttpServer, http_server
 
 QUICK_S = (0.002, 0.04)
@@ -100,6 +101,7 @@ class Agents:
         server.on("/once", self.once)
         server.on("/slow", self.slow)
         server.on("/broken", self.broken)
+        server.on("/sulky", self.sulky)
         server.on("/later", self.later)
         server.on("/v1/chat/completions", self.model)
 
@@ -126,23 +128,26 @@ class Agents:
         kind = int(chance("kind", key) * 5)
         if call > 1 + int(chance("times", key) * 2):
             kind = -1
+        if kind >= 0:
+            self._fail(exchange, key, kind)
+            return
+        self.ledger.effect(key, once=True)
+        self._done(exchange, key, call)
+
+    def _fail(self, exchange: Exchange, key: str, kind: int) -> None:
         match kind:
             case 0:
                 exchange.reply(b"busy", 503)
             case 1:
-                exchange.reply(b"slow down", 429, Retry_After="1")
-            case 2:
-                exchange.reply(b"\x00 garbage }{", content_type="application/json")
-            case 3:
                 self._drop(exchange, key)
                 return
-            case 4:
-                exchange.reply(b"oh", 500)
+            case 2:
+                exchange.reply(b"slow down", 429, Retry_After="1")
+            case 3:
+                exchange.reply(b"\x00 garbage }{", content_type="application/json")
             case _:
-                self.ledger.effect(key, once=True)
-                self._done(exchange, key, call)
-                return
-        self.ledger.answered(key, ("503", "429", "garbage", "", "500")[kind])
+                exchange.reply(b"oh", 500)
+        self.ledger.answered(key, ("503", "", "429", "garbage", "500")[kind])
 
     def once(self, exchange: Exchange) -> None:
         """Knows no keys: every call is an effect.  One in three answers is lost."""
@@ -159,6 +164,16 @@ class Agents:
         exchange.reply(b"no such thing", 422)
         self.ledger.answered(key, "422")
 
+    def sulky(self, exchange: Exchange) -> None:
+        """Wants to be asked twice; a retry does not help, for it says that it never will."""
+        key, call = self._begin(exchange)
+        if call == 1:
+            exchange.reply(b"not now", 422)
+            self.ledger.answered(key, "422")
+            return
+        self.ledger.effect(key, once=True)
+        self._done(exchange, key, call)
+
     def later(self, exchange: Exchange) -> None:
         """Accepts, works, and brings the result to the address it was given; now and then twice."""
         key, call = self._begin(exchange)
@@ -174,13 +189,16 @@ class Agents:
             self.ledger.answered(key, f"callback {post_until_answered(address, {'output': {'done': True}})}")
 
     def model(self, exchange: Exchange) -> None:
-        """A language model, as far as it is asked here."""
-        message = {"role": "assistant", "content": "Well."}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        exchange.json(
-            {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage, "model": "fake"}
-        )
+        """A language model that uses the tools that its prompt names, one in each of its answers."""
+        key, call = self._begin(exchange)
+        if call == 1 and chance("model", key) < 0.15:
+            self._fail(exchange, key, int(chance("model", key) * 100) % 2)
+            return
+        messages = json.loads(exchange.body)["messages"]
+        turn = sum(message["role"] == "assistant" for message in messages)
+        wanted = next((w.split() for m in messages if (w := _after(str(m["content"]), "Use: "))), [])
+        exchange.json(wants((wanted[turn], {"turn": turn})) if turn < len(wanted) else completion("Well."))
+        self.ledger.answered(key, "said")
 
     def _begin(self, exchange: Exchange) -> tuple[str, int]:
         key = exchange.headers.get("idempotency-key", "")
@@ -196,6 +214,10 @@ class Agents:
     def _drop(self, exchange: Exchange, key: str) -> None:
         exchange.drop()
         self.ledger.answered(key, "dropped")
+
+
+def _after(text: str, mark: str) -> str:
+    return text.partition(mark)[2]
 
 
 @contextmanager

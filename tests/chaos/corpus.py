@@ -1,59 +1,22 @@
 """What the rig runs: templates that together go through every state, every way to go on and every tool kind.
 
-`EXERCISED` and `LEFT_OUT` are compared with the code by tests/chaos/test_corpus.py: what is added to the
-engine is added here, or its absence gets a reason.
+What they leave out is in `coverage`.  Models, tools, several people and recovery's ladders are in `assisted`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-Block = dict[str, Any]
-
-QUICK_RETRY = {"maxRetries": 6, "backoffStrategy": "fixed", "initialDelay": 100, "jitter": False}
+from . import assisted
+from .blocks import QUICK_RETRY, Block, Calls, Case, echo
 
 
-@dataclass(frozen=True)
-class Case:
-    """A template, what share of the executions run it, and what a client does to such a run."""
-
-    name: str
-    blocks: list[Block]
-    weight: int = 0
-    script: str = ""  # a method of `load.Scripts`
-    settings: dict[str, Any] = field(default_factory=dict)
-    input: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        settings = {"globalSettings": self.settings} if self.settings else {}
-        return {"name": f"Chaos: {self.name}", "blocks": self.blocks, **settings}
-
-
-def echo(block_id: str, *after: str, **fields: Any) -> Block:
-    return {"blockId": block_id, "agentId": "builtin.echo", "dependencies": list(after), **fields}
-
-
-class Corpus:
+class Corpus(Calls):
     """The templates, for agents at an address.  `child` is the template that others start."""
 
-    def __init__(self, url: Callable[[str], str]) -> None:
-        self._url = url
-
-    def call(
-        self, block_id: str, *after: str, path: str = "/keyed", effect: str = "keyed", **more: Any
-    ) -> Block:
-        return {
-            "blockId": block_id,
-            "toolType": "API",
-            "configuration": {"url": self._url(path), "method": "POST"},
-            "dependencies": list(after),
-            "effect": effect,
-            "retryPolicy": QUICK_RETRY,
-            **more,
-        }
+    def __init__(self, url: Callable[[str], str], mcp_url: str) -> None:
+        super().__init__(url)
+        self._mcp_url = mcp_url
 
     def child(self) -> Case:
         return Case("child", [self.call("c1"), self.call("c2", "c1")])
@@ -81,6 +44,7 @@ class Corpus:
             self._undone(),
             self._undone_on_demand(),
             self._marked(),
+            *assisted.cases(self, self._mcp_url),
             self._wide(50, 6),
             self._wide(1000, 0),
         ]
@@ -255,20 +219,13 @@ class Corpus:
             job["configuration"]["callback"] = {"timeout": 60_000}
         return Case("callbacks", [*jobs, self.call("after", "job0", "job1")], 8)
 
-    def _booked(self, block_id: str, *after: str, path: str = "/keyed") -> Block:
-        """A call that another one undoes."""
-        undo = {"toolType": "API", "configuration": {"url": self._url(path), "method": "POST"}}
-        return self.call(
-            block_id, *after, compensation={**undo, "effect": "keyed", "retryPolicy": QUICK_RETRY}
-        )
-
     def _undone(self) -> Case:
         """The last step fails, and what was done is undone in reverse, one by a call that fails at first."""
         failing = {"maxRetries": 0, "onExhausted": "fail"}
         booked = [
-            self._booked("b0"),
-            self._booked("b1", "b0", path="/flaky"),
-            self._booked("b2", "b0", path="/slow"),
+            self.booked("b0"),
+            self.booked("b1", "b0", path="/flaky"),
+            self.booked("b2", "b0", path="/slow"),
         ]
         return Case(
             "undone after a failure",
@@ -277,7 +234,7 @@ class Corpus:
         )
 
     def _undone_on_demand(self) -> Case:
-        chain = [self._booked(f"b{n}", *([f"b{n - 1}"] if n else []), path="/slow") for n in range(3)]
+        chain = [self.booked(f"b{n}", *([f"b{n - 1}"] if n else []), path="/slow") for n in range(3)]
         stuck: Block = {"blockId": "stuck", "wait": {"seconds": 3000}, "dependencies": ["b2"]}
         return Case("cancelled and undone", [*chain, stuck], 5, "undo")
 
@@ -293,74 +250,3 @@ class Corpus:
             arms = [echo(f"w{n}", "root") for n in range(width)]
         blocks = [echo("root"), *arms, echo("join", *(arm["blockId"] for arm in arms))]
         return Case(f"{width} wide", blocks, weight, settings={"maxParallelBlocks": 8})
-
-
-# What the cases above go through.
-EXERCISED: dict[str, set[str]] = {
-    "tool kinds": {"API", "UseCase", "LLM", "Script"},
-    "approval kinds": {"approval", "input", "fix"},
-    "execution statuses": {"pending", "running", "paused", "cancelling", "completed", "failed", "cancelled"},
-    "block statuses": {
-        "blocked",
-        "ready",
-        "running",
-        "waiting_human",
-        "waiting_external",
-        "completed",
-        "failed",
-        "skipped",
-        "cancelled",
-    },
-    "block fields": {
-        "agent_id", "block_id", "checkpoint", "compensation", "concurrency", "conditions", "configuration",
-        "dependencies", "effect", "end", "for_each", "human_in_loop", "join", "on_error", "repeat",
-        "retry_policy", "run_on", "timeout", "tool_type", "wait",
-    },
-}  # fmt: skip
-
-EXERCISED["block changes"] = {
-    f"{before} -> {after}"
-    for before, nexts in {
-        "blocked": "ready running waiting_human waiting_external skipped cancelled",
-        "ready": "running",
-        "running": "ready waiting_human waiting_external completed failed cancelled",
-        "waiting_human": "ready waiting_external completed skipped failed cancelled",
-        "waiting_external": "ready waiting_external waiting_human completed failed skipped cancelled",
-    }.items()
-    for after in nexts.split()
-}
-
-LEFT_OUT: dict[str, dict[str, str]] = {
-    "tool kinds": {
-        "MCP": "an MCP server costs two seconds of import per call; tests/agents has its failures"
-    },
-    "approval kinds": {
-        "review": "asked and decided in the transactions of `approval`; tests/approvals",
-        "edit": "asked and decided in the transactions of `approval`; tests/approvals",
-        "tool": "by an LLM agent that uses tools; its worker is lost in tests/executions/test_agent_loop.py",
-        "budget": "asked and decided in the transactions of `tool`; tests/executions/test_budgets.py",
-    },
-    "execution statuses": {},
-    "block statuses": {},
-    "block changes": {
-        "blocked -> completed": "no work: settled in the transaction that opens it",
-        "blocked -> failed": "no work: settled in the transaction that opens it",
-        "ready -> completed": "by hand, before a worker takes it: tests/executions/test_repairs.py",
-        "ready -> skipped": "by hand, before a worker takes it: tests/executions/test_repairs.py",
-        "ready -> cancelled": "a cancel before a worker takes it: tests/executions/test_races.py",
-        "waiting_human -> waiting_human": "an answer that leads nowhere: tests/executions/test_failures.py",
-    },
-    "block fields": {
-        "name": "for people",
-        "description": "for people",
-        "agent_type": "a way to choose an agent, which is over before anything can fail",
-        "capabilities": "a way to choose an agent, which is over before anything can fail",
-        "input": "pure, computed from settled outputs",
-        "when": "pure; a skipped branch is there",
-        "recovery": "decided in the transaction that settles an attempt; tests/executions/recovery",
-        "agent_patience": "a timer of the execution, as `wait`; tests/executions/test_agent_patience.py",
-        "on_unknown_outcome": "`fail` is the shorter way of what `once` asks",
-        "budget": "an LLM agent's; tests/executions/test_budgets.py",
-        "priority": "an order among ready blocks, not a state",
-    },
-}

@@ -11,14 +11,15 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from tests.factories.governance import PASSWORD
 
-from .agents import Ledger, chance
-from .corpus import Case
+from .assisted import SLEEPS
+from .blocks import Case
 
 TERMINAL = ("completed", "failed", "cancelled")
 PATIENCE_S = 120.0
@@ -49,6 +50,9 @@ class Person:
 
     def post(self, path: str, body: Any) -> Any:
         return self._ask("POST", path, body)
+
+    def patch(self, path: str, body: Any) -> Any:
+        return self._ask("PATCH", path, body)
 
     def _ask(self, method: str, path: str, body: Any) -> Any:
         key = str(uuid.uuid4())
@@ -138,9 +142,11 @@ class History:
 class Scripts:
     """What clients do to runs of their own."""
 
-    def __init__(self, person: Person, stop: threading.Event) -> None:
+    def __init__(self, person: Person, stop: threading.Event, agents: dict[str, str]) -> None:
+        """`agents` are the ids of the registered ones."""
         self.person = person
         self.stop = stop
+        self.agents = agents
 
     def tell(self, run: str, number: int) -> None:
         body = {
@@ -189,6 +195,13 @@ class Scripts:
             self._try(run, "blocks/stuck/skip", because)
         self._try(run, "blocks/bad/complete", {"output": {"by": "hand"}, **because})
 
+    def switch_off(self, run: str, number: int) -> None:
+        """Its agent is not there when the block wants it, and comes back."""
+        path = f"/agents/{self.agents[SLEEPS]}"
+        self.person.patch(path, {"enabled": False})
+        self.stop.wait(3.0)
+        self.person.patch(path, {"enabled": True})
+
     def _try(self, run: str, command: str, body: Any = None) -> None:
         """A refusal is an answer: the run may have gone on meanwhile."""
         try:
@@ -209,11 +222,18 @@ class Scripts:
 class Clients:
     """Start `count` executions at an even pace, several at once."""
 
-    def __init__(self, person: Person, history: History, schedule: list[tuple[float, Case, str]]) -> None:
+    def __init__(
+        self,
+        person: Person,
+        history: History,
+        schedule: list[tuple[float, Case, str]],
+        agents: dict[str, str],
+    ) -> None:
         self.person = person
         self.history = history
         self.stop = threading.Event()
-        self.scripts = Scripts(person, self.stop)
+        self.scripts = Scripts(person, self.stop, agents)
+        self._alone = threading.Lock()
         self._next = iter(enumerate(schedule))
         self._lock = threading.Lock()
         self._began = time.monotonic()
@@ -244,7 +264,8 @@ class Clients:
             number, (at, case, template_id) = found
             self.stop.wait(max(0.0, self._began + at - time.monotonic()))
             try:
-                self._run(number, case, template_id)
+                with self._alone if case.alone else nullcontext():
+                    self._run(number, case, template_id)
             except Exception as error:  # noqa: BLE001  # the verdict is told all of them
                 self.history.problem(f"client of {case.name}: {error!r}")
 
@@ -254,62 +275,3 @@ class Clients:
         self.history.accepted(run, case.name)
         if case.script:
             getattr(self.scripts, case.script)(run, number)
-
-
-class Approver:
-    """Answers what is asked, within a second or so; of doubtful effects it knows the ledger."""
-
-    def __init__(self, person: Person, ledger: Ledger, history: History) -> None:
-        self.person = person
-        self.ledger = ledger
-        self.history = history
-        self.stop = threading.Event()
-        self.answered: Counter[str] = Counter()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="approver")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def end(self) -> None:
-        self.stop.set()
-        self._thread.join(20)
-
-    def _work(self) -> None:
-        while not self.stop.wait(0.7):
-            try:
-                for question in self.person.get("/approvals/pending?limit=100")["approvals"]:
-                    self._answer(question)
-            except GaveUp as error:
-                self.history.problem(f"approver: {error}")
-            except Exception as error:  # noqa: BLE001
-                self.history.problem(f"approver: {error!r}")
-
-    def _answer(self, question: dict[str, Any]) -> None:
-        if question["request"].get("title") == "Ignored":
-            return
-        body = {"contentHash": question["contentHash"], **self._decide(question)}
-        try:
-            self.person.post(f"/approvals/{question['approvalId']}/respond", body)
-            self.answered[question["type"]] += 1
-        except Refused as refused:
-            if refused.status not in (404, 409):  # answered by our own repeat, or withdrawn
-                raise
-
-    def _decide(self, question: dict[str, Any]) -> dict[str, Any]:
-        if question["type"] == "input":
-            return {"approved": True, "response": {"which": "this"}}
-        if question["type"] == "approval":
-            return {"approved": chance("approve", question["approvalId"]) < 0.8}
-        run, block = question["executionId"], question["blockId"]
-        row = self.person.get(f"/executions/{run}/blocks/{block}")
-        if row["reason"] != "unknown_outcome":
-            again = question["attempt"] < 30
-            return {"approved": True, "response": {"action": "retry" if again else "fail"}}
-        if self._happened(run, block):
-            self.answered["looked, done"] += 1
-            return {"approved": True, "response": {"action": "complete", "output": {"looked": True}}}
-        self.answered["looked, not done"] += 1
-        return {"approved": True, "response": {"action": "retry"}}
-
-    def _happened(self, run: str, block: str) -> bool:
-        return any(key.startswith(f"{run}:{block}:") and n for key, n in list(self.ledger.effects.items()))

@@ -11,9 +11,13 @@ from tests.factories.governance import WorkspaceFactory, member
 
 from . import report, verdict
 from .agents import Agents, agents
-from .corpus import Case, Corpus
+from .approvers import Approvers
+from .assisted import registered
+from .blocks import Case
+from .corpus import Corpus
 from .faults import Faults, schedule
-from .people import Approver, Clients, History, Person
+from .mcp_agent import mcp_agent
+from .people import Clients, History, Person
 from .plans import RECOVERY_S, Plan
 from .rig import Rig
 
@@ -22,47 +26,53 @@ DOUBLE = "import json, sys\nprint(json.dumps({'twice': 2}))\n"
 
 def run(rig: Rig, plan: Plan, *, name: str, seed: int, folder: Path) -> int:
     began = time.time()
-    with agents(folder / "ledger.jsonl") as served:
+    with agents(folder / "ledger.jsonl") as served, mcp_agent(served.server.url("/keyed")) as mcp:
         rig.start_machines(served.server.url("/v1"))
         _say(f"machines ready after {time.time() - began:.0f} s")
         history = History(folder / "history.jsonl")
-        person, cases = _prepare(rig, served)
-        clients = Clients(person, history, _load(plan, cases, random.Random(seed)))
-        approver = Approver(Person(person.username, person.bases), served.ledger, history)
+        people, agent_ids, cases = _prepare(rig, served, mcp)
+        clients = Clients(people[0], history, _load(plan, cases, random.Random(seed)), agent_ids)
+        approvers = Approvers([Person(p.username, p.bases) for p in people], served.ledger, history)
         faults = Faults(rig, random.Random(seed + 1))
         clients.start()
-        approver.start()
+        approvers.start()
         _fault(faults, plan, random.Random(seed + 2))
         while not clients.done() and time.time() - began < 2 * plan.load_s + 120:
             _care(faults)
         last = max([fault.over for fault in faults.done] + [time.time()])
         ended = verdict.await_end(until=last + RECOVERY_S + verdict.SLACK_S, care=lambda: _care(faults))
         clients.end(10)
-        approver.end()
+        approvers.end()
         wire = rig.wire()
         found = verdict.reach(
             name=name, plan=plan, seed=seed, began=began, last=last, ended=ended, told=history,
-            ledger=served.ledger, approver=approver, faults=faults, wire=wire, rig=rig,
+            ledger=served.ledger, approvers=approvers, faults=faults, wire=wire, rig=rig,
         )  # fmt: skip
     report.write(found, folder)
     print(report.as_text(found))
     return 0 if found.holds else 1
 
 
-def _prepare(rig: Rig, served: Agents) -> tuple[Person, list[tuple[Case, str]]]:
-    workspace = WorkspaceFactory.create(egress_allow=[served.server.allowed])
-    user = member(workspace, Role.ADMIN, Role.APPROVER)
-    person = Person(user.username, [machine.base_url for machine in rig.machines])
-    person.post("/scripts", {"name": "double", "source": DOUBLE, "workspaceId": str(workspace.pk)})
-    corpus = Corpus(served.server.url)
+def _prepare(
+    rig: Rig, served: Agents, mcp: str
+) -> tuple[list[Person], dict[str, str], list[tuple[Case, str]]]:
+    """The people, of whom the first also starts; the ids of the agents; the cases with their templates."""
+    workspace = WorkspaceFactory.create(egress_allow=[served.server.allowed, mcp])
+    users = [member(workspace, Role.ADMIN, Role.APPROVER), *(member(workspace, Role.APPROVER) for _ in "bc")]
+    people = [Person(user.username, [machine.base_url for machine in rig.machines]) for user in users]
+    own = {"workspaceId": str(workspace.pk)}
+    people[0].post("/scripts", {"name": "double", "source": DOUBLE, **own})
+    corpus = Corpus(served.server.url, f"http://{mcp}/mcp")
 
     def create(case: Case) -> str:
-        return str(
-            person.post("/templates", {**case.definition, "workspaceId": str(workspace.pk)})["templateId"]
-        )
+        return str(people[0].post("/templates", {**case.definition, **own})["templateId"])
 
     child = create(corpus.child())
-    return person, [(case, create(case)) for case in corpus.cases(child)]
+    agent_ids = {
+        agent["agentId"]: str(people[0].post("/agents", {**agent, **own})["id"])
+        for agent in registered(corpus, child)
+    }
+    return people, agent_ids, [(case, create(case)) for case in corpus.cases(child)]
 
 
 def _load(plan: Plan, cases: list[tuple[Case, str]], chance: random.Random) -> list[tuple[float, Case, str]]:

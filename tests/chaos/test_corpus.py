@@ -9,27 +9,34 @@ from typing import Any, get_args
 
 import pytest
 
+from agentflow.agents.journal import StepStatus
 from agentflow.workflow.definition import Block, ToolType, parse
 from agentflow.workflow.validation import check
 from approvals.models import ApprovalKind
 from executions import dispatch
 from executions.lanes import LANES
+from executions.recovery.decision import Strategy
 from executions.states import BLOCK, BlockStatus, ExecutionStatus
 from tests.waiting import PATIENCE_S
 
-from .corpus import EXERCISED, LEFT_OUT, Case, Corpus
+from .assisted import BOOKS, registered
+from .blocks import Case
+from .corpus import Corpus
+from .coverage import EXERCISED, LEFT_OUT
 from .faults import KINDS, schedule
 from .proxy import CONTROL, NOWHERE, Hints, Wire, packed, parsed
 
 KNOWN = {
     "tool kinds": set(get_args(ToolType)),
     "approval kinds": set(ApprovalKind.values),
+    "recovery strategies": set(Strategy),
+    "steps of models": set(StepStatus),
     "execution statuses": set(ExecutionStatus.values),
     "block statuses": set(BlockStatus.values),
     "block changes": {f"{a} -> {b}" for a, nexts in BLOCK.table.items() for b in nexts},
     "block fields": set(Block.model_fields),
 }
-CORPUS = Corpus(lambda path: f"http://127.0.0.1:1{path}")
+CORPUS = Corpus(lambda path: f"http://127.0.0.1:1{path}", "http://127.0.0.1:1/mcp")
 CASES = [CORPUS.child(), *CORPUS.cases("00000000-0000-0000-0000-000000000000")]
 
 
@@ -49,6 +56,13 @@ def test_the_corpus_uses_the_fields_and_tools_that_it_names() -> None:
     blocks = [block for case in CASES for block in parse(case.definition).blocks]
     assert {name for block in blocks for name in block.model_fields_set} == EXERCISED["block fields"]
     assert {block.tool_type for block in blocks if block.tool_type} == EXERCISED["tool kinds"]
+    given = [block.recovery.model_dump(exclude_none=True) for block in blocks if block.recovery]
+    rungs = {
+        rung for each in given for ladder in each.values() if isinstance(ladder, tuple) for rung in ladder
+    }
+    assert rungs - {BOOKS} == EXERCISED["recovery strategies"] - {"fail"}  # which `onExhausted` says
+    agents = {agent["agentId"] for agent in registered(CORPUS, "")}
+    assert {block.agent_id for block in blocks if block.agent_id} <= agents | {"builtin.echo"}
 
 
 def test_a_schedule_has_every_kind_equally_often() -> None:

@@ -19,9 +19,10 @@ from executions.states import BLOCK, EXECUTION
 from tests import history
 
 from .agents import Ledger
-from .corpus import EXERCISED
+from .approvers import Approvers
+from .coverage import EXERCISED
 from .faults import Fault, Faults
-from .people import Approver, History
+from .people import History
 from .plans import RECOVERY_S, Plan
 from .rig import Rig
 
@@ -70,9 +71,12 @@ def patiently(ask: Callable[[], T]) -> T:
 
 
 def await_end(*, until: float, care: Callable[[], None]) -> float | None:
-    """When no execution was open any more; None if some still are."""
+    """When no execution was open any more, or about to go back by itself; None if some still are."""
     while time.time() < until:
-        (open_now,) = rows("SELECT count(*) FROM executions_execution WHERE completed_at IS NULL")[0]
+        (open_now,) = rows(
+            "SELECT (SELECT count(*) FROM executions_execution WHERE completed_at IS NULL)"
+            " + (SELECT count(*) FROM executions_timer WHERE kind = 'recovery')"
+        )[0]
         if not open_now:
             return time.time()
         care()
@@ -89,7 +93,7 @@ def reach(
     ended: float | None,
     told: History,
     ledger: Ledger,
-    approver: Approver,
+    approvers: Approvers,
     faults: Faults,
     wire: dict[str, int],
     rig: Rig,
@@ -109,12 +113,20 @@ def reach(
     figures["outcomes"] = outcomes
     figures["rescues"] = outcomes.get("rescued", 0)
     figures["late results"] = rows("SELECT count(*) FROM executions_lateresult")[0][0]
+    figures["steps of models"] = rows("SELECT count(*) FROM executions_agentstep")[0][0]
+    figures["questions"] = dict(rows("SELECT kind, count(*) FROM approvals_approval GROUP BY 1 ORDER BY 1"))
+    figures["went back by themselves"] = rows(
+        "SELECT count(*) FROM events_event WHERE type = 'recovery_restarted'"
+    )[0][0]
+    figures["incidents"] = rows(
+        "SELECT count(*) || ' of ' || coalesce(sum(count), 0) || ' failures' FROM executions_incident"
+    )[0][0]
     figures["calls"] = sum(ledger.calls.values())
     figures["effects"] = sum(ledger.effects.values())
     figures["answers of agents"] = dict(ledger.answers)
-    figures["questions answered"] = dict(approver.answered)
+    figures["questions answered"] = dict(approvers.answered)
     figures["hints"] = wire
-    figures["answers clients missed"] = dict(approver.person.unanswered)
+    figures["answers clients missed"] = dict(approvers.unanswered())
     figures["seconds to the end after the last fault"] = None if ended is None else round(ended - last, 1)
     _lost(found, told, ended, last)
     _effects(found, ledger)
@@ -160,7 +172,8 @@ def _effects(found: Found, ledger: Ledger) -> None:
     """Figures only: the history checker says which effects were one too many."""
     done_once = rows(
         "SELECT DISTINCT execution_id || ':' || block_id || ':' FROM executions_blockexecution"
-        " WHERE effect = 'once'"
+        " WHERE effect = 'once' UNION SELECT operation || ':step:' || number FROM executions_agentstep"
+        " WHERE request->>'effect' = 'once'"
     )
     once = tuple(prefix for (prefix,) in done_once)
     repeated = [key for key, times in ledger.effects.items() if times > 1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from . import effects, folding, order, people, records, reference, wakeup
+from . import effects, folding, order, people, records, reference, steps, wakeup
 from .reading import Story, stories
 from .violations import Ledger, Violation
 
@@ -22,6 +22,7 @@ _RULES = (
     folding.check,
     effects.check_attempts,
     effects.check_keys,
+    steps.check,
     order.check,
     reference.check,
     wakeup.check,

@@ -8,6 +8,7 @@ from agentflow.conf import LIMITS
 from executions.models import AttemptOutcome, BlockExecution
 from executions.states import BlockStatus as B
 
+from . import steps
 from .reading import Story
 from .violations import Ledger, Violation
 
@@ -72,7 +73,8 @@ def _unasked(story: Story) -> Iterator[str]:
 
 
 def check_ledger(story: Story, ledger: Ledger) -> list[Violation]:
-    return [Violation("I5", story.execution.pk, what) for what in _against(story, ledger)]
+    found = [Violation("I5", story.execution.pk, what) for what in _against(story, ledger)]
+    return found + steps.check_ledger(story, ledger)
 
 
 def _against(story: Story, ledger: Ledger) -> Iterator[str]:
@@ -80,7 +82,8 @@ def _against(story: Story, ledger: Ledger) -> Iterator[str]:
     for row in story.own():
         for seq in range(row.effect_seq + 1):
             keys.setdefault(_key(row, seq), []).append(row)
-    strange = [key for key in ledger.calls if key.startswith(f"{story.execution.pk}:") and key not in keys]
+    known = keys.keys() | steps.keys(story)
+    strange = [key for key in ledger.calls if key.startswith(f"{story.execution.pk}:") and key not in known]
     for key in strange:
         yield f"{key} was called, and no row has such a key"
     for key, rows in keys.items():

@@ -19,6 +19,7 @@ _EVENTS = {
     "expired": "approval_timeout",
     "cancelled": "approval_cancelled",
 }
+_AGREES = ("approve", "edit", "answer")
 _ENDINGS = frozenset(_EVENTS.values())
 
 
@@ -45,6 +46,7 @@ def _question(story: Story, asked: Approval) -> Iterator[str]:
     )
     if seen != asked.content_hash:
         yield f"{name} is not what was asked: its content has another hash"
+    yield from _agreed(story, name, asked)
     decided = [entry for entry in story.decisions if entry.target_id == str(asked.pk)]
     if asked.status in ("approved", "rejected"):
         for entry in decided:
@@ -56,6 +58,21 @@ def _question(story: Story, asked: Approval) -> Iterator[str]:
                 yield f"{name} is {asked.status}, and the answer was another"
     elif decided:
         yield f"{name} is {asked.status}, and somebody decided it"
+
+
+def _agreed(story: Story, name: str, asked: Approval) -> Iterator[str]:
+    """Of each level that had to agree there are enough people, and none who may not."""
+    if asked.status != "approved" or asked.carried_from is not None or asked.released:
+        return
+    votes = [vote for vote in story.votes.get(asked.pk, []) if vote.counts]
+    if any(str(vote.user_id) in asked.barred for vote in votes):
+        yield f"{name} counts the vote of one who may not decide it"
+    for index, level in enumerate(asked.levels[: asked.level_index + 1]):
+        agreed = sum(vote.level_index == index and vote.decision in _AGREES for vote in votes)
+        passed = index < asked.level_index and not agreed  # its time was over
+        needed = int(level["quorum"]) if level["quorum"].isdigit() else 1
+        if agreed < needed and not passed:
+            yield f"{name} is approved by {agreed} of the {needed} that level {index} asks for"
 
 
 def _carried(name: str, asked: Approval, origin: UUID, told: list[str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,8 +17,9 @@ from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry
 from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
-from approvals.models import Approval
-from executions.models import BlockAttempt, BlockExecution, EventWait, Execution, LateResult, Timer
+from approvals.models import Approval, ApprovalVote
+from executions.incidents.models import FailureNote, IncidentBlock
+from executions.models import AgentStep, BlockAttempt, BlockExecution, EventWait, Execution, LateResult, Timer
 from executions.selectors import database_now
 
 M = TypeVar("M", bound=Model)
@@ -43,6 +44,9 @@ class Story:
     waits: dict[int, EventWait] = field(default_factory=dict)
     children: dict[tuple[int | None, int | None], Execution] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    steps: dict[str, list[AgentStep]] = field(default_factory=dict)  # by operation
+    counted: dict[int, int] = field(default_factory=dict)  # failures of a block, by incidents or to be
+    votes: dict[UUID, list[ApprovalVote]] = field(default_factory=dict)
     audit: list[AuditEntry] = field(default_factory=list)
     decisions: list[AuditEntry] = field(default_factory=list)  # of its approvals
 
@@ -102,6 +106,9 @@ def _read(ids: Sequence[UUID]) -> list[Story]:
         owner[attempts[0]].attempts[attempts[0]] = attempts[1]
     for late in _grouped(LateResult.objects.order_by("pk"), owner).items():
         owner[late[0]].late[late[0]] = late[1]
+    for step in AgentStep.objects.filter(block__execution__in=found).order_by("number"):
+        owner[step.block_id].steps.setdefault(step.operation, []).append(step)
+    _read_failures(owner)
     for wait in EventWait.objects.filter(execution__in=found):
         found[wait.execution_id].waits[wait.block_id] = wait
     for timer in Timer.objects.filter(execution__in=found):
@@ -126,11 +133,23 @@ def _grouped(rows: QuerySet[M], owner: dict[int, Story]) -> dict[int, list[M]]:
     return by_block
 
 
+def _read_failures(owner: dict[int, Story]) -> None:
+    """What incidents count, and what the clock has yet to count."""
+    counted: Counter[int] = Counter()
+    for kept in IncidentBlock.objects.filter(block__in=owner):
+        counted[kept.block_id] += kept.failures
+    counted.update(note.block for note in FailureNote.objects.filter(block__in=owner))
+    for block, failures in counted.items():
+        owner[block].counted[block] = failures
+
+
 def _read_people(found: dict[UUID, Story]) -> None:
     asked: dict[str, Story] = {}
     for approval in Approval.objects.filter(execution__in=found).order_by("requested_at", "pk"):
         story = asked[str(approval.pk)] = found[approval.execution_id]
         story.approvals.append(approval)
+    for vote in ApprovalVote.objects.filter(approval__in=list(asked)).select_related("approval"):
+        asked[str(vote.approval_id)].votes.setdefault(vote.approval_id, []).append(vote)
     entries = AuditEntry.objects.filter(target_type="approval", target_id__in=list(asked))
     for entry in entries.order_by("id"):
         if entry.action == "approval.respond":

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from agentflow.workflow.definition import content_hash, parse
+from executions.incidents.notes import NO_FAULT
+from executions.models import AttemptOutcome
+from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 
 from .effects import check_budget
@@ -18,7 +21,7 @@ def check(story: Story) -> list[Violation]:
     return [
         *check_budget(story),
         *(Violation("I11", pk, what) for what in _pinned(story)),
-        *(Violation("I12", pk, what) for what in (*_recorded(story), *_isolated(story))),
+        *(Violation("I12", pk, what) for what in (*_recorded(story), *_counted(story), *_isolated(story))),
     ]
 
 
@@ -85,6 +88,21 @@ def _recorded(story: Story) -> Iterator[str]:
         items = any(row.block_id == block_id and row.iteration for row in story.own())
         if not items and told[block_id] < count:
             yield f"{block_id} was settled by hand, and nobody is named"
+
+
+def _counted(story: Story) -> Iterator[str]:
+    """Each failed attempt is counted by an incident once; so are blocks that failed before any call."""
+    asked = Counter(each.block_execution_id for each in story.approvals if each.kind == "fix")
+    for row in story.own():
+        failed = sum(
+            attempt.outcome in (AttemptOutcome.ERROR, AttemptOutcome.RESCUED)
+            and (attempt.failure or {}).get("code", "") not in NO_FAULT
+            for attempt in story.attempts.get(row.pk, [])
+        )
+        most = failed + asked[row.pk] + (row.status == B.FAILED)
+        counted = story.counted.get(row.pk, 0)
+        if not failed <= counted <= most:
+            yield f"{row.block_id} failed {failed} times, and incidents count {counted}"
 
 
 def _isolated(story: Story) -> Iterator[str]:

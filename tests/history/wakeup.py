@@ -30,6 +30,8 @@ def _left_behind(story: Story) -> Iterator[str]:
     for key, timer in story.timers.items():
         if timer.kind == TimerKind.NEWS:
             continue  # of another run that has changed since: the clock looks at it, and finds nothing to do
+        if timer.kind == TimerKind.RECOVERY and story.execution.status == E.FAILED:
+            continue  # it is about to go back to a recovery point
         yield f"it has ended, and its timer {key} is left"
 
 
@@ -162,6 +164,8 @@ def _no_news(story: Story, row: BlockExecution, rows: dict[tuple[int, int], Bloc
 
 def check_rest(story: Story) -> list[Violation]:
     """After enough time an execution has ended, is paused, or waits for a named person, moment or child."""
+    if any(timer.kind == TimerKind.RECOVERY for timer in story.timers.values()):
+        return [Violation("I1", story.execution.pk, "it was to go back to a recovery point, and has not")]
     if story.execution.status in TERMINAL or story.execution.status == E.PAUSED:
         return []
     rows = story.current()
