@@ -92,12 +92,14 @@ def visit(chromium: Any, service: Service) -> Iterator[Visit]:
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+# What axe-core calls an experiment: a button is called as it is labelled (2.5.3).
+LOOK = {"runOnly": WCAG, "rules": {"label-content-name-mismatch": {"enabled": True}}}
 
 
 def violations(page: Any) -> list[str]:
     """What axe-core finds against WCAG 2.2 AA on the page as it is now."""
     page.evaluate(AXE)
-    found = page.evaluate("rules => axe.run({runOnly: rules})", WCAG)["violations"]
+    found = page.evaluate("look => axe.run(look)", LOOK)["violations"]
     return [f"{one['id']}: {[node['target'] for node in one['nodes']]}" for one in found]
 
 

@@ -15,7 +15,7 @@ from tests.llm import ScriptedModel, completion, wants
 from tests.servers import Exchange, http_server
 from tests.service import Service
 
-from .conftest import Team, Visit
+from .conftest import Team, Visit, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -32,13 +32,14 @@ def step(block_id: str, *dependencies: str, **more: object) -> JSONObject:
 
 def test_the_graph_turns_green_live(service: Service, team: Team, visit: Visit) -> None:
     gate = step("gate", "fetch", humanInLoop={"type": "approval", "title": "Go on?"})
-    execution = team.start(step("fetch"), gate, step("notify", "gate"))
+    execution = team.start(step("fetch", effect="once"), gate, step("notify", "gate"))
     (asked,) = service.until(lambda: team.api(team.approver).get("/approvals/pending").json()["approvals"])
     page = visit(team.approver, f"/executions/{execution}/")
     page.locator('.node[data-st="human"]', has_text="Gate").wait_for()
     page.locator('.node[data-st="pending"]', has_text="Notify").wait_for()
     page.locator(".why", has_text="Gate waits for an approval").wait_for()
     page.locator("#live:not(.off)").wait_for()
+    assert violations(page) == []
     assert page.get_by_role("link", name="Open the question").get_attribute("href") == (
         f"/inbox/{asked['approvalId']}/"
     )

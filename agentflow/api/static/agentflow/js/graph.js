@@ -69,7 +69,7 @@ AF.graph = (box, data, { pick }) => {
   if (!big) for (const step of steps) {
     const el = (step.el = document.createElement("button")), at = cy.getElementById(step.key).position();
     el.type = "button"; el.className = "node"; el.style.left = `${at.x}px`; el.style.top = `${at.y}px`;
-    el.innerHTML = `<span class="dot"></span><span><b>${AF.text(step.name)}</b> <small></small></span>${tools[step.tool] ? AF.icon(tools[step.tool], "kind") : ""}${step.once ? '<span class="once">once</span>' : ""}`;
+    el.innerHTML = `<span class="dot"></span><span><b>${AF.text(step.name)}</b> <small></small></span>${tools[step.tool] ? AF.icon(tools[step.tool], "kind") : ""}${step.once ? '<span class="once">once</span>' : ""}<span class="sr"></span>`;
     el.lastChild.parentNode.children[1].style.minWidth = 0;
     el.onclick = () => pick(step.id);
     el.onkeydown = event => {
@@ -118,7 +118,7 @@ AF.graph = (box, data, { pick }) => {
           step.el.dataset.mark = mark + now.sub; step.el.dataset.st = now.look;
           $(".dot", step.el).innerHTML = AF.icon(now.icon, now.look === "running" ? "spin" : "");
           $("small", step.el).textContent = now.sub;
-          step.el.setAttribute("aria-label", `${step.name} ${now.sub}${step.once ? " once" : ""}, ${now.word}`);
+          $(".sr", step.el).textContent = `, ${now.word}`;
         }
       }
       for (const pair of pairs.values()) {

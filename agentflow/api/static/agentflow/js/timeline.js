@@ -83,15 +83,14 @@ AF.timeline = (box, { pick }) => {
       const drawn = bars.map(bar => {
         const left = x(bar.from), width = Math.max(x(bar.to) - left, 0.2);
         const look = bar.kind === "wait" ? 'hatch" data-st="human' : bar.kind === "other" ? 'hatch" data-st="other' : bar.kind === "run" ? "run" : bar.kind;
-        return `<i class="bar-g ${look}" style="left:${p(left)};width:${p(width)}" title="${AF.text(bar.text)}"></i>`;
+        return `<i class="bar-g ${look}" aria-hidden="true" style="left:${p(left)};width:${p(width)}" title="${AF.text(bar.text)}"></i>`;
       }).join("");
       /* The words stand after the bars, or before them, or inside a bar that leaves no room beside it. */
       const from = first ? x(first.from) : 0, to = final ? x(final.to) : 0, room = wide(s.sub.length * 7 + 14);
       const at = !first ? ["faint", 0] : to + room < 100 ? ["", to] : from > room ? ["before", from] : to - x(final.from) > room ? [final.kind === "wait" || final.kind === "other" ? "on" : "in", x(final.from)] : null;
-      const text = at ? `<span class="lab opt ${at[0]}" style="left:${p(at[1])}">${AF.text(s.sub)}</span>` : "";
-      const row = rowOf(step), html = `<span class="nm">${AF.icon(s.icon)}<span>${AF.text(step.name)}</span></span><span class="track">${drawn}${text}</span>`;
+      const text = at ? `<span class="lab opt ${at[0]}" aria-hidden="true" style="left:${p(at[1])}">${AF.text(s.sub)}</span>` : "";
+      const row = rowOf(step), html = `<span class="nm">${AF.icon(s.icon)}<span>${AF.text(step.name)}</span></span><span class="track">${drawn}${text}</span><span class="sr">${AF.text(s.sub)}, ${AF.text(s.word)}</span>`;
       row.dataset.st = s.look;
-      row.setAttribute("aria-label", `${step.name} ${s.sub}, ${s.word}`);
       step.id === chosen ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
       if (row.drawn !== html) row.innerHTML = row.drawn = html;
       if (box.children[place + 2] !== row) box.insertBefore(row, box.children[place + 2] || null);
