@@ -24,7 +24,7 @@ from agentflow.types import JSONObject
 from agentflow.workflow.definition import Budget
 from agentflow.workflow.plan import PlanBlock
 from executions import spending
-from executions.models import BudgetScope
+from executions.models import AttemptOutcome, BudgetScope
 from executions.states import BlockStatus as B
 
 from . import budget_rows, cheaper, daily
@@ -74,7 +74,7 @@ def check(
     own = states.get((BudgetScope.BLOCK, budget_rows.block_key(facts, planned.block_id)), State())
     whole = states.get((BudgetScope.EXECUTION, str(facts.execution_id)), State())
     if own.stopped or whole.stopped:
-        return _failed(planned, claim)
+        return _failed(claim)
     who = own.agent_id or agent_id or planned.block.agent_id
     budgets = _budgets_of(facts, planned)
     steps = spending.by_step(facts.execution_id) if budgets else {}
@@ -288,7 +288,7 @@ def _rows_of_day(facts: Facts, low: _Low) -> list[JSONObject]:
 # -- what follows --------------------------------------------------------------
 
 
-def _base(planned: PlanBlock, claim: Claim) -> Change:
+def _base(claim: Claim) -> Change:
     return Change(
         pk=claim.pk,
         idx=claim.idx,
@@ -296,7 +296,7 @@ def _base(planned: PlanBlock, claim: Claim) -> Change:
         attempt=claim.attempt,
         status=B.READY,
         reason=BUDGET,
-        agent_id=planned.block.agent_id or "",
+        ended=AttemptOutcome.WAITED,  # by no agent: nobody was called
     )
 
 
@@ -304,13 +304,14 @@ def _held(facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, low: 
     """Asked about, or waited out."""
     if low.held.waits_s is not None:
         spent = Overspent(low.held, low.state.answered)
-        return replace(_base(planned, claim), reason=BUDGET_DAY, budget=spent)
+        return replace(_base(claim), reason=BUDGET_DAY, budget=spent)
     spent = _overspent(facts, planned, claim, who, low)
-    return replace(_base(planned, claim), status=B.WAITING_HUMAN, ask=BUDGET, budget=spent)
+    return replace(_base(claim), status=B.WAITING_HUMAN, ask=BUDGET, budget=spent)
 
 
-def _failed(planned: PlanBlock, claim: Claim) -> Change:
-    return replace(_base(planned, claim), status=B.FAILED, reason=EXCEEDED, error=stopped_error())
+def _failed(claim: Claim) -> Change:
+    ended = AttemptOutcome.ERROR
+    return replace(_base(claim), status=B.FAILED, reason=EXCEEDED, error=stopped_error(), ended=ended)
 
 
 def _asked(run: Run, change: Change) -> Change:

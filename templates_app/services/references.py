@@ -52,10 +52,14 @@ def agents(definition: Definition) -> Iterator[tuple[str, str]]:
     for index, block in enumerate(definition.blocks):
         if block.agent_id is not None:
             yield block.agent_id, pointer("blocks", index, "agentId")
-        for place, agent_id in enumerate(block.recovery.alternatives if block.recovery else ()):
+        for place, agent_id in enumerate(_alternatives(block)):
             yield agent_id, pointer("blocks", index, "recovery", "alternatives", place)
         if block.compensation is not None and block.compensation.agent_id is not None:
             yield block.compensation.agent_id, pointer("blocks", index, "compensation", "agentId")
+
+
+def _alternatives(block: Block) -> tuple[str, ...]:
+    return block.recovery.alternatives if block.recovery is not None else ()
 
 
 def levels(definition: Definition) -> Iterator[tuple[str, str]]:
@@ -92,8 +96,9 @@ def callers(definition: Definition) -> Iterator[tuple[Block | Compensation, tupl
 
 
 def calls(definition: Definition) -> list[Call]:
-    """What the blocks and their compensations call, with the tools that they name; each once."""
+    """What the blocks and their compensations call, the tools that they name, and who may take over; once."""
     found = [call(each) for each, _ in callers(definition)]
+    found += [Call(agent_id, None, None) for block in definition.blocks for agent_id in _alternatives(block)]
     found += [tool for each, _ in callers(definition) for tool in _tools(each.configuration)]
     unique = {repr(each): each for each in found if each is not None}
     return list(unique.values())

@@ -25,6 +25,7 @@ from executions.services.restarting import RestartRequest
 from templates_app.models import TemplateVersion
 from tests.factories.agents import AgentFactory
 from tests.factories.governance import client_of
+from tests.history import check as violations
 from tests.llm import ScriptedModel, completion, wants
 from tests.servers import http_server
 
@@ -110,7 +111,9 @@ def test_a_runs_budget_warns_once_then_asks_once_and_goes_on_when_it_is_extended
     assert len(model.asked) == 4
     assert len(warnings(execution)) == 1
     assert len(questions(execution)) == 1
-    assert [each.attempt for each in BlockAttempt.objects.filter(block__block_id="third")] == [2]
+    tried = BlockAttempt.objects.filter(block__block_id="third").order_by("attempt")
+    assert [(each.attempt, each.outcome) for each in tried] == [(1, "waited"), (2, "ok")]
+    assert violations() == []
 
 
 def test_blocks_side_by_side_share_the_question_and_the_answer(

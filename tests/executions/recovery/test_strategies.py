@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from agentflow.types import JSONObject
 from approvals.models import Approval
 from executions.models import BlockExecution, Execution, RoutingReceipt
 from executions.services import reconcile, restarting, ticking
+from templates_app.models import TemplateVersion
 from tests import builtins
 from tests.executions.conftest import (
     Start,
@@ -28,6 +30,7 @@ from tests.executions.conftest import (
 from tests.executions.test_concurrency import go_on
 from tests.factories.agents import AgentFactory
 from tests.factories.executions import statuses
+from tests.factories.governance import client_of
 from tests.work import functions
 
 SOON: JSONObject = {"initialDelay": 0, "maxRetries": 1}
@@ -55,6 +58,20 @@ def test_a_failing_agent_is_tried_again_then_replaced_by_the_next_that_the_block
     assert execution.status == "completed"
     receipt = RoutingReceipt.objects.get(block=row(execution, "a"), attempt=3)
     assert (receipt.agent_id, receipt.receipt["asked"]) == ("test.big", {"agentId": "test.crash"})
+
+
+def test_agents_that_may_take_over_are_looked_up_when_it_is_started(
+    author: User, version_of: Callable[[JSONObject], TemplateVersion]
+) -> None:
+    recovery = {"agent": ["reassign", "ask"], "alternatives": ["second"]}
+    version = version_of(template(block("a", agentId="first", recovery=recovery)))
+    body = {"templateId": str(version.template_id), "workspaceId": str(version.template.workspace_id)}
+    client = client_of(author)
+    AgentFactory.create(workspace=version.template.workspace, agent_id="first")
+    refused = client.post("/api/v1/executions", body).json()
+    assert [issue["pointer"] for issue in refused["issues"]] == ["/blocks/0/recovery/alternatives/0"]
+    AgentFactory.create(workspace=version.template.workspace, agent_id="second")
+    assert client.post("/api/v1/executions", body).status_code == 201
 
 
 def test_when_nobody_is_left_a_person_is_asked_and_told_what_was_tried(run: Start, author: User) -> None:
