@@ -25,6 +25,7 @@ class Limits:
     list_bytes: int = 8 * MB  # the outputs of all items of a `forEach` together
     inline_value_bytes: int = 16 * KB  # larger values are given by reference in an execution's JSON
     usecase_depth: int = 8
+    agent_depth: int = 4  # agents with tools below each other, the one that a block calls among them
     recovery_points_kept: int = 200  # of one execution, automatic ones: the newest
     recovery_points_manual: int = 50  # of one execution, made by people
     recovery_point_s: int = 60  # of progress between two

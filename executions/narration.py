@@ -159,7 +159,8 @@ def _block_edited(block_id: str, facts: JSONObject) -> str:
 
 
 def _block_step(block_id: str, facts: JSONObject) -> str:
-    what = f"Step {facts.get('number')} of the agent at “{block_id}”: "
+    number = ".".join(map(str, facts.get("path") or [facts.get("number")]))
+    what = f"Step {number} of the agent at “{block_id}”: "
     error = facts.get("error")
     if facts.get("status") == "asked":
         return f"{what}it wants to use {facts.get('name')}, and a person is asked."

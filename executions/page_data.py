@@ -336,7 +336,7 @@ def agent_step(step: AgentStep) -> JSONObject:
         verb = "approved" if decision.get("approved") else "refused"
         decided = f"{who} {verb} it {changed}".strip() + "."
     return {
-        "number": step.number,
+        "number": ".".join(map(str, step.path)),  # type: ignore[attr-defined]  # annotated by the selector
         "name": step.name,
         "kind": step.kind,
         "status": step.status,

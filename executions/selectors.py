@@ -16,6 +16,7 @@ from uuid import UUID
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import connection, models
 from django.db.models import Case, Count, F, JSONField, OuterRef, Q, QuerySet, Subquery, Sum, When, Window
+from django.db.models.expressions import RawSQL
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast, Coalesce
 
@@ -437,12 +438,31 @@ def attempts(block: BlockExecution) -> QuerySet[BlockAttempt]:
 
 
 def steps(block: BlockExecution) -> QuerySet[AgentStep]:
-    """Of a block's agent that works in several; also those before a restart that it went on from."""
+    """Of a block's agent that works in several, and of those that it called, with the `path` of each.
+
+    Also those before a restart that it went on from.
+    """
     origin = block
     if block.carried_from is not None:
         origin = BlockExecution.objects.filter(pk=block.carried_from).first() or block
     of = journal.operation(origin.execution_id, origin.block_id, origin.iteration, origin.effect_seq)
-    return AgentStep.objects.filter(operation=of).order_by("number")
+    rows = AgentStep.objects.filter(
+        block__execution=origin.execution_id,
+        block__block_id=origin.block_id,
+        block__iteration=origin.iteration,
+    )
+    return (
+        rows.filter(Q(operation=of) | Q(operation__startswith=f"{of}{journal.STEP}"))
+        .annotate(path=RawSQL(_STEP_PATH, [len(of) + len(journal.STEP) + 1, journal.STEP]))
+        .order_by("path")
+    )
+
+
+# The numbers of the calls that a step is a part of, and its own: the order in which steps were done.
+_STEP_PATH = """
+string_to_array(
+  substr(executions_agentstep.operation || ':step:' || executions_agentstep.number, %s), %s)::int[]
+"""
 
 
 def receipts(block: BlockExecution) -> dict[int, JSONObject]:

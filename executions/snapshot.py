@@ -281,6 +281,7 @@ def steps(rows: Iterable[AgentStep]) -> list[JSONObject]:
     return [
         {
             "number": step.number,
+            "path": step.path,  # type: ignore[attr-defined]  # annotated by the selector
             "kind": step.kind,
             "name": step.name,
             "status": step.status,

@@ -80,6 +80,7 @@ class Call:
     log: Callable[[str, str], Any] = lambda level, message: None  # level: debug | info | warning | error
     hide: Callable[[str], Any] = lambda secret: None  # what else must not be seen of this call
     clean: Callable[[Any], Any] = lambda value: value  # the value without the call's secrets
+    within: tuple[str, ...] = ()  # the agents whose tool this call is, the block's own first
     journal: Callable[[], Journal | None] = lambda: (
         None
     )  # of an agent that works in steps; None: there is none
@@ -130,6 +131,7 @@ class AskTool:
     request_hash: str
     unknown: Failure | None = None
     usage: JSONObject | None = None
+    within: tuple[str, ...] = ()  # the agents that stand between the block's own and this call
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class AwaitAgent:
 class AwaitChild:
     """The agent has called a sub-workflow, which is started as its block begins to wait as a row."""
 
-    step: int
+    step: str  # its key
     child: Any  # as the journal gave it
     usage: JSONObject | None = None
 

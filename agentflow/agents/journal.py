@@ -37,8 +37,9 @@ class Step:
     """One call of a model, or of a tool.
 
     `request` of a model is `{"messages": 3}`, of a tool `{"callId", "agentId", "arguments", "effect"}`, with
-    `"edited"` where a person changed the arguments, and for a sub-workflow with its `"executionId"` and in
-    the end what it `"used"`.  `decision` is `{"approved", "response", "by", "comments"?}`.
+    `"edited"` where a person changed the arguments, for a sub-workflow with its `"executionId"`, and for that
+    and for an agent with tools in the end with what it `"used"`, which is counted elsewhere.  `decision` is
+    `{"approved", "response", "by", "comments"?}`.
     """
 
     number: int  # from 1
@@ -100,6 +101,9 @@ class Journal(Protocol):
     def give_back(self, agent_id: str) -> None:
         """The call is over, and what came of it is written."""
 
+    def inside(self, agent_id: str, key: str) -> Journal:
+        """Of an agent with tools that a step calls: its steps are those of that step's key."""
+
     def child(self, wanted: StartChild) -> Any | Failure:
         """The sub-workflow that a step would start, for `AwaitChild`; or why it cannot be."""
 
@@ -124,6 +128,9 @@ class Forgetful:
 
     def give_back(self, agent_id: str) -> None:
         pass
+
+    def inside(self, agent_id: str, key: str) -> Journal:
+        return self
 
     def child(self, wanted: StartChild) -> Any | Failure:
         raise AssertionError("a single answer starts nothing")

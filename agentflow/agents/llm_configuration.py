@@ -130,8 +130,6 @@ def issues(configuration: JSONObject) -> Iterator[Issue]:
 
 def unusable(tool_type: str, configuration: JSONObject) -> str:
     """Why an agent cannot be a tool of another; empty: it can."""
-    if tool_type == ToolType.LLM and configuration.get("tools"):
-        return "has tools of its own: an agent with tools cannot be the tool of another."
     if tool_type == ToolType.API and configuration.get("callback") is not None:
         return "brings its result later, by callback, for which a tool does not wait."
     return ""

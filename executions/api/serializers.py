@@ -270,7 +270,11 @@ class ItemListSerializer(StrictSerializer):
 
 
 class AgentStepSerializer(StrictSerializer):
-    number = serializers.IntegerField()
+    number = serializers.IntegerField(help_text="Within its agent.")
+    path = serializers.ListField(
+        child=serializers.IntegerField(),
+        help_text="Its number, behind those of the calls of agents with tools that it is a part of.",
+    )
     kind = serializers.ChoiceField(choices=[each.value for each in StepKind])
     name = serializers.CharField(help_text="The model, or the tool as the model calls it.")
     status = serializers.ChoiceField(choices=[each.value for each in StepStatus])

@@ -223,7 +223,11 @@ def tool(facts: Facts, planned: PlanBlock, change: Change, asked: AskTool) -> Hu
         request={
             "title": title,
             "description": description,
-            "facts": {"tool": asked.agent_id, "step": asked.step},
+            "facts": {
+                "tool": asked.agent_id,
+                "step": asked.step,
+                **({"calledBy": " for ".join(reversed(asked.within))} if asked.within else {}),
+            },
             "editable": asked.arguments,
             "requestHash": asked.request_hash,
         },

@@ -8,6 +8,7 @@ attempt that began the step, and only a worker that begins it anew takes that aw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -31,6 +32,7 @@ from .rows import loads
 from .run import Run, lock_row, locked, poke, raw_cursor
 
 T = TypeVar("T")
+STEP = ":step:"  # in the operation of an agent that a step calls, before that step's number
 Patiently = Callable[[Callable[[bool], T]], T]
 
 _COLUMNS = "number, kind, name, status, request, request_hash, result, usage, failure, decision, seconds"
@@ -52,17 +54,30 @@ ON CONFLICT (operation, number) DO UPDATE
 RETURNING number
 """
 
+# Down to the agent that asks: on the way to it each last step is a call that is under way.
 _DECIDE = """
-UPDATE executions_agentstep s SET decision = %(decision)s::jsonb
-WHERE s.operation = %(operation)s AND s.status IN ('asked', 'unknown')
-  AND s.number = (SELECT max(number) FROM executions_agentstep WHERE operation = %(operation)s)
-RETURNING number
+WITH RECURSIVE below AS (
+  SELECT %(operation)s::text AS operation
+  UNION ALL
+  SELECT b.operation || ':step:' || l.number FROM below b CROSS JOIN LATERAL (
+    SELECT number, status FROM executions_agentstep
+    WHERE operation = b.operation ORDER BY number DESC LIMIT 1) l
+  WHERE l.status = 'begun')
+UPDATE executions_agentstep s SET decision = %(decision)s::jsonb FROM below b
+WHERE s.operation = b.operation AND s.status IN ('asked', 'unknown')
+  AND s.number = (SELECT max(number) FROM executions_agentstep WHERE operation = b.operation)
+RETURNING s.number
 """
 
 
 def operation(execution_id: UUID, block_id: str, iteration: int, effect_seq: int) -> str:
     """What an idempotency key stands for, the same across attempts and restarts that repeat it."""
     return f"{execution_id}:{block_id}:{iteration}:{effect_seq}"
+
+
+def path_of(root: str, operation: str, number: int) -> list[int]:
+    """Where a step is: its number, behind those of the calls that it is a part of."""
+    return [*map(int, operation[len(root) :].split(STEP)[1:]), number]
 
 
 class Journal:
@@ -88,7 +103,13 @@ class Journal:
         self._patiently = patiently
         self._holding = holding
         self._held: set[str] = set()  # agents of which there is a place in hand
-        self._operation = operation(facts.execution_id, self._block_id, claim.iteration, claim.effect_seq)
+        self._root = operation(facts.execution_id, self._block_id, claim.iteration, claim.effect_seq)
+        self._operation = self._root
+
+    def inside(self, agent_id: str, key: str) -> Journal:
+        found = copy(self)  # the places in hand are one set
+        found._agent_id, found._operation = agent_id, key
+        return found
 
     def steps(self) -> list[Step]:
         rows: Sequence[Sequence[Any]] = self._patiently(
@@ -181,6 +202,7 @@ class Journal:
 
     def _tell(self, step: Step) -> None:
         payload: JSONObject = {"number": step.number, "kind": str(step.kind), "name": step.name}
+        payload["path"] = path_of(self._root, self._operation, step.number)
         payload["status"] = str(step.status)
         if step.failure is not None:
             payload["error"] = {key: step.failure[key] for key in ("kind", "code", "message")}

@@ -117,7 +117,7 @@ class Change:
     ask: str = ""
     tool: AskTool | None = None
     child: Any = None  # the child to start: `starting.Child`
-    step: int = 0  # of the block's agent that starts the child
+    step: str = ""  # the key of the one that starts the child, of the block's agent
     afresh: bool = False
     again: bool = False
     items: list[JSONValue] | None = None

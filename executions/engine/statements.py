@@ -562,7 +562,8 @@ RETURNING block_id, attempt
 # The sub-workflow that a step of an agent has started, in the transaction that starts it.
 CHILD_OF_STEP = """
 UPDATE executions_agentstep SET request = request || jsonb_build_object('executionId', %(child)s::text)
-WHERE block_id = %(block)s AND attempt = %(attempt)s AND number = %(step)s AND status = 'begun'
+WHERE block_id = %(block)s AND attempt = %(attempt)s AND operation || ':step:' || number = %(step)s
+  AND status = 'begun'
 """
 
 # Bring the next look at a run forward, never back.

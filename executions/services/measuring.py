@@ -54,7 +54,7 @@ counted AS (
   RETURNING s.block_id, s.request, s.failure, s.seconds, s.usage, s.ended_at)
 SELECT g.id, g.cost, NULL, date_bin('5 minutes', c.ended_at, TIMESTAMPTZ 'epoch'),
   CASE WHEN c.failure IS NULL THEN 'ok' ELSE 'error' END, c.failure->>'code', c.failure->>'kind',
-  c.seconds * 1000, c.usage
+  c.seconds * 1000, coalesce(c.usage, c.request->'used')
 FROM counted c
 JOIN executions_blockexecution b ON b.id = c.block_id
 JOIN executions_execution e ON e.id = b.execution_id

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from agentflow.agents import llm_configuration, registry
+from agentflow.agents import llm_configuration, registry, tool_graph
 from agentflow.agents.models import ToolType
 from agentflow.agents.registry import AgentSpec
 from agentflow.workflow.definition import Block, Definition, pointer
@@ -27,7 +27,7 @@ def issues(definition: Definition, specs: Mapping[str, AgentSpec], workspace_id:
         found += [Issue("error", code, at + where, said, remedy) for where, code, said, remedy in wrong]
         for agent_id, where in () if wrong else _tools(index, block, spec):
             named.setdefault(agent_id, []).append(where)
-    known = registry.resolve_many(workspace_id, named) if named else {}
+    known = tool_graph.reached(workspace_id, named) if named else {}
     return [*found, *(issue for agent_id in named for issue in _of_tool(agent_id, named[agent_id], known))]
 
 
@@ -54,7 +54,24 @@ def _of_tool(agent_id: str, places: list[str], known: Mapping[str, AgentSpec]) -
         code = "unknown_tool_agent"
     elif problem := llm_configuration.unusable(spec.tool_type, spec.configuration):
         said, remedy, code = f"The tool {agent_id!r} {problem}", llm_configuration.WRAP, "unusable_tool"
+    elif wrong := _below(agent_id, known):
+        code, said = wrong
+        remedy = "Change the tools of one of these agents."
     else:
         return
     for where in places:
         yield Issue("start", code, where, said, remedy)
+
+
+def _below(agent_id: str, known: Mapping[str, AgentSpec]) -> tuple[str, str] | None:
+    """What is wrong with the tools of a tool: code and words."""
+    if wrong := tool_graph.problem([agent_id], known):
+        return wrong
+    for each in tool_graph.below(agent_id, known):
+        spec = known.get(each)
+        if spec is None or not spec.enabled:
+            state = "is switched off" if spec else "is not registered in this workspace"
+            return "unknown_tool_agent", f"The tool {agent_id!r} leads to {each!r}, which {state}."
+        if problem := llm_configuration.unusable(spec.tool_type, spec.configuration):
+            return "unusable_tool", f"The tool {agent_id!r} leads to {each!r}, which {problem}"
+    return None

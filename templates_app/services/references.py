@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from agentflow.agents import llm_configuration
+from agentflow.agents import llm_configuration, tool_graph
 from agentflow.agents.models import ToolType
-from agentflow.agents.registry import AgentSpec, merged_configuration, resolve_many
+from agentflow.agents.registry import AgentSpec, merged_configuration
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import Block, Compensation, Definition, HumanInLoop, pointer
 
@@ -133,22 +133,22 @@ def calls_of(version: TemplateVersion) -> list[Call]:
 
 
 def agents_of(version: TemplateVersion) -> dict[str, AgentSpec]:
-    """The agents that a version names, those of compensations too; at most one query, two for tools' sake."""
+    """The agents that a version names, those of compensations and tools too; a query for each level."""
     return known_to(calls_of(version), version.template.workspace_id)
 
 
 def known_to(calls: Iterable[Call], workspace_id: UUID) -> dict[str, AgentSpec]:
-    """The agents that are called, with those that LLM agents among them have as tools."""
-    found = resolve_many(workspace_id, {call.agent_id for call in calls if call.agent_id is not None})
-    tools = {tool.agent_id for spec in found.values() for tool in _tools_of(spec)} - found.keys()
-    return {**found, **resolve_many(workspace_id, {each for each in tools if each})} if tools else found
+    """The agents that are called, with those that LLM agents among them lead to as tools."""
+    return tool_graph.reached(workspace_id, (call.agent_id for call in calls if call.agent_id is not None))
 
 
 def targets(calls: Iterable[Call], agents: Mapping[str, AgentSpec]) -> set[Target]:
-    called = [each for call in calls for each in (call, *_tools_of(agents.get(call.agent_id or "")))]
+    called = [each for call in calls for each in (call, *_tools_below(call.agent_id, agents))]
     found = (target(each, agents) for each in called)
     return {each for each in found if isinstance(each, Target)}
 
 
-def _tools_of(spec: AgentSpec | None) -> list[Call]:
-    return _tools(spec.configuration) if spec is not None and spec.tool_type == ToolType.LLM else []
+def _tools_below(agent_id: str | None, agents: Mapping[str, AgentSpec]) -> list[Call]:
+    if agent_id is None or not tool_graph.tools_of(agents.get(agent_id)):
+        return []
+    return [Call(tool, None, None) for tool in tool_graph.below(agent_id, agents) if tool != agent_id]

@@ -407,3 +407,20 @@ def test_what_is_no_script(operator: APIClient, sent: dict[str, Any], pointer: s
     response = operator.post(SCRIPTS, {"name": "s", "source": "print(1)", **sent}, format="json")
     assert response.status_code in {400, 422}
     assert pointer in pointers(response)
+
+
+def test_agents_that_would_call_each_other_as_tools_are_refused(operator: APIClient) -> None:
+    def talker(agent_id: str, *tools: str) -> dict[str, Any]:
+        return body(agentId=agent_id, toolType="LLM", configuration={"tools": ["builtin.echo", *tools]})
+
+    url = operator.post(AGENTS, talker("a", "b"), format="json")["Location"]  # which is not there yet
+    refused = operator.post(AGENTS, talker("b", "a"), format="json").json()["issues"]
+    at = "/configuration/tools/1"
+    assert [(each["pointer"], each["code"]) for each in refused] == [(at, "tool_cycle")]
+    assert refused[0]["message"] == "b calls a calls b, which is at work already."
+    for chained in (("b", "c"), ("c", "d"), ("d",)):  # four with `a`
+        assert operator.post(AGENTS, talker(*chained), format="json").status_code == 201
+    deep = operator.post(AGENTS, talker("above", "a"), format="json").json()["issues"]
+    assert [(each["pointer"], each["code"]) for each in deep] == [(at, "tools_too_deep")]
+    itself = operator.patch(url, {"configuration": {"tools": ["a"]}}, format="json").json()["issues"]
+    assert itself[0]["code"] == "tool_cycle"

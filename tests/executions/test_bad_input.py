@@ -87,6 +87,7 @@ LIMITS_TESTED = {
     "a concurrency `limit` outside": "executions/test_concurrency.py::test_a_malformed_key_is_named",
     "a concurrency key that turns out": "executions/test_concurrency.py::test_a_key_that_is_none_asks",
     "sub-workflows nested deeper": "executions/test_fences.py::test_sub_workflows_nest_so_deep",
+    "agents with tools below each other": "executions/test_tools_that_have_tools.py::test_agents_that_would",
     "a template that a block calls": "executions/test_pins.py::test_what_is_published_or_archived_meanwhile",
     "the agent of a UseCase block": "executions/test_pins.py::test_an_agent_that_is_pointed_elsewhere",
     "a callback replayed": "executions/test_callbacks.py::test_the_same_again_is_the_same_answer",

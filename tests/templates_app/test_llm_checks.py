@@ -13,6 +13,8 @@ from templates_app.services import checking
 from tests.factories.agents import AgentFactory
 from tests.factories.governance import WorkspaceFactory
 
+DEEP = {"a": ["b", "lookup"], "b": ["c", "d"], "c": ["d"], "d": ["lookup"]}  # which is as deep as it may be
+
 
 @pytest.fixture
 def workspace(db: None) -> Any:
@@ -23,9 +25,10 @@ def workspace(db: None) -> Any:
     AgentFactory.create(
         workspace=workspace, agent_id="later", tool_type="API", configuration={"callback": {}}
     )
-    AgentFactory.create(
-        workspace=workspace, agent_id="nested", tool_type="LLM", configuration={"tools": ["lookup", "gone"]}
-    )
+    for agent_id, tools in {"nested": ["lookup", "gone"], "ping": ["pong"], "pong": ["ping"], **DEEP}.items():
+        AgentFactory.create(
+            workspace=workspace, agent_id=agent_id, tool_type="LLM", configuration={"tools": tools}
+        )
     return workspace
 
 
@@ -37,13 +40,15 @@ def found(workspace: Any, **block: Any) -> list[tuple[str, str, str]]:
 
 
 def test_tools_that_are_not_there_or_cannot_be_tools_hold_a_start(workspace: Any) -> None:
-    tools = ["lookup", {"agentId": "nobody"}, "off", "nested", "later", "child"]
+    tools = ["lookup", {"agentId": "nobody"}, "off", "nested", "later", "child", "ping", "a", "b"]
     at = "/blocks/0/configuration/tools"
     assert found(workspace, toolType="LLM", configuration={"tools": tools}) == [
         ("start", "unknown_tool_agent", f"{at}/1"),
         ("start", "unknown_tool_agent", f"{at}/2"),
-        ("start", "unusable_tool", f"{at}/3"),
+        ("start", "unknown_tool_agent", f"{at}/3"),
         ("start", "unusable_tool", f"{at}/4"),
+        ("start", "tool_cycle", f"{at}/6"),
+        ("start", "tools_too_deep", f"{at}/7"),
     ]
     assert found(workspace, agentId="nested") == [("start", "unknown_tool_agent", "/blocks/0/agentId")]
 

@@ -105,7 +105,7 @@ class Steps:
     def over(self, limits: LoopLimits, currency: str) -> Failure | None:
         """The limit that has been reached: nothing more is asked for.
 
-        What sub-workflows used counts too, though it is theirs in the books.
+        What sub-workflows and agents with tools used counts too, though it is theirs in the books.
         """
         used = usage.total([self.used(), *(step.request.get("used") for step in self.all)])
         turns = self.count(StepKind.MODEL, S.DONE, S.FAILED)
@@ -125,6 +125,13 @@ class Steps:
                 evidence = {"reached": reached, "limit": limit, "steps": len(self.all)}
                 return Failure(FailureKind.CONFIGURATION, f"llm_{name}_limit", message, evidence=evidence)
         return None
+
+
+def worked(journal: Journal) -> tuple[JSONObject, float]:
+    """What an agent with tools used up in all its steps, and how long they took."""
+    steps = journal.steps()
+    used = usage.total([*(step.usage for step in steps), *(step.request.get("used") for step in steps)])
+    return used, sum(step.seconds for step in steps)
 
 
 def hash_of(request: JSONObject) -> str:

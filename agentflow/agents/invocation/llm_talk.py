@@ -36,11 +36,12 @@ from ..models import Effect
 from ..output import BadOutput, check_schema
 from . import llm_models, llm_tools
 from .llm_models import Model, Said, failure
-from .llm_steps import Steps, answer_of, hash_of, stored
-from .llm_tools import Tool, Unfit, told, told_error
+from .llm_steps import Steps, answer_of, hash_of, stored, worked
+from .llm_tools import Tool, Unfit, Waits, told, told_error
 
 ASKED_CHARS = 32_000  # of arguments that a person is to read
 CALLS_MAX = 32  # that one answer may ask for
+UNAVAILABLE = "output_unavailable"
 S = StepStatus
 
 
@@ -57,6 +58,7 @@ class Talk:
     messages: list[JSONObject] = field(default_factory=list)
     pending: deque[Wanted] = field(default_factory=deque)
     answer: llm.Answer | None = None  # the last
+    below: list[JSONObject] = field(default_factory=list)  # used in this attempt by agents that it called
     repairs: int = 0
     deadline: float = 0.0
 
@@ -73,10 +75,9 @@ class Talk:
         except Busy as busy:
             outcome = AwaitAgent(busy.agent_id, busy.places, busy.rate)
         except LargeUnavailable as error:
-            outcome = Failed(Failure(FailureKind.TRANSIENT, "output_unavailable", str(error)))
-        used = usage.total(self.steps.spent)
-        stops = Completed | Failed | AskTool | Postponed | AwaitAgent | AwaitChild
-        if not used or not isinstance(outcome, stops):
+            outcome = Failed(Failure(FailureKind.TRANSIENT, UNAVAILABLE, str(error)))
+        used = usage.total([*self.steps.spent, *self.below])
+        if not used or not isinstance(outcome, Completed | Failed | Waits):
             return outcome
         return replace(outcome, usage=used)
 
@@ -315,21 +316,35 @@ class Talk:
 
     def _invoke(self, wanted: Wanted, tool: Tool, step: Step) -> Outcome | None:
         outcome = self._call(wanted, tool, step)
-        if not isinstance(outcome, AwaitChild):  # which keeps the place until the child has ended
+        # A sub-workflow keeps the place until it has ended; an agent that called one does not.
+        if tool.in_steps or not isinstance(outcome, AwaitChild):
             self.steps.journal.give_back(tool.agent_id)
         return outcome
 
     def _call(self, wanted: Wanted, tool: Tool, step: Step) -> Outcome | None:
         began = time.monotonic()
         arguments, key = step.request["arguments"], self.steps.key_of(step.number)
-        outcome = llm_tools.invoke(self.call, tool, arguments, key=key, deadline=self.deadline)
+        journal = self.steps.journal.inside(tool.agent_id, key)
+        outcome = llm_tools.invoke(self.call, tool, arguments, key, journal, deadline=self.deadline)
         seconds = time.monotonic() - began
         called = not isinstance(outcome, StartChild)
+        if isinstance(outcome, Waits):  # the called goes on where it is, once this is called anew
+            self.below.append(outcome.usage or {})
+            return (
+                replace(outcome, within=(tool.name, *outcome.within))
+                if isinstance(outcome, AskTool)
+                else outcome
+            )
         if isinstance(outcome, StartChild):
             child = self.steps.journal.child(outcome)
             if not isinstance(child, Failure):
-                return AwaitChild(step.number, child)
+                return AwaitChild(key, child)
             outcome = Failed(child)
+        if tool.in_steps:
+            self.below.append(outcome.usage or {})
+            outcome = replace(outcome, usage=None)  # its steps say it
+            used, seconds = worked(journal)
+            step = self.steps.begin_again(replace(step, request={**step.request, "used": used}))
         wrong: Failure | None = None
         if isinstance(outcome, Completed):
             text = _told_of(step, self.steps.clean(outcome.output))
@@ -345,7 +360,7 @@ class Talk:
                     called=True,
                 )
                 return self._question(tool, step)
-            if self.call.cancel.cancelled:
+            if self.call.cancel.cancelled or (tool.in_steps and wrong.code == UNAVAILABLE):
                 return Failed(wrong)  # the step stays open: it was stopped, not answered
             text = told_error(wrong.code, wrong.message)
         self.steps.end(
@@ -409,7 +424,7 @@ class Talk:
         )
 
     def _held(self, held: Held) -> Outcome:
-        if held.reason in ("paused", "budget"):
+        if held.reason in ("paused", "budget") or self.call.within:  # else it would be told as an answer
             return Postponed()
         return Failed(_stopped(held.reason))
 

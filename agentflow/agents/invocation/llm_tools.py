@@ -7,12 +7,23 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from ...conf import LIMITS
 from ...integrations.llm import Wanted
 from ...types import JSONObject, JSONValue
 from ...workflow import json_schema
 from ...workflow.failures import Failure, FailureKind
 from .. import registry
-from ..calls import AskTool, Call, Completed, Failed, StartChild
+from ..calls import (
+    AskTool,
+    AwaitAgent,
+    AwaitChild,
+    Call,
+    Completed,
+    Failed,
+    Postponed,
+    StartChild,
+)
+from ..journal import Journal
 from ..llm_configuration import LLMConfiguration, ToolUse, unusable
 from ..models import Effect, ToolType
 from ..registry import AgentSpec
@@ -22,6 +33,7 @@ RESULT_CHARS = 16_000  # of one result, in what the model is told
 _ANY_OBJECT: JSONObject = {"type": "object"}
 
 Policy = Literal["allow", "ask", "deny"]
+Waits = AskTool | Postponed | AwaitAgent | AwaitChild  # until then the block holds no worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,7 @@ class Tool:
     schema: JSONObject  # of its arguments
     effect: str
     policy: Policy
+    in_steps: bool  # it has tools of its own, and its steps are in the journal, too
 
     @property
     def offered(self) -> JSONObject:
@@ -67,6 +80,9 @@ def _tool(call: Call, use: ToolUse) -> Tool:
         raise bad(f"configuration.tools: {use.agent_id!r} {problem}")
     effect = registry.effect(spec, tool_type=None, configuration={})
     starts = spec.tool_type == ToolType.USE_CASE
+    in_steps = spec.tool_type == ToolType.LLM and bool(spec.configuration.get("tools"))
+    if in_steps and (problem := _too_far((*call.within, call.agent_id or ""), use.agent_id)):
+        raise bad(f"configuration.tools: {problem}")
     # Nobody knows what a sub-workflow does unless its agent says so; it is started once for each step.
     usual: Policy = "allow" if effect == Effect.PURE and (spec.effect or not starts) else "ask"
     return Tool(
@@ -74,9 +90,19 @@ def _tool(call: Call, use: ToolUse) -> Tool:
         agent_id=use.agent_id,
         description=use.description or spec.description or spec.name or use.agent_id,
         schema=_schema(spec),
-        effect=Effect.PURE if starts else effect,
+        effect=Effect.PURE if starts or in_steps else effect,
         policy=use.policy or usual,
+        in_steps=in_steps,
     )
+
+
+def _too_far(above: tuple[str, ...], agent_id: str) -> str:
+    """Why an agent with tools is not called from here.  Whoever registers and publishes is told before."""
+    if agent_id in above:
+        return f"{' calls '.join((*above[above.index(agent_id) :], agent_id))}, which is at work already."
+    if len(above) >= LIMITS.agent_depth:
+        return f"{agent_id!r} would be an agent with tools more than {LIMITS.agent_depth} deep."
+    return ""
 
 
 def _schema(spec: AgentSpec) -> JSONObject:
@@ -117,9 +143,9 @@ def fitting(given: JSONValue, tool: Tool) -> JSONObject:
 
 
 def invoke(
-    call: Call, tool: Tool, arguments: JSONObject, *, key: str, deadline: float
-) -> Completed | Failed | StartChild:
-    """Call the tool's agent once, like any other."""
+    call: Call, tool: Tool, arguments: JSONObject, key: str, journal: Journal, *, deadline: float
+) -> Completed | Failed | StartChild | Waits:
+    """Call the tool's agent once, like any other; `journal` is for its steps, if it works in several."""
     from . import invoke as invoke_agent
 
     outcome = invoke_agent(
@@ -136,9 +162,11 @@ def invoke(
             idempotency_key=key,
             cancel=call.cancel,
             log=call.log,
+            within=(*call.within, call.agent_id or ""),
+            journal=lambda: journal,
         )
     )
-    if isinstance(outcome, Completed | Failed | StartChild):
+    if isinstance(outcome, Completed | Failed | StartChild | Waits):
         return outcome
     message = f"{tool.agent_id} answers later, and a tool's answer is needed at once."
     return Failed(Failure(FailureKind.CONFIGURATION, "tool_answers_later", message, outcome_unknown=True))

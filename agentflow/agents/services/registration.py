@@ -18,7 +18,7 @@ from ...governance.models import User
 from ...governance.roles import Permission
 from ...types import JSONObject, JSONValue
 from ...workflow.daily import DayBudget
-from .. import checks, profile
+from .. import checks, llm_configuration, profile, tool_graph
 from .. import configuration as configurations
 from ..models import Agent, Script, ToolType
 from ..selectors import NoSuchAgent
@@ -170,8 +170,22 @@ def check(workspace_id: UUID, fields: AgentFields, *, before: JSONObject | None 
         issues.append({"pointer": "/agentId", "code": "reserved_name", "message": message, "remedy": ""})
     if fields.tool_type == ToolType.SCRIPT:
         issues += _script_issues(workspace_id, fields.configuration)
+    if fields.tool_type == ToolType.LLM:
+        issues += _tool_issues(workspace_id, fields)
     if issues:
         raise BadAgent(issues=issues)
+
+
+def _tool_issues(workspace_id: UUID, fields: AgentFields) -> list[JSONObject]:
+    """Tools that lead back here, or too deep.  An agent that is named need not be there yet."""
+    tools = llm_configuration.tool_agents(fields.configuration)
+    known = tool_graph.reached(workspace_id, tools) if tools else {}
+    found = []
+    for index, tool in enumerate(tools):
+        if wrong := tool_graph.problem([tool], known, of=fields.agent_id):
+            remedy = "Take it from the tools, or change the tools of the agents below it."
+            found.append(_wrong(f"tools/{index}", *wrong, remedy))
+    return found
 
 
 def _script_issues(workspace_id: UUID, configuration: JSONObject) -> list[JSONObject]:
