@@ -204,8 +204,9 @@ class Approval(models.Model):
             ),
             # the questions that a sample answers for
             models.Index(fields=["sample"], condition=Q(sample__isnull=False), name="approval_by_sample"),
-            # GET approvals: the history
+            # GET approvals: the history, of one workspace and of many
             models.Index(fields=["workspace", "-requested_at", "-id"], name="approval_history"),
+            models.Index(fields=["-requested_at", "-id"], name="approval_history_of_many"),
         ]
 
     def __str__(self) -> str:

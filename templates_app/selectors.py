@@ -79,7 +79,9 @@ def version(template: Template, number: int | None = None) -> TemplateVersion:
     rows = template.versions.select_related("created_by").order_by("-number")
     found = (rows if number is None else rows.filter(number=number)).first()
     if found is None:
-        raise NotFound("The template has no such version.", template_id=str(template.pk), version=number)
+        raise NotFound(
+            "The template has no such version.", template_id=str(template.pk), version_number=number
+        )
     found.template = template
     return found
 

@@ -30,11 +30,12 @@ from ..errors import (
 )
 from ..types import JSONObject
 from . import context
-from .text import pointer_token, printable
+from .text import camelize, pointer_token, printable
 
 log = logging.getLogger(__name__)
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
+RETRY_AFTER = "retry_after_s"  # the fact that becomes the header Retry-After
 
 STATUS: tuple[tuple[type[AgentflowError], int], ...] = (
     (Unprocessable, 422),  # before what it is a kind of
@@ -89,9 +90,14 @@ def problem(
     remedy: str = "",
     issues: Iterable[Mapping[str, Any]] = (),
     instance: str = "",
+    facts: Mapping[str, Any] | None = None,
 ) -> JSONObject:
-    """The body of an error: `{"type", "title", "status", "code", "detail", "remedy", "issues", ...}`."""
+    """The body of an error: `{"type", "title", "status", "code", "detail", "remedy", "issues", ...}`.
+
+    `facts` are members of their own beside these (RFC 9457, 3.2), and never take the place of one.
+    """
     return {
+        **_members(facts or {}),
         "type": f"urn:agentflow:problem:{code}",
         "title": TITLES.get(status, "The request failed"),
         "status": status,
@@ -101,6 +107,15 @@ def problem(
         "issues": [dict(issue) for issue in issues],
         "instance": printable(instance),
         "requestId": context.current().request_id,
+    }
+
+
+def _members(facts: Mapping[str, Any]) -> JSONObject:
+    """An error's facts as they are spelt on the wire; what is a header's business is left to it."""
+    return {
+        camelize(name): value if value is None or isinstance(value, bool | int) else printable(str(value))
+        for name, value in facts.items()
+        if name != RETRY_AFTER
     }
 
 
@@ -144,9 +159,12 @@ def _from_domain(exc: AgentflowError) -> tuple[JSONObject, dict[str, str]]:
                 "remedy": exc.remedy_text,
             }
         ]
-    retry_after_s = exc.facts.get("retry_after_s", RETRY_AFTER_S if status == 503 else None)
+    retry_after_s = exc.facts.get(RETRY_AFTER, RETRY_AFTER_S if status == 503 else None)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return problem(status, exc.code, exc.message, remedy=exc.remedy_text, issues=issues), headers
+    # What is absent and what may not be seen look the same: a 404 has no facts.
+    facts = {} if isinstance(exc, NotFound) else exc.facts
+    body = problem(status, exc.code, exc.message, remedy=exc.remedy_text, issues=issues, facts=facts)
+    return body, headers
 
 
 def _from_drf(exc: exceptions.APIException) -> tuple[JSONObject, dict[str, str]]:

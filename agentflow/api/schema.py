@@ -41,6 +41,10 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "instance": {"type": "string"},
         "requestId": {"type": "string"},
     },
+    "additionalProperties": {
+        "description": "Facts of the error, such as `claimedBy`; docs/rest.md lists them.",
+        "type": ["string", "integer", "boolean", "null"],
+    },
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from agentflow.errors import Conflict, NotFound
@@ -71,7 +72,7 @@ def opened(approval_id: UUID, by: User) -> Approval:
 
 def closed(approval: Approval) -> Conflict:
     """Why a question is no longer open, told so that the loser of a race knows what happened."""
-    facts = {"approval_id": str(approval.pk), "status": approval.status}
+    facts: dict[str, Any] = {"approval_id": str(approval.pk), "approval_status": approval.status}
     if approval.status == S.EXPIRED:
         return Expired(**facts)
     if approval.status == S.CANCELLED:
@@ -85,4 +86,9 @@ def closed(approval: Approval) -> Conflict:
     who = approval.responder.get_full_name() or approval.responder.get_username()
     at = approval.responded_at.isoformat(timespec="seconds")
     did = "sent this back" if approval.decision == DecisionKind.REWORK else f"{approval.status} this"
+    facts |= {
+        "decision": approval.decision,
+        "decided_by": approval.responder.get_username(),
+        "decided_at": at,
+    }
     return AlreadyDecided(f"{who} {did} at {at}.", **facts)

@@ -48,7 +48,7 @@ def require_same_agent(approval: Approval) -> None:
     """
     if swapped(approval):
         message = "The agent that this step would call was changed, and it is asked again."
-        raise holding.Stale(message, approval_id=str(approval.pk), status=approval.status)
+        raise holding.Stale(message, approval_id=str(approval.pk), approval_status=approval.status)
 
 
 def brought_forward(approval: Approval) -> bool:

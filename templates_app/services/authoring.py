@@ -93,7 +93,7 @@ def update_template(
         template = _lock(template_id)
         newest = _newest(template)
         if expected is not None and expected not in (str(newest.number), newest.content_hash):
-            raise StaleTemplate(versionNumber=newest.number, contentHash=newest.content_hash)
+            raise StaleTemplate(version_number=newest.number, content_hash=newest.content_hash)
         if template.archived_at is not None:
             raise TemplateArchived
         if newest.content_hash == fingerprint:
@@ -174,7 +174,7 @@ def _set_status(template_id: UUID, number: int, status: VersionStatus, by: User)
         template = _lock(template_id)
         version = template.versions.select_related("created_by").filter(number=number).first()
         if version is None:
-            raise NotFound("The template has no such version.", version=number)
+            raise NotFound("The template has no such version.", version_number=number)
         version.template = template
         if version.status != status:
             if status == VersionStatus.PUBLISHED:

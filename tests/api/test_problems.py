@@ -56,6 +56,12 @@ def test_an_invalid_input_points_and_an_absent_service_says_when_to_return(clien
     assert client.get("/api/raise/unavailable")["Retry-After"] == "7"
 
 
+def test_an_errors_facts_are_members_beside_the_others_and_take_the_place_of_none(client: APIClient) -> None:
+    body = client.get("/api/raise/facts").json()
+    assert (body["status"], body["code"]) == (409, "conflict")
+    assert {name: body[name] for name in body.keys() - FIELDS} == {"claimedBy": "an\ufffdna", "attempt": 2}
+
+
 @pytest.mark.parametrize(
     ("send", "status", "code"),
     [

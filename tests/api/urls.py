@@ -75,8 +75,11 @@ class Raise(APIView):
         raise {
             "invalid": errors.InvalidInput("Wrong.", pointer="/a", remedy="Mend it."),
             "permitted": errors.NotPermitted(),
-            "found": errors.NotFound(),
+            "found": errors.NotFound(workspace_id="of somebody else"),
             "conflict": errors.Conflict("Twice."),
+            "facts": errors.Conflict(
+                "Taken.", claimed_by="an\x00na", attempt=2, status="pending", code="mine"
+            ),
             "unavailable": errors.Unavailable("Away.", retry_after_s=7),
             "database": OperationalError("password=hunter2"),
             "broken": Broken("secret inside"),

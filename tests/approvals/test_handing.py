@@ -37,6 +37,7 @@ def test_who_claims_it_answers_it(office: Office) -> None:
     for action, body in [("claim", {}), ("respond", {"approved": True})]:
         late = post(office.colleague, approval, action, **body)
         assert (late.status_code, late.json()["code"]) == (409, "claimed_by_other")
+        assert late.json()["claimedBy"] == office.approver.username
     assert post(office.colleague, approval, "release").status_code == 403
     assert post(office.approver, approval, "release").status_code == 200
     assert respond(office.colleague, approval).status_code == 200

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.db.models.functions import Now
+from django.db.models import F, Value
+from django.db.models.functions import Now, Random
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from agentflow.governance.models import User
+from agentflow.governance.roles import Role
+from agentflow.governance.services.workspaces import grant
 from approvals import selectors
 from approvals.models import Approval
 from bench.crowd import copies
@@ -193,11 +196,13 @@ def test_a_list_reads_no_more_of_others_than_there_is_of_ones_own(office: Office
     for workspace in [office.workspace, *WorkspaceFactory.create_batch(others)]:
         asked = ApprovalFactory.create(workspace=workspace)
         copies(asked.pk, asked.execution_id, own - 1)
+        grant(user=office.viewer, role=Role.VIEWER, workspace=workspace)
+    Approval.objects.update(requested_at=F("requested_at") - Value(timedelta(days=30)) * Random())
     client = Client()
     client.force_login(office.approver)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
-        for path in ("/inbox/rows", "/inbox/rows?q=it+go", URL + "/pending"):
+        for path in ("/inbox/rows", "/inbox/rows?q=it+go", URL + "/pending", URL):
             with CaptureQueriesContext(connection) as queries:
                 assert client.get(path).status_code == 200
             assert len(queries) <= QUERIES_MAX, path
@@ -207,6 +212,16 @@ def test_a_list_reads_no_more_of_others_than_there_is_of_ones_own(office: Office
                     plan = cursor.fetchone()[0][0]["Plan"]
                     # Of each question a list looks at six tables at most.
                     assert rows_read(plan) <= 6 * own, (path, query["sql"][:300], rows_read(plan))
+        for user, seen in (
+            (office.viewer, own * (others + 1)),
+            (UserFactory.create(is_superuser=True), None),
+        ):
+            with CaptureQueriesContext(connection) as queries:
+                assert listed(user, "", limit=20)["total"] == (seen or Approval.objects.count())
+            (page,) = (each["sql"] for each in queries if " LIMIT 20" in each["sql"])
+            cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + page)
+            # Of many workspaces a page is read in its order, and nothing is sorted.
+            assert rows_read(cursor.fetchone()[0][0]["Plan"]) <= own, page[:300]
 
 
 def test_history_holds_what_was_decided_for_all_members(office: Office) -> None:

@@ -165,6 +165,14 @@ def test_a_different_answer_is_told_who_decided_what(office: Office, other: dict
     reply = respond(office.approver, approval, **other)
     assert (reply.status_code, reply.json()["code"]) == (409, "already_decided")
     assert reply.json()["detail"].startswith("Anna Berg approved this at 20")
+    facts = {name: reply.json()[name] for name in ("approvalId", "approvalStatus", "decision", "decidedBy")}
+    assert facts == {
+        "approvalId": str(approval.pk),
+        "approvalStatus": "approved",
+        "decision": "approve",
+        "decidedBy": office.approver.username,
+    }
+    assert reply.json()["decidedAt"].startswith("20")
 
 
 def test_the_same_answer_by_somebody_else_is_a_conflict(office: Office) -> None:
