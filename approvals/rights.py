@@ -8,7 +8,7 @@ are those who would decide about their own; and who gave a question away is aske
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from uuid import UUID
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -116,20 +116,29 @@ def require_asked(approval: Approval, by: User) -> JSONObject:
     if (why := approval.barred.get(str(by.pk))) is not None:
         raise Barred(_BECAUSE.get(why, ""), reason=why)
     right: JSONObject = {"name": Permission.DECIDE.value, "level": approval.level}
-    gave = approval.assignees.filter(level_index=approval.level_index, delegated_by=by).exists()
+    own = list(_assigned(approval, Q(delegated_by=by) | _among([by.pk])))
+    gave = any(row.delegated_by_id == by.pk for row in own)
     if not gave:
-        if (via := _via(approval, [by.pk])) is not None:
+        if (via := _via(approval, own, [by.pk])) is not None:
             return {**right, "via": via}
         for absent in _stands_in_for(by.pk).get(approval.workspace_id, ()):
-            if str(absent) not in approval.barred and _via(approval, [absent]) is not None:
+            theirs = _assigned(approval, _among([absent]))
+            if str(absent) not in approval.barred and _via(approval, theirs, [absent]) is not None:
                 name = User.objects.values_list("username", flat=True).get(pk=absent)
                 return {**right, "via": "deputy", "onBehalfOf": name, "onBehalfOfId": absent}
     raise _not_asked(approval, gave)
 
 
-def _via(approval: Approval, people: Collection[int]) -> str | None:
-    rows = approval.assignees.filter(level_index=approval.level_index)
-    if (named := rows.filter(Q(user__in=people) | Q(group__user__in=people)).first()) is not None:
+def _assigned(approval: Approval, which: Q) -> QuerySet[ApprovalAssignee]:
+    return approval.assignees.filter(which, level_index=approval.level_index)
+
+
+def _among(people: Collection[int]) -> Q:
+    return Q(user__in=people) | Q(group__user__in=people)
+
+
+def _via(approval: Approval, named_rows: Iterable[ApprovalAssignee], people: Collection[int]) -> str | None:
+    if (named := next(iter(named_rows), None)) is not None:
         return "delegation" if named.delegated_by_id else "assignment"
     if approval.assigned:
         return None

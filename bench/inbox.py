@@ -2,8 +2,8 @@
 
 1. Open questions, 1,000 for each person unless told otherwise, copied from one that the engine asked.
 2. Each person's list, as page and over REST: how long it takes, and how many queries.
-3. Sockets of `/ws/approvals` while people decide: from commit to client; in the middle the channel
-   layer is emptied, and every client has to have what the database has within 35 s.
+3. Sockets of `/ws/approvals` while people decide, in processes of their own: from commit to client; in the
+   middle the channel layer is emptied, and every client has to have what the database has within 35 s.
 
 All on this machine, on engines of its own; nothing is asked of any other host.
 """
@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from config.engines import launched
 
@@ -36,7 +33,7 @@ LISTS_EACH = 5  # times that each of SAMPLE people looks
 SAMPLE = 40
 LIST_MS, QUERIES, COMMIT_S, SETTLED_S = 200, 8, 1.0, 35.0  # the aims
 LATEST_S = SETTLED_S + 25  # waited for at most
-DECIDERS = 4
+DECIDERS = 4  # processes
 
 
 @dataclass(slots=True)
@@ -64,28 +61,29 @@ class Load:
             _say("lists looked at")
             if self.sockets:
                 watchers = Watchers(folder, port, people, self.sockets)
+                deciders = Deciders(self._turns(people))
                 parts = {
                     "web": fleet.pids("web"),
                     "clients": [watchers.pid],
-                    "deciders": [os.getpid()],
+                    "deciders": deciders.pids,
                     "PostgreSQL": family(engines.pid("postgres")),
                     "Valkey": family(engines.pid("valkey")),
                 }
-                results["sockets"] = self._watch(watchers, people, parts)
+                results["sockets"] = self._watch(watchers, deciders, parts)
                 results["sockets"]["web_mb"] = memory_mb(fleet.pids("web"))["pss"]
         results["machine"]["load_after"] = machine()["load"]
         results["problems"] = missed(results)
         return results
 
-    def _watch(self, watchers: Watchers, people: list[Person], parts: dict[str, list[int]]) -> dict[str, Any]:
+    def _watch(self, watchers: Watchers, deciders: Deciders, parts: dict[str, list[int]]) -> dict[str, Any]:
         connect_s = watchers.connect()
         _say(f"{self.sockets} sockets open after {connect_s:.0f} s")
         began, before = time.monotonic(), {part: cpu_s(pids) for part, pids in parts.items()}
-        committed, emptied_at = self._decide(people)
+        committed, emptied_at = deciders.decide()
         decided_s = time.monotonic() - began
-        cpu = {part: (cpu_s(pids) - before[part]) / decided_s for part, pids in parts.items()}
+        used = {part: cpu_s(pids) - before[part] for part, pids in parts.items()}
         _say(f"{len(committed)} decisions in {decided_s:.0f} s")
-        waited_s = watchers.settle({str(pk): who for pk, (who, _) in committed.items()})
+        waited_s = watchers.settle({pk: who for pk, (who, _) in committed.items()})
         found = watchers.found()
         delays: list[float] = []
         settled: list[float] = []
@@ -94,7 +92,7 @@ class Load:
             for pk, (who, moment) in committed.items():
                 if who != person:
                     continue
-                got = seen["heard"].get(str(pk))
+                got = seen["heard"].get(pk)
                 if got is None:
                     lost += 1
                 elif moment < emptied_at - COMMIT_S:
@@ -107,7 +105,8 @@ class Load:
             "events": len(committed),
             "wanted": int(self.rate * self.seconds),
             "rate": len(committed) / decided_s,
-            "cpu": cpu,
+            "cpu": {part: seconds / decided_s for part, seconds in used.items()},
+            "cpu_each_ms": used["deciders"] / max(len(committed), 1) * 1000,
             "messages": len(delays) + len(settled),
             "commit_to_client_s": delays,
             "after_emptying_s": settled,
@@ -117,15 +116,11 @@ class Load:
             "waited_s": waited_s,
         }
 
-    def _decide(self, people: list[Person]) -> tuple[dict[UUID, tuple[int, float]], float]:
-        """Decisions at the wanted rate.
-
-        Gives each question's person and moment, and when the channel layer was emptied.
-        """
+    def _turns(self, people: list[Person]) -> list[dict[str, Any]]:
+        """Which question is decided by whom in which second, at the wanted rate; people take turns."""
         from approvals.models import Approval
 
         total = int(self.rate * self.seconds)
-        turns = [people[at % len(people)] for at in range(total)]
         each = -(-total // len(people))
         stock = {
             person.pk: iter(
@@ -135,24 +130,40 @@ class Load:
             )
             for person in people
         }
-        committed: dict[UUID, tuple[int, float]] = {}
-        began, emptied_at = time.time(), float("inf")
-        with ThreadPoolExecutor(DECIDERS) as pool:
-            for number, person in enumerate(turns):
-                time.sleep(max(0.0, began + number / self.rate - time.time()))
-                if number == total // 2:
-                    _empty_channel_layer()
-                    emptied_at = time.time()
-                pool.submit(_decide_one, next(stock[person.pk]), person.pk, committed)
+        turns = ((number, people[number % len(people)].pk) for number in range(total))
+        return [
+            {"id": str(next(stock[person])), "person": person, "at": number / self.rate}
+            for number, person in turns
+        ]
+
+
+class Deciders:
+    """Processes that answer questions, each every so manieth."""
+
+    def __init__(self, turns: list[dict[str, Any]]) -> None:
+        self._people = {turn["id"]: turn["person"] for turn in turns}
+        self._last_s = turns[-1]["at"]
+        self._helpers = [Helper("bench.deciding") for _ in range(DECIDERS)]
+        for number, helper in enumerate(self._helpers):
+            helper.tell(turns[number::DECIDERS])
+        for helper in self._helpers:
+            helper.hear("ready")
+
+    @property
+    def pids(self) -> list[int]:
+        return [helper.pid for helper in self._helpers]
+
+    def decide(self) -> tuple[dict[str, tuple[int, float]], float]:
+        """Gives each question's person and moment, and when the channel layer was emptied, in the middle."""
+        began = time.time()
+        for helper in self._helpers:
+            helper.tell({"began": began})
+        time.sleep(max(0.0, began + self._last_s / 2 - time.time()))
+        _empty_channel_layer()
+        emptied_at = time.time()
+        found = [json.loads(helper.listen()) for helper in self._helpers]
+        committed = {pk: (self._people[pk], at) for each in found for pk, at in each.items()}
         return committed, emptied_at
-
-
-def _decide_one(pk: UUID, user: int, committed: dict[UUID, tuple[int, float]]) -> None:
-    from agentflow.governance.models import User
-    from approvals.services.responding import respond
-
-    respond(approval_id=pk, by=User.objects.get(pk=user), approved=True)
-    committed[pk] = (user, time.time())
 
 
 def _empty_channel_layer() -> None:
@@ -226,55 +237,65 @@ def queries(person: Person) -> dict[str, int]:
 # -- sockets -----------------------------------------------------------------------
 
 
-class Watchers:
-    """The sockets' other ends, in a process of their own; person by person, round and round."""
+class Helper:
+    """A process of this benchmark, told what to do line by line."""
 
-    def __init__(self, folder: Path, port: int, people: list[Person], count: int) -> None:
-        self.places = [people[at % len(people)].pk for at in range(count)]
-        self.out = folder / "heard.jsonl"
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._module = module
         self._process = subprocess.Popen(
-            launched(
-                [sys.executable, "-m", "bench.watching", str(port), str(self.out)],
-                death_signal=signal.SIGKILL,
-            ),
+            launched([sys.executable, "-m", module, *arguments], death_signal=signal.SIGKILL),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tell(self, what: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+
+    def listen(self) -> str:
+        assert self._process.stdout is not None
+        return str(self._process.stdout.readline()).strip()
+
+    def hear(self, word: str) -> None:
+        if (line := self.listen()) != word:
+            raise RuntimeError(f"{self._module} said {line!r} instead of {word!r}")
+
+    def ended(self) -> None:
+        self._process.wait(30)
+
+
+class Watchers(Helper):
+    """The sockets' other ends, in a process of their own; person by person, round and round."""
+
+    def __init__(self, folder: Path, port: int, people: list[Person], count: int) -> None:
+        self.places = [people[at % len(people)].pk for at in range(count)]
+        self.out = folder / "heard.jsonl"
+        super().__init__("bench.watching", str(port), str(self.out))
+
     def connect(self) -> float:
         began = time.monotonic()
-        self._tell(json.dumps(self.places))
-        self._hear("connected")
+        self.tell(self.places)
+        self.hear("connected")
         return time.monotonic() - began
 
     def settle(self, wanted: dict[str, int]) -> float:
         """Wait until each socket has heard of its person's questions, LATEST_S at most; gives the seconds."""
         began = time.monotonic()
-        self._tell(json.dumps({"wanted": wanted, "latest_s": LATEST_S}))
-        self._hear("done")
+        self.tell({"wanted": wanted, "latest_s": LATEST_S})
+        self.hear("done")
         return time.monotonic() - began
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def found(self) -> list[dict[str, Any]]:
         """By socket, as `bench.watching` says it."""
-        self._process.wait(30)
+        self.ended()
         return [json.loads(line) for line in self.out.read_text().splitlines()]
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _hear(self, word: str) -> None:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        if line != word:
-            raise RuntimeError(f"the watchers said {line!r} instead of {word!r}")
 
 
 # -- words -------------------------------------------------------------------------
@@ -326,5 +347,6 @@ def table(results: dict[str, Any]) -> str:
         lines += [f"channel layer emptied: every client equals the database within {latest:.1f} s"]
         lines += [f"sockets opened in {watched['connect_s']:.0f} s; {watched['came_back']} came back"]
         lines += [f"of one processor: {busy}; web {watched['web_mb']:.0f} MB"]
+        lines += [f"a decision takes {watched['cpu_each_ms']:.1f} ms of the processor of who decides"]
     lines += ["", *(f"MISSED: {problem}" for problem in results["problems"])]
     return "\n".join(lines)

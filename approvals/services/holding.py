@@ -54,7 +54,9 @@ def locked(approval_id: UUID, by: User) -> tuple[Execution, Approval]:
     if seen is None:
         raise NotFound("There is no such approval.", approval_id=str(approval_id))
     execution = locking.lock(seen.execution_id)
-    return execution, Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
+    approval = Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
+    approval.execution = execution
+    return execution, approval
 
 
 def opened(approval_id: UUID, by: User) -> Approval:

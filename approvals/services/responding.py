@@ -69,8 +69,8 @@ def respond(
         mending.ForOperators, fixes.FixInvalid, fixes.DoesNotFit: the step may not be changed so.
     """
     execution, approval = holding.locked(approval_id, by)
-    access.require(by, Permission.DECIDE, approval.workspace_id)
     if (said := votes.known(approval, by)) is not None:
+        access.require(by, Permission.DECIDE, approval.workspace_id)
         if said.decision != DecisionKind.REWORK and votes.same(said, approved, response, comments):
             return approval
         if approval.status != S.PENDING:
@@ -168,7 +168,8 @@ def record(approval: Approval, by: User, answer: votes.Answer) -> None:
     )
     if not moved:
         raise AlreadyDecided(approval_id=str(approval.pk))
-    approval.refresh_from_db()
+    approval.status, approval.decision, approval.responder = to, decision, by
+    approval.response, approval.comments = answer.response, answer.comments
     gate.drop_timers([approval.pk])
     gate.tell(
         "approval_responded",

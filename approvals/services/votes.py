@@ -12,6 +12,7 @@ from agentflow.api import context
 from agentflow.errors import InvalidInput
 from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
+from executions.engine.facts import VersionFacts, facts_of
 
 from .. import rights
 from ..models import Approval, ApprovalKind, ApprovalVote, DecisionKind
@@ -66,12 +67,18 @@ def _evidence(approval: Approval, right: JSONObject) -> JSONObject:
         "contentHash": approval.content_hash,
         "request": approval.request,
         "inputSchema": approval.input_schema,
-        "versionNumber": approval.execution.template_version.number,
+        "versionNumber": _version(approval).number,
         "attempt": approval.attempt,
         "permission": right,
         "seconds": round(max((timezone.now() - approval.level_since).total_seconds(), 0.0), 3),
         "requestId": context.current().request_id,
     }
+
+
+def _version(approval: Approval) -> VersionFacts:
+    facts = facts_of(approval.execution_id)
+    assert facts is not None
+    return facts.version
 
 
 def known(approval: Approval, by: User) -> ApprovalVote | None:
@@ -102,12 +109,12 @@ def _number(text: str) -> float | int:
 
 
 def level_agrees(approval: Approval) -> bool:
-    """Whether enough of the present level have approved what is shown now."""
+    """Whether enough of the present level have approved what is shown now; one has just done so."""
+    if approval.quorum == ANY:
+        return True
     agreed = approval.votes.filter(
         level_index=approval.level_index, counts=True, decision__in=_APPROVING
     ).values_list("user_id", "on_behalf_of_id")
-    if approval.quorum == ANY:
-        return bool(agreed)
     if approval.quorum == ALL:
         people = {each for pair in agreed for each in pair}
         return bool(agreed) and rights.eligible(approval) <= people
@@ -130,7 +137,7 @@ def show_changed(approval: Approval, by: User, answer: Answer) -> None:
     approval.content_hash = gate.content_hash(
         request=approval.request,
         input_schema=approval.input_schema,
-        version_hash=approval.execution.template_version.content_hash,
+        version_hash=_version(approval).content_hash,
         attempt=approval.attempt,
     )
     approval.save(update_fields=["request", "changes", "content_hash"])
@@ -138,7 +145,8 @@ def show_changed(approval: Approval, by: User, answer: Answer) -> None:
 
 def whole(approval: Approval, answer: Answer) -> Answer:
     """The answer that decides, with what others changed before."""
-    if answer.edits or approval.kind == ApprovalKind.FIX:
+    alone = approval.quorum == ANY and approval.level_index == 0
+    if answer.edits or alone or approval.kind == ApprovalKind.FIX:
         return answer
     if not approval.votes.filter(counts=True, decision=D.EDIT).exists():
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from agentflow.governance.models import AuditEntry, User
 from agentflow.governance.roles import Role
 from agentflow.governance.services.workspaces import revoke
 from approvals.models import Approval
+from approvals.services import responding
 from executions.models import Timer
 from executions.ports import approval_timeout, human_gate
 from tests.approvals.conftest import URL, Office
 from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory, asking_execution, let_time_pass
 from tests.factories.executions import statuses
 from tests.factories.governance import client_of
+from tests.work import statements
 
 AMOUNT = {
     "type": "object",
@@ -50,6 +53,15 @@ def test_approving_moves_the_block_on_and_is_told_and_recorded_once(office: Offi
     assert (told.payload["approved"], told.payload["approver"]) == (True, office.approver.username)
     entry = AuditEntry.objects.get(target_type="approval", target_id=str(approval.pk))
     assert (entry.action, entry.actor_id, entry.channel) == ("approval.respond", office.approver.pk, "api")
+
+
+def test_an_answer_takes_a_handful_of_statements(office: Office) -> None:
+    """It is what an inbox is limited by: 50 a second are promised."""
+    approval = ApprovalFactory.create(workspace=office.workspace)
+    asked, _ = statements(
+        partial(responding.respond, approval_id=approval.pk, by=office.approver, approved=True)
+    )
+    assert len([each for each in asked if "SAVEPOINT" not in each]) <= 20, asked
 
 
 def test_a_refusal_fails_the_block_by_default(office: Office) -> None:
