@@ -9,7 +9,7 @@ from rest_framework import serializers
 from agentflow.api.serializers import StrictSerializer
 from agentflow.conf import LIMITS
 
-from ..incidents.fixes import ACTIONS, COMPLETE, RETRY
+from ..incidents.fixes import ACTIONS, COMPLETE, MOVE, RETRY
 from ..incidents.states import ItemState, RepairState
 from ..states import BlockStatus, ExecutionStatus
 from .serializers import REASON_CHARS, AnyJSONField, JSONObjectField
@@ -29,6 +29,12 @@ class FixSerializer(StrictSerializer):
     )
     input = AnyJSONField(required=False, help_text="In place of the block's `input`, expressions and all.")
     output = AnyJSONField(required=False, help_text="Of `complete`: what the block is said to have given.")
+    template_version = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=2**31 - 1,
+        help_text="Of `move`: the published version with which the executions go on.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         changes = [wire for name, wire in WIRE.items() if name in attrs]
@@ -39,6 +45,10 @@ class FixSerializer(StrictSerializer):
         if ("output" in attrs) != (attrs["action"] == COMPLETE):
             raise serializers.ValidationError(
                 {"output": ["Needed by complete, and by nothing else."]}, code="not_with_action"
+            )
+        if ("template_version" in attrs) != (attrs["action"] == MOVE):
+            raise serializers.ValidationError(
+                {"templateVersion": ["Needed by move, and by nothing else."]}, code="not_with_action"
             )
         return attrs
 
@@ -54,16 +64,28 @@ class RepairRequestSerializer(RepairPlanRequestSerializer):
     )
 
 
+class MoveSerializer(StrictSerializer):
+    kept = serializers.ListField(child=serializers.CharField(), help_text="Settled, and reused.")
+    reruns = serializers.ListField(child=serializers.CharField(), help_text="Run, or run again.")
+
+
+class DifferenceSerializer(StrictSerializer):
+    changed = serializers.ListField(child=serializers.CharField(), help_text="In both, but not alike.")
+    gone = serializers.ListField(child=serializers.CharField())
+    added = serializers.ListField(child=serializers.CharField())
+
+
 class ForeseenSerializer(StrictSerializer):
     execution_id = serializers.UUIDField()
     block_execution_id = serializers.CharField()
     status = serializers.ChoiceField(choices=BlockStatus.choices)
-    does = serializers.CharField(help_text="tried_again, restarted, skipped, completed or nothing")
+    does = serializers.CharField(help_text="tried_again, restarted, skipped, completed, moved or nothing")
     code = serializers.CharField(help_text="What stands against it; empty: nothing.")
     message = serializers.CharField()
     once_effect_repeated = serializers.BooleanField(
         help_text="What must happen once may have happened, and would be asked for again."
     )
+    move = MoveSerializer(allow_null=True, help_text="Of an execution that would be moved.")
 
 
 class RepairPlanSerializer(StrictSerializer):
@@ -71,6 +93,7 @@ class RepairPlanSerializer(StrictSerializer):
     does = serializers.DictField(child=serializers.IntegerField())
     refused = serializers.DictField(child=serializers.IntegerField(), help_text="By code.")
     once_effects_repeated = serializers.IntegerField()
+    difference = DifferenceSerializer(allow_null=True, help_text="Of a move: blockIds of the two versions.")
     blocks = ForeseenSerializer(many=True)
 
 
@@ -109,6 +132,7 @@ class RepairItemSerializer(StrictSerializer):
     first = serializers.BooleanField(help_text="The one that is tried first.")
     code = serializers.CharField()
     message = serializers.CharField()
+    moved_to = serializers.UUIDField(allow_null=True, help_text="The execution that goes on in its place.")
     at = serializers.DateTimeField(allow_null=True)
 
 

@@ -56,9 +56,11 @@ class RepairPlanView(_RepairView):
         body = serializers.RepairPlanRequestSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         page = paging.page(request)
-        found = repairs.foresee(incident=incident, fix=_fix(body.validated_data["fix"]))
+        fix = _fix(body.validated_data["fix"])
+        found = repairs.foresee(incident=incident, fix=fix)
         shown = found[page.offset : page.offset + page.limit]
-        return Response({**repairs.summary(found), "blocks": [_foreseen(each) for each in shown]})
+        told = {**repairs.summary(found), "difference": repairs.difference(incident, fix)}
+        return Response({**told, "blocks": [_foreseen(each) for each in shown]})
 
 
 class RepairsView(_RepairView):
@@ -122,6 +124,7 @@ class RepairItemsView(_RepairView):
                 "first": each.pk == repair.canary,
                 "code": each.code,
                 "message": each.message,
+                "movedTo": each.moved_to_id,
                 "at": each.at,
             }
             for each in found
@@ -140,7 +143,7 @@ class StopRepairView(_RepairView):
 
 def _fix(given: dict[str, Any]) -> Fix:
     patch = {wire: given[name] for name, wire in serializers.WIRE.items() if name in given}
-    return Fix(action=given["action"], patch=patch, output=given.get("output"))
+    return Fix(given["action"], patch, given.get("output"), given.get("template_version"))
 
 
 def _foreseen(each: repairs.Foreseen) -> JSONObject:
@@ -152,4 +155,5 @@ def _foreseen(each: repairs.Foreseen) -> JSONObject:
         "code": each.outlook.code,
         "message": each.outlook.message,
         "onceEffectRepeated": each.once,
+        "move": each.fit.as_json() if each.fit is not None and not each.fit.code else None,
     }

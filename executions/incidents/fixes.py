@@ -15,12 +15,13 @@ from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 from templates_app.models import TemplateVersion
 from templates_app.services import checking
+from templates_app.states import VersionStatus
 
 from ..recovery.patching import PATCHED, merged, patched_definition
 from ..snapshot import json_bytes
 
-RETRY, SKIP, COMPLETE = "retry", "skip", "complete"
-ACTIONS = (RETRY, SKIP, COMPLETE)
+RETRY, SKIP, COMPLETE, MOVE = "retry", "skip", "complete", "move"
+ACTIONS = (RETRY, SKIP, COMPLETE, MOVE)
 _CAREFUL = {"pure": 0, "keyed": 1, "once": 2}
 
 
@@ -43,15 +44,19 @@ class DoesNotFit(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """`action` retry: again, with the block changed by `patch`; skip; complete: with `output`."""
+    """`action` retry: again, with the block changed by `patch`; skip; complete: with `output`; move: the
+    execution goes on with version `number` of its template."""
 
     action: str
     patch: JSONObject
     output: JSONValue = None
+    number: int | None = None
 
     def as_json(self) -> JSONObject:
         """`{"action": "retry", "agentId": "shop.b", "configuration": {...}, "input": ...}`"""
         found: JSONObject = {"action": self.action, **self.patch}
+        if self.action == MOVE:
+            return {**found, "templateVersion": self.number}
         return {**found, "output": self.output} if self.action == COMPLETE else found
 
     @classmethod
@@ -62,7 +67,9 @@ class Fix:
     @classmethod
     def from_json(cls, stored: JSONObject) -> Fix:
         patch = {name: stored[name] for name in PATCHED if name in stored}
-        return cls(str(stored.get("action", RETRY)), patch, stored.get("output"))
+        return cls(
+            str(stored.get("action", RETRY)), patch, stored.get("output"), stored.get("templateVersion")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,42 +99,48 @@ AGAIN = "tried_again"
 RESTARTED = "restarted"
 SKIPPED = "skipped"
 COMPLETED = "completed"
+MOVED = "moved"
 NOTHING = "nothing"
 
 
 def outlook(fix: Fix, held: Held, *, effect: str | None = None) -> Outlook:
     """What the fix would do to a block, as far as its row tells.  `effect`: of the agent in its place."""
     if effect is not None and _CAREFUL[effect] > _CAREFUL[held.effect]:
-        return _not(
+        return refused(
             "effect_not_allowed",
             f"The block may be called again as {held.effect}, and the other agent is {effect}.",
         )
     if "agentId" in fix.patch and held.unknown and held.effect != "pure":
-        return _not("outcome_unknown", "What the first agent did is not known, and another cannot tell.")
+        return refused("outcome_unknown", "What the first agent did is not known, and another cannot tell.")
     if not held.present:
-        return _not("gone_on", "The execution was restarted since.")
+        return refused("gone_on", "The execution was restarted since.")
+    if fix.action == MOVE:
+        return Outlook(MOVED)  # whether the execution fits is for `moving` to say
     if held.execution_status in (E.FAILED, E.CANCELLED):
         return _outlook_of_ended(fix, held)
     if held.execution_status in (E.COMPLETED, E.CANCELLING):
-        return _not("execution_ended", f"The execution is {held.execution_status}.")
+        return refused("execution_ended", f"The execution is {held.execution_status}.")
     if held.status == B.FAILED:
-        return Outlook(AGAIN) if fix.action == RETRY else _not("block_not_open", "The block is failed.")
+        return Outlook(AGAIN) if fix.action == RETRY else refused("block_not_open", "The block is failed.")
     if held.status in (B.WAITING_HUMAN, B.READY) and held.waits_for_fix:
         if held.item and fix.action != RETRY:
-            return _not("block_not_open", "An item of a forEach is only tried again; its block is skipped.")
+            return refused(
+                "block_not_open", "An item of a forEach is only tried again; its block is skipped."
+            )
         return Outlook({RETRY: AGAIN, SKIP: SKIPPED, COMPLETE: COMPLETED}[fix.action])
-    return _not("gone_on", f"The block is {held.status}.")
+    return refused("gone_on", f"The block is {held.status}.")
 
 
 def _outlook_of_ended(fix: Fix, held: Held) -> Outlook:
     if held.child:
-        return _not("child_execution", "The execution belongs to another one, which is restarted instead.")
+        return refused("child_execution", "The execution belongs to another one, which is restarted instead.")
     if fix.action != RETRY or held.status != B.FAILED:
-        return _not("execution_ended", f"The execution is {held.execution_status}.")
+        return refused("execution_ended", f"The execution is {held.execution_status}.")
     return Outlook(RESTARTED)
 
 
-def _not(code: str, message: str) -> Outlook:
+def refused(code: str, message: str) -> Outlook:
+    """Nothing would happen, and why."""
     return Outlook(NOTHING, code, message)
 
 
@@ -156,6 +169,29 @@ def check(
         if fix.patch:
             found[version.pk] = _check_one(fix, workspace_id, block_id, version, patches or {}, at)
     return found
+
+
+def version_of(fix: Fix, template_id: UUID) -> TemplateVersion:
+    """The version that executions are moved to.
+
+    Raises:
+        FixInvalid: the template has none that is published, or it cannot be started just now.
+    """
+    rows = TemplateVersion.objects.filter(template=template_id, number=fix.number or 0)
+    version = rows.select_related("template").first()
+    if version is None or version.status != VersionStatus.PUBLISHED:
+        said = f"The template has no published version {fix.number}."
+        issue = {
+            "pointer": "/fix/templateVersion",
+            "code": "no_such_version" if version is None else "version_not_published",
+            "message": said,
+            "remedy": "Name a version that is published.",
+        }
+        raise FixInvalid(said, issues=[issue])
+    issues = [issue.as_json() for issue in checking.start_issues(version)]
+    if issues:
+        raise FixInvalid(f"Version {version.number} cannot be started: {issues[0]['message']}", issues=issues)
+    return version
 
 
 def laid(

@@ -20,7 +20,7 @@ from agentflow.types import JSONObject, JSONValue
 
 from ..ports import people_asked
 from . import reads, repairs
-from .fixes import ACTIONS, COMPLETE, RETRY, Fix
+from .fixes import ACTIONS, COMPLETE, MOVE, RETRY, Fix
 from .models import Incident, IncidentBlock, NoteKind
 from .repair_models import ACTIVE, RepairRun
 from .states import IncidentState, RepairState
@@ -46,9 +46,15 @@ DOES = {
     "restarted": "Execution restarted",
     "skipped": "Skipped",
     "completed": "Completed by hand",
+    "moved": "Goes on with the version",
     "nothing": "Left alone",
 }
-ACTION_WORDS = {"retry": "Try again", "skip": "Skip the step", "complete": "Done, with this output"}
+ACTION_WORDS = {
+    "retry": "Try again",
+    "skip": "Skip the step",
+    "complete": "Done, with this output",
+    "move": "Go on with another version",
+}
 NOTE_WORDS = {
     NoteKind.COMMENT: "said",
     NoteKind.ASSIGNED: "assigned it to",
@@ -108,7 +114,10 @@ def _form(request: HttpRequest) -> JSONObject:
     chosen = given.get("action", RETRY)
     return {
         "actions": [(name, ACTION_WORDS[name], name == chosen) for name in ACTIONS],
-        **{name: given.get(name, "") for name in ("agent", "configuration", "input", "output", "reason")},
+        **{
+            name: given.get(name, "")
+            for name in ("agent", "configuration", "input", "output", "version", "reason")
+        },
         "canary": "canary" in given or request.method != "POST",
     }
 
@@ -127,7 +136,14 @@ def _fix(request: HttpRequest) -> Fix:
                 patch[field] = _json(given[field], field)
         if not isinstance(patch.get("configuration", {}), dict):
             raise InvalidInput("The configuration must be a JSON object.")
-    return Fix(name, patch, _json(given.get("output", ""), "output") if name == COMPLETE else None)
+    if name == MOVE and not given.get("version", "").isdecimal():
+        raise InvalidInput("Give the number of the version.")
+    return Fix(
+        name,
+        patch,
+        _json(given.get("output", ""), "output") if name == COMPLETE else None,
+        int(given["version"][:9]) if name == MOVE else None,
+    )
 
 
 def _json(text: str, field: str) -> JSONValue:
@@ -139,17 +155,21 @@ def _json(text: str, field: str) -> JSONValue:
 
 def foreseen(request: HttpRequest, incident: Incident) -> Table:
     """The dry run: what the fix would do to each block."""
-    found = repairs.foresee(incident=incident, fix=_fix(request))
+    fix = _fix(request)
+    found = repairs.foresee(incident=incident, fix=fix)
     told = repairs.summary(found)
     words = ", ".join(f"{DOES[name].lower()}: {count}" for name, count in told["does"].items())
     if told["onceEffectsRepeated"]:
         words += f"; effects that may happen twice: {told['onceEffectsRepeated']}"
+    for name, block_ids in (repairs.difference(incident, fix) or {}).items():
+        if block_ids:
+            words += f"; {name}: {', '.join(block_ids[:10])}"
     rows = [
         (
             link(reverse("execution-page", args=[each.execution_id]), str(each.execution_id)[:8]),
             chip(each.status),
             DOES[each.outlook.does],
-            each.outlook.message or ("Its effect may have happened." if each.once else "-"),
+            _why(each),
         )
         for each in found[:FORESEEN]
     ]
@@ -163,6 +183,13 @@ def foreseen(request: HttpRequest, incident: Incident) -> Table:
         empty="Nothing is held.",
         page_parameter="plan_page",
     )
+
+
+def _why(each: repairs.Foreseen) -> str:
+    if each.fit is not None and not each.fit.code:
+        kept, again = len(each.fit.kept), len(each.fit.reruns)
+        return f"{kept} step{'' if kept == 1 else 's'} kept, {again} to run"
+    return each.outlook.message or ("Its effect may have happened." if each.once else "-")
 
 
 def begin(request: HttpRequest, incident: Incident) -> None:

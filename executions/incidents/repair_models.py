@@ -53,6 +53,11 @@ class RepairItem(models.Model):
     execution = models.ForeignKey("executions.Execution", on_delete=models.CASCADE, related_name="+")
     state = models.CharField(max_length=7, choices=ItemState.choices, default=ItemState.PENDING)
     attempt = models.PositiveIntegerField(default=0)  # of the block, when the fix was applied
+    # The execution that goes on in place of this one, and where it has the block; null: it has it no more.
+    moved_to = models.ForeignKey(
+        "executions.Execution", on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+    moved_idx = models.PositiveIntegerField(null=True)
     code = models.TextField(blank=True, default="")
     message = models.TextField(blank=True, default="")
     at = models.DateTimeField(null=True)

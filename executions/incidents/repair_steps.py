@@ -16,13 +16,14 @@ from django.db.models.functions import Now
 from agentflow.errors import AgentflowError
 from agentflow.governance import access
 from agentflow.governance.roles import Permission
+from executions.engine.facts import version_facts
 from executions.engine.run import raw_cursor
 from executions.models import Execution
-from executions.services import locking, repairing, restarting
+from executions.services import locking, moving, repairing, restarting
 from executions.services.restarting import RestartRequest
 
 from . import fixing, repairs
-from .fixes import COMPLETE, RESTARTED, SKIP, DoesNotFit, Fix, outlook
+from .fixes import COMPLETE, MOVE, MOVED, RESTARTED, SKIP, DoesNotFit, Fix, outlook, version_of
 from .repair_models import ACTIVE, RepairItem, RepairRun
 from .states import ItemState, RepairState
 
@@ -32,15 +33,12 @@ AT_ONCE = 100
 STEP_S = 0.25  # of a tick of the clock, which has other duties
 
 # How the first block stands: in the execution's epoch, for a restart gave it a new row.
-_BECAME = """
-SELECT CASE WHEN b.status IN ('completed', 'skipped') OR b.reason = 'review' THEN 'mended'
+_BECAME = f"""
+SELECT CASE WHEN coalesce(b.status, e.status) IN ('completed', 'skipped') OR b.reason = 'review' THEN 'mended'
     WHEN b.status IN ('failed', 'cancelled') OR b.status = 'waiting_human' AND b.error IS NOT NULL
       OR e.completed_at IS NOT NULL THEN 'failed' ELSE '' END,
-  coalesce(b.error->>'message', b.status, e.status)
-FROM executions_blockexecution o JOIN executions_execution e ON e.id = o.execution_id
-LEFT JOIN executions_blockexecution b ON b.execution_id = o.execution_id AND b.epoch = e.epoch
-  AND b.idx = o.idx AND b.iteration = o.iteration
-WHERE o.id = %(block)s
+  coalesce(b.error->>'message', b.status, e.error->>'message', e.status)
+{repairs.NOW} WHERE i.id = %(item)s
 """
 
 
@@ -90,7 +88,7 @@ def _try_first(repair: RepairRun) -> bool:
 
 
 def _became(item: RepairItem) -> tuple[str, str]:
-    row = raw_cursor().execute(_BECAME, {"block": item.block_id}).fetchone()
+    row = raw_cursor().execute(_BECAME, {"item": item.pk}).fetchone()
     return ("failed", "The block is gone.") if row is None else (row[0], row[1])
 
 
@@ -141,6 +139,8 @@ def apply(repair: RepairRun, item: RepairItem) -> None:
 
 def _do(repair: RepairRun, item: RepairItem, execution: Execution) -> int:
     fix = Fix.from_json(repair.fix)
+    if fix.action == MOVE and _moved_before(repair, item):
+        return int(item.block.attempt)
     version, held = repairs.held_now(item.block_id)
     seen = outlook(fix, held, effect=repairs.effect_of(repair, fix, version))
     if seen.code:
@@ -152,7 +152,9 @@ def _do(repair: RepairRun, item: RepairItem, execution: Execution) -> int:
         )
     reason = f"Repair {repair.pk}" + (f": {repair.reason}" if repair.reason else "")
     by = repair.created_by
-    if seen.does == RESTARTED:
+    if seen.does == MOVED:
+        _move(repair, item, fix, reason)
+    elif seen.does == RESTARTED:
         restarting.restart(execution_id=execution.pk, by=by, request=RestartRequest(reason=reason))
     elif fix.action == SKIP:
         repairing.skip(execution_id=execution.pk, block_pk=item.block_id, by=by, reason=reason)
@@ -163,3 +165,21 @@ def _do(repair: RepairRun, item: RepairItem, execution: Execution) -> int:
     else:
         repairing.retry(execution_id=execution.pk, block_pk=item.block_id, by=by, reason=reason)
     return int(item.block.attempt)
+
+
+def _moved_before(repair: RepairRun, item: RepairItem) -> bool:
+    """With another block that the incident holds of the same execution."""
+    others = repair.items.filter(execution=item.execution_id, moved_to__isnull=False)
+    moved = others.values_list("moved_to", "moved_idx").first()
+    if moved is not None:
+        RepairItem.objects.filter(pk=item.pk).update(moved_to=moved[0], moved_idx=moved[1])
+    return moved is not None
+
+
+def _move(repair: RepairRun, item: RepairItem, fix: Fix, reason: str) -> None:
+    version = version_of(fix, repair.incident.template_id)
+    moved_to = moving.move(
+        execution_id=item.execution_id, version=version, by=repair.created_by, reason=reason
+    )
+    planned = version_facts(version.pk).plan.index.get(repair.incident.block_id)
+    RepairItem.objects.filter(pk=item.pk).update(moved_to=moved_to, moved_idx=planned)

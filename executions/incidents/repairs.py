@@ -22,8 +22,9 @@ from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from executions.engine.run import raw_cursor
 
+from ..services import moving
 from . import fixes
-from .fixes import Fix, Held, Outlook, outlook
+from .fixes import MOVE, MOVED, Fix, Held, Outlook, outlook
 from .handling import locked
 from .models import Incident, IncidentNote, NoteKind
 from .repair_models import ACTIVE, RepairItem, RepairRun
@@ -81,6 +82,7 @@ class Foreseen:
     status: str
     outlook: Outlook
     once: bool  # an effect that may have happened would be asked for again
+    fit: moving.Fit | None = None  # of a move: what is kept, and what runs again
 
 
 def foresee(*, incident: Incident, fix: Fix) -> list[Foreseen]:
@@ -94,13 +96,36 @@ def foresee(*, incident: Incident, fix: Fix) -> list[Foreseen]:
     if not rows:
         raise NothingToRepair
     effects = _check(incident, fix, {version for _, _, version, *_ in rows})
+    fits = _fits(incident, fix, {execution_id for _, execution_id, *_ in rows})
     found = []
     for pk, execution_id, version, *columns in rows:
         held = Held(*columns)
         seen = outlook(fix, held, effect=effects.get(version))
+        fit = fits.get(execution_id) if seen.does == MOVED else None
+        if fit is not None and fit.code:
+            seen = fixes.refused(fit.code, fit.message)
         once = held.unknown and held.effect == "once" and seen.does in (fixes.AGAIN, fixes.RESTARTED)
-        found.append(Foreseen(pk, execution_id, held.status, seen, once))
+        found.append(Foreseen(pk, execution_id, held.status, seen, once, fit))
     return found
+
+
+def _fits(incident: Incident, fix: Fix, executions: set[UUID]) -> dict[UUID, moving.Fit]:
+    if fix.action != MOVE:
+        return {}
+    return moving.fits(sorted(executions), fixes.version_of(fix, incident.template_id))
+
+
+def difference(incident: Incident, fix: Fix) -> JSONObject | None:
+    """How the version of a move differs from those that the executions have now: names of blocks."""
+    if fix.action != MOVE:
+        return None
+    version = fixes.version_of(fix, incident.template_id)
+    before = {row[0] for row in raw_cursor().execute(_VERSIONS, {"incident": incident.pk})} - {version.pk}
+    found = [moving.pairing_of(old, version.pk) for old in sorted(before)]
+    return {
+        name: sorted({block_id for each in found for block_id in getattr(each, name)})
+        for name in ("changed", "gone", "added")
+    }
 
 
 def summary(found: Sequence[Foreseen]) -> JSONObject:
@@ -197,6 +222,9 @@ def held_now(block_pk: int) -> tuple[int, Held]:
 
 
 def _check(incident: Incident, fix: Fix, versions: set[int]) -> dict[int, str | None]:
+    if fix.action == MOVE:
+        fixes.version_of(fix, incident.template_id)
+        return {}
     return fixes.check(fix, workspace_id=incident.workspace_id, block_id=incident.block_id, versions=versions)
 
 
@@ -217,19 +245,23 @@ def find(user: Principal, repair_id: UUID) -> RepairRun:
     return repair
 
 
-# Where the blocks are now: a restart since has given them a row in a later epoch.
-_PROGRESS = """
-SELECT i.state, CASE WHEN i.state <> 'applied' THEN ''
-    WHEN b.status IN ('completed', 'skipped') THEN 'mended'
-    WHEN b.status IN ('failed', 'cancelled') OR b.status = 'waiting_human' AND b.error IS NOT NULL
-      THEN 'failedAgain'
-    ELSE 'underWay' END, count(*)::int
+# Where the blocks are now: a restart since has given them a row in a later epoch, a move one in another
+# execution, or none, where its version has no such block: then that execution's end tells.
+NOW = """
 FROM executions_repairitem i
 JOIN executions_blockexecution o ON o.id = i.block_id
-JOIN executions_execution e ON e.id = i.execution_id
-LEFT JOIN executions_blockexecution b ON b.execution_id = o.execution_id AND b.epoch = e.epoch
-  AND b.idx = o.idx AND b.iteration = o.iteration
-WHERE i.repair_id = %(repair)s GROUP BY 1, 2
+JOIN executions_execution e ON e.id = coalesce(i.moved_to_id, i.execution_id)
+LEFT JOIN executions_blockexecution b ON b.execution_id = e.id AND b.epoch = e.epoch
+  AND b.idx = CASE WHEN i.moved_to_id IS NULL THEN o.idx ELSE i.moved_idx END
+  AND b.iteration = CASE WHEN i.moved_to_id IS NULL THEN o.iteration ELSE 0 END
+"""
+_PROGRESS = f"""
+SELECT i.state, CASE WHEN i.state <> 'applied' THEN ''
+    WHEN coalesce(b.status, e.status) IN ('completed', 'skipped') THEN 'mended'
+    WHEN coalesce(b.status, e.status) IN ('failed', 'cancelled')
+      OR b.status = 'waiting_human' AND b.error IS NOT NULL THEN 'failedAgain'
+    ELSE 'underWay' END, count(*)::int
+{NOW} WHERE i.repair_id = %(repair)s GROUP BY 1, 2
 """
 
 

@@ -6,11 +6,12 @@ they did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from uuid import UUID
 
+from agentflow.workflow.plan import Plan
 from agentflow.workflow.restart import RestartPlan, Settled
 from executions.engine.facts import Facts
 from executions.engine.run import raw_cursor
@@ -138,5 +139,68 @@ def copy(
             "source": origin.execution_id,
             "source_epoch": origin.epoch,
             "epochs": list(range(1, epoch)),
+        },
+    )
+
+
+@cache
+def _kept_rows() -> str:
+    names = [
+        field.column
+        for field in BlockExecution._meta.concrete_fields
+        if not field.primary_key and field.column is not None
+    ]
+    values = {name: _COLUMNS[name][0] if name in _COLUMNS else f"old.{name}" for name in names}
+    values["idx"] = "x.idx"
+    return (
+        f"INSERT INTO executions_blockexecution ({', '.join(names)}) SELECT {', '.join(values.values())}"
+        " FROM executions_blockexecution old JOIN unnest(%(olds)s::int[], %(idxs)s::int[], %(todos)s::int[],"
+        " %(deads)s::int[], %(faileds)s::int[]) AS x(old, idx, todo, dead, failed) ON x.old = old.idx"
+        " WHERE old.execution_id = %(source)s AND old.epoch = %(source_epoch)s ORDER BY x.idx, old.iteration"
+    )
+
+
+_NEW_ROWS = """
+INSERT INTO executions_blockexecution (execution_id, epoch, idx, iteration, round, block_id, status, todo,
+    dead, failed, attempt, crashes, tries_from, effect, effect_seq, reason)
+SELECT %(execution)s, %(epoch)s, x.idx, 0, 0, x.block_id, 'blocked', x.todo,
+    x.dead, x.failed, 0, 0, 0, x.effect, 0, ''
+FROM unnest(%(idxs)s::int[], %(block_ids)s::text[], %(todos)s::int[], %(deads)s::int[], %(faileds)s::int[],
+    %(effects)s::text[]) AS x(idx, block_id, todo, dead, failed, effect)
+"""
+
+
+def copy_kept(found: RestartPlan, kept: Mapping[int, int], origin: Origin, execution_id: UUID) -> None:
+    """Write the rows of blocks that another version keeps; `kept`: position -> position in that version."""
+    joins = [found.joins.get(new) for new in kept.values()]
+    raw_cursor().execute(
+        _kept_rows(),
+        {
+            "olds": list(kept),
+            "idxs": list(kept.values()),
+            "todos": [each and each.todo for each in joins],
+            "deads": [each and each.dead for each in joins],
+            "faileds": [each and each.failed for each in joins],
+            "execution": execution_id,
+            "epoch": 1,
+            "source": origin.execution_id,
+            "source_epoch": origin.epoch,
+        },
+    )
+
+
+def write_new(found: RestartPlan, plan: Plan, effects: Sequence[str], execution_id: UUID) -> None:
+    """Write the rows of blocks that begin anew in another version; `effects` of those, in their order."""
+    raw_cursor().execute(
+        _NEW_ROWS,
+        {
+            "execution": execution_id,
+            "epoch": 1,
+            "idxs": list(found.reruns),
+            "block_ids": [plan[idx].block_id for idx in found.reruns],
+            "todos": [counters.todo for counters in found.reruns.values()],
+            "deads": [counters.dead for counters in found.reruns.values()],
+            "faileds": [counters.failed for counters in found.reruns.values()],
+            "effects": list(effects),
         },
     )

@@ -166,7 +166,7 @@ _BEGIN = """
 UPDATE executions_execution
 SET open_sinks = %(sinks)s, failed_blocks = %(failures)s, forked_from_id = %(source)s,
     forked_epoch = %(source_epoch)s, forked_point = %(point)s,
-    patches = (SELECT patches FROM executions_execution WHERE id = %(source)s)
+    patches = (SELECT patches FROM executions_execution WHERE id = %(source)s AND %(patched)s)
 WHERE id = %(execution)s
 """
 
@@ -201,16 +201,8 @@ def _insert(
         durability=source.durability,
         with_blocks=False,
     )
-    raw_cursor().execute(
-        _BEGIN,
-        {
-            "execution": execution_id,
-            "sinks": moment.found.open_sinks,
-            "failures": moment.found.failed_blocks,
-            "source": facts.execution_id,
-            "source_epoch": moment.epoch,
-            "point": request.point_id,
-        },
+    begin_fork(
+        execution_id, moment.found, source=facts.execution_id, epoch=moment.epoch, point=request.point_id
     )
     origin = carrying.Origin(facts.execution_id, moment.epoch)
     blocks = len(facts.plan.blocks)
@@ -220,6 +212,33 @@ def _insert(
         effects = [starting.simulated_effect(each.block, simulation) for each in planned]
         given = {"execution": execution_id, "idxs": [each.idx for each in planned], "effects": effects}
         raw_cursor().execute(_SIMULATED, given)
+
+
+def begin_fork(
+    execution_id: UUID,
+    found: RestartPlan,
+    *,
+    source: UUID,
+    epoch: int,
+    point: int | None = None,
+    patched: bool = True,
+) -> None:
+    """Let a new execution say what it comes from, and count what it has left.
+
+    `patched`: what a repair changed for the source holds for it, too.
+    """
+    raw_cursor().execute(
+        _BEGIN,
+        {
+            "execution": execution_id,
+            "sinks": found.open_sinks,
+            "failures": found.failed_blocks,
+            "source": source,
+            "source_epoch": epoch,
+            "point": point,
+            "patched": patched,
+        },
+    )
 
 
 def _edit(execution_id: UUID, plan: Plan, request: ForkRequest, by: User) -> None:

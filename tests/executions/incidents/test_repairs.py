@@ -22,9 +22,9 @@ from tests.factories.executions import statuses
 from tests.factories.governance import client_of, member
 
 from ..conftest import Start, block, drain, row, template
+from .conftest import Post
 
 ONCE_ONLY = {"maxRetries": 0}
-Post = Callable[..., JSONObject]
 
 
 def absent(block_id: str = "a", **fields: Any) -> JSONObject:
@@ -62,21 +62,6 @@ def held(start: Start, author: User) -> Callable[..., list[Execution]]:
         return [first, *rest]
 
     return made
-
-
-@pytest.fixture
-def post(author: User) -> Post:
-    api = client_of(author)
-
-    def send(command: str, body: JSONObject | None = None, *, status: int = 200) -> JSONObject:
-        incident = Incident.objects.order_by("first_seen").first()
-        assert incident is not None
-        answer = api.post(f"/api/v1/incidents/{incident.pk}/{command}", body or {}, format="json")
-        assert answer.status_code == status, answer.content
-        found: JSONObject = answer.json()
-        return found
-
-    return send
 
 
 def begin(post: Post, *, status: int = 201, canary: bool = True, **fix: Any) -> JSONObject:
