@@ -72,7 +72,7 @@ def start(
     if specs is None:
         specs = {} if simulation is not None else references.agents_of(version)
     pins = () if simulation is not None else checking.pinned(version, specs)
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):  # who is refused in a transaction undoes all of it
         insert(
             execution_id=execution_id,
             workspace_id=workspace_id,

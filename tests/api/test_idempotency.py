@@ -118,6 +118,27 @@ def test_a_second_request_meanwhile_is_told_to_wait_and_then_gets_the_answer(use
     assert Workspace.objects.count() == 1
 
 
+def test_who_finds_the_key_taken_only_in_the_end_undoes_everything_and_is_told_to_wait(user: User) -> None:
+    """Another commits between the look for its answer and the lock: an answer that nobody saw is there."""
+    make(user, "seen", "one")
+    answers: list[Any] = []
+
+    def late() -> None:
+        answers.append(make(user, "k", "two", "hold"))
+        connection.close()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    assert Make.entered.wait(PATIENCE_S)
+    IdempotencyRecord.objects.update(key="k")
+    Make.go_on.set()
+    thread.join(PATIENCE_S)
+    assert (answers[0].status_code, answers[0].json()["code"]) == (409, "idempotency_in_progress")
+    assert Workspace.objects.count() == 1
+    assert Make.hooks == ["one"]
+    assert make(user, "k", "one")["Idempotent-Replay"] == "true"
+
+
 def test_of_many_at_once_one_takes_effect(user: User) -> None:
     barrier, statuses = threading.Barrier(6), []
 

@@ -64,7 +64,13 @@ def test_a_start_over_http_asks_for_the_user_the_version_and_its_agents_besides(
     assert "agents_agent" in asked[2]
     assert commits == 1
     asked, commits = statements(lambda: post(**{"idempotency-key": str(uuid4())}))
-    assert len(asked) <= 13
+    assert words(asked) == [
+        *["SELECT"] * 4,
+        "WITH",
+        "INSERT INTO governance_auditentry",
+        "INSERT INTO api_idempotencyrecord",
+    ]
+    assert "pg_try_advisory_xact_lock" in asked[1]
     assert commits == 1
 
 

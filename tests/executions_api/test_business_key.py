@@ -36,6 +36,7 @@ def end(execution_id: str, by: Any) -> None:
     assert Execution.objects.get(pk=execution_id).completed_at is not None
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_second_execution_with_the_key_waits_for_the_first_to_end(team: Team) -> None:
     template = template_of(team)
     first = start(team.operator, template, "order-7")
