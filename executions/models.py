@@ -522,6 +522,8 @@ class Place(models.Model):
     held = models.BooleanField(default=False)
     attempt = models.PositiveIntegerField(null=True)  # of an agent's that is held: for which it is
     rate = models.PositiveIntegerField(null=True)  # of an agent's: how many calls it takes in a minute
+    # Of a block that waits for any agent that is fit: what those have in common for whom the same are fit.
+    seeks = models.TextField(db_default="")
 
     class Meta:
         constraints = [
@@ -534,6 +536,12 @@ class Place(models.Model):
             # who holds a key, and who is next
             models.Index(
                 fields=["workspace_id", "kind", "key", "held", "-priority", "id"], name="place_queue"
+            ),
+            # who waits for any agent that is fit, kind by kind
+            models.Index(
+                fields=["seeks", "-priority", "id"],
+                condition=models.Q(kind="agent", key="", held=False),
+                name="place_seeks",
             ),
         ]
 

@@ -63,13 +63,20 @@ FROM unnest(%(blocks)s::bigint[], %(keys)s::text[], %(limits)s::int[], %(priorit
 ON CONFLICT DO NOTHING
 """
 
-_ASK_AGENTS = """
-INSERT INTO executions_place (workspace_id, kind, key, places, rate, priority, execution_id, block_id, held)
-SELECT %(workspace)s, 'agent', x.key, x.places, x.rate, x.priority, %(execution)s, x.block, false
+# For the blocks at one position of a version, with one effect, the same agents are fit.
+_SEEKS = "concat_ws(':', e.template_version_id, md5(e.patches::text), b.idx, b.effect)"
+
+_ASK_AGENTS = f"""
+INSERT INTO executions_place (workspace_id, kind, key, places, rate, priority, execution_id, block_id, held,
+    seeks)
+SELECT %(workspace)s, 'agent', x.key, x.places, x.rate, x.priority, %(execution)s, x.block, false,
+  CASE WHEN x.key = '{ANY_AGENT}' THEN {_SEEKS} ELSE '' END
 FROM unnest(%(blocks)s::bigint[], %(keys)s::text[], %(limits)s::int[], %(rates)s::int[],
-            %(priorities)s::int[]) AS x(block, key, places, rate, priority)
+            %(priorities)s::int[]) WITH ORDINALITY AS x(block, key, places, rate, priority, n)
+JOIN executions_blockexecution b ON b.id = x.block JOIN executions_execution e ON e.id = b.execution_id
+ORDER BY x.n
 ON CONFLICT (block_id, kind, key) DO UPDATE
-  SET held = false, attempt = NULL, places = excluded.places, rate = excluded.rate
+  SET held = false, attempt = NULL, places = excluded.places, rate = excluded.rate, seeks = excluded.seeks
 """
 
 # What this run has no use for any more, and what it waits for.

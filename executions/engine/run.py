@@ -91,7 +91,6 @@ class Run:
         self._blocks_failed = 0
         self.children_to_check: list[UUID] = []
         self._point: tuple[PointKind, str, int | None] | None = None
-        self.seeks_agents = False  # a block waits until some agent is fit
         self.ready_from: Position | None = None if gate[9] is None else (gate[9], gate[10])
         self._noted = self.ready_from  # what its row says
         self.left_unread = False  # a large value could not be read: what needs it waits

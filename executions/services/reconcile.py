@@ -221,8 +221,6 @@ def _plan_next_look(run: Run, standing: Standing) -> bool:
     moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
     if run.left_unread:
         moments.append(UNREAD_S)
-    if run.seeks_agents:
-        moments.append(SOON_S)
     calls = (run.status is E.PENDING or run.works) and wanted > 0
     if calls:
         dispatch.on_commit_hint(run.facts.execution_id, wanted)

@@ -1,7 +1,9 @@
 """Blocks that wait for an agent: sent to choose again when somebody else is there for them.
 
 Whose turn it is at an agent with limits, `engine.places` decides.  Here is what that cannot see: an agent
-that was registered, switched on or off, or that is well again.
+that was registered, switched on or off, or that is well again.  A change of an agent wakes who waits for it;
+that a circuit lets calls through again nobody tells, so the clock asks, once for all blocks for which the
+same agents are fit.  Should both be lost, each run is looked at by itself now and then.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections import defaultdict
 from dataclasses import replace
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
 from agentflow.agents import registry
@@ -20,8 +23,9 @@ from agentflow.workflow.plan import PlanBlock
 from executions import dispatch
 from executions.engine import statements
 from executions.engine.choosing import waits_in_vain
+from executions.engine.facts import facts_of
 from executions.engine.judging import TOOL_AGENT, Change, Claim, failed
-from executions.engine.places import ANY_AGENT, OF_AGENT, UNLIMITED
+from executions.engine.places import ANY_AGENT, GOES_ON, LIVE, OF_AGENT, UNLIMITED
 from executions.engine.run import Run, raw_cursor
 from executions.models import AttemptOutcome, Place
 from executions.recovery.decision import NO_AGENT
@@ -29,6 +33,7 @@ from executions.recovery.reading import Reader
 from executions.states import BlockStatus as B
 
 WOKEN_AT_ONCE = 100
+WAVES = (1, 10, 100, 1000)  # so many are woken by one look after the other, while an agent stays fit
 
 _WAITING = """
 SELECT b.id, b.idx, b.iteration, b.effect, p.key FROM executions_place p
@@ -48,8 +53,6 @@ def seek(run: Run) -> None:
         planned = run.facts.plan[idx]
         if waits_in_vain(run.facts, planned, effect, [key for key in keys if key != ANY_AGENT]):
             changes.append(Change(pk=pk, idx=idx, iteration=iteration, status=B.READY))
-        elif ANY_AGENT in keys:
-            run.seeks_agents = True
     if changes:
         run.settle(changes, leaving=B.WAITING_EXTERNAL)
 
@@ -94,6 +97,68 @@ def wake(workspace_id: UUID, agent_id: str) -> None:
         timer = f"news:{execution_id}:agents"
         raw_cursor().execute(statements.NEWS, {"timer": timer, "other": execution_id})
         dispatch.on_commit_look_at(execution_id)
+
+
+# A loose index scan: a probe of the index for each kind, however many blocks wait.
+_SOUGHT = """
+WITH RECURSIVE sought AS (
+  (SELECT seeks FROM executions_place WHERE kind = 'agent' AND key = '' AND NOT held ORDER BY seeks LIMIT 1)
+  UNION ALL
+  SELECT (SELECT seeks FROM executions_place WHERE kind = 'agent' AND key = '' AND NOT held
+          AND seeks > sought.seeks ORDER BY seeks LIMIT 1)
+  FROM sought WHERE sought.seeks IS NOT NULL)
+SELECT sought.seeks, one.execution_id, e.patches::text, b.idx, b.effect FROM sought
+CROSS JOIN LATERAL (
+  SELECT execution_id, block_id FROM executions_place
+  WHERE kind = 'agent' AND key = '' AND NOT held AND seeks = sought.seeks
+  ORDER BY priority DESC, id LIMIT 1) one
+JOIN executions_execution e ON e.id = one.execution_id
+JOIN executions_blockexecution b ON b.id = one.block_id
+WHERE sought.seeks <> ''
+"""
+
+# Not again who has been told and did not look yet.
+_WAKE_SOME = f"""
+INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)
+SELECT DISTINCT 'news', w.timer, w.execution_id, statement_timestamp(), 0, 0 FROM (
+  SELECT p.execution_id, 'news:' || p.execution_id || ':agents' AS timer
+  FROM executions_place p JOIN executions_execution e ON e.id = p.execution_id
+  JOIN executions_blockexecution b ON b.id = p.block_id
+  WHERE p.kind = 'agent' AND p.key = '' AND NOT p.held AND p.seeks = %(seeks)s AND {GOES_ON} AND ({LIVE})
+    AND NOT EXISTS (SELECT 1 FROM executions_timer t WHERE t.key = 'news:' || p.execution_id || ':agents')
+  ORDER BY p.priority DESC, p.id LIMIT %(most)s) w
+ON CONFLICT (key) DO NOTHING RETURNING execution_id
+"""
+
+
+class Seeker:
+    """Of one clock: asks for whom agents are fit again, and wakes few at first, for a half-open circuit lets
+    one call through."""
+
+    def __init__(self) -> None:
+        self._waves: dict[str, int] = {}  # how many looks in a row found somebody fit
+
+    def look(self) -> int:
+        """How many runs were woken."""
+        sought = raw_cursor().execute(_SOUGHT).fetchall()
+        fit = [seeks for seeks, *one in sought if _are_fit(*one)]
+        self._waves = {seeks: min(self._waves.get(seeks, -1) + 1, len(WAVES) - 1) for seeks in fit}
+        return sum(self._wake(seeks, WAVES[wave]) for seeks, wave in self._waves.items())
+
+    def _wake(self, seeks: str, most: int) -> int:
+        with transaction.atomic():
+            woken = raw_cursor().execute(_WAKE_SOME, {"seeks": seeks, "most": most}).fetchall()
+            for (execution_id,) in woken:
+                dispatch.on_commit_look_at(execution_id)
+        return len(woken)
+
+
+def _are_fit(execution_id: UUID, patches: str | None, idx: int, effect: str) -> bool:
+    facts = facts_of(execution_id)
+    if facts is None:
+        return False
+    facts = facts.patched(patches)
+    return waits_in_vain(facts, facts.plan[idx], effect, [])
 
 
 def _agent_saved(instance: Agent, **_: object) -> None:

@@ -31,7 +31,7 @@ from executions.recovery import going_back
 from executions.tallies import Tally, tallies
 from executions.tallies import purge as purge_tallies
 
-from . import budgeting, losses, measuring, reconcile, signals
+from . import budgeting, losses, measuring, reconcile, seeking, signals
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,7 @@ TAKEN_AT_ONCE = 100
 PUT_OFF_S = 15
 STAMP_S = 5.0
 UPKEEP_S = 1.0  # between two looks for sources and agents that are due
+SEEK_S = 2.0  # between two looks whether agents are fit again for which blocks wait
 TIDY_S = 600.0  # between two removals of what has run out: idempotency records, spent tokens
 
 _TAKE = """
@@ -63,6 +64,8 @@ def _run(stop: threading.Event) -> None:
     stamp_at = time.monotonic()
     upkeep_at = time.monotonic()
     upkeep = Upkeep()
+    seeker = seeking.Seeker()
+    seek_at = time.monotonic()
     notifying = notifications()()
     own = processes.register(ProcessKind.CLOCK, name="clock")
     while not stop.is_set():
@@ -77,6 +80,9 @@ def _run(stop: threading.Event) -> None:
                 busy = measuring.measure() or busy
                 processes.stamp(own)  # after a tick: a clock that cannot tick does not count as alive
                 stamp_at = time.monotonic() + STAMP_S
+            if time.monotonic() >= seek_at:
+                seeker.look()
+                seek_at = time.monotonic() + SEEK_S
             if time.monotonic() >= upkeep_at:
                 upkeep.start_due()
                 notifying.start_due()
