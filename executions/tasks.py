@@ -49,7 +49,7 @@ def _listen_to_oneself(sender: str, instance: Any, **kwargs: Any) -> None:
 
 
 @worker_ready.connect
-def _begin_pulse(**kwargs: Any) -> None:
+def _begin(sender: Any, **kwargs: Any) -> None:
     from executions.services import losses
 
     if _pulse is not None:
@@ -60,6 +60,17 @@ def _begin_pulse(**kwargs: Any) -> None:
         log.warning("runs_not_looked_at", error=str(error))
     finally:
         connection.close()
+    _warm_up(sender.pool)
+
+
+def _warm_up(pool: Any) -> None:
+    """Have each thread of the pool make its first steps before it is given work."""
+    from executions.engine.warming import WarmUp
+
+    if hasattr(pool, "executor"):
+        warm_up = WarmUp(pool.limit)
+        for _ in range(pool.limit):
+            pool.apply_async(warm_up, callback=lambda _: None)
 
 
 @task_received.connect

@@ -11,7 +11,7 @@ from .ahead import AHEAD
 from .facts import Facts
 from .judging import Claim
 from .opening import SettledBlocks, simulated_event
-from .rows import loads
+from .rows import int_array, loads
 from .run import raw_cursor
 
 OUTPUTS_KEPT = 2000
@@ -49,7 +49,7 @@ class Inputs:
         if missing:
             rows = raw_cursor().execute(
                 statements.OUTPUTS,
-                {"execution": self.facts.execution_id, "epoch": self.epoch, "idxs": missing},
+                {"execution": self.facts.execution_id, "epoch": self.epoch, "idxs": int_array(missing)},
             )
             for idx, status, output, blob in rows:
                 self.outputs[idx] = {"output": of_row(output, blob), "status": status}

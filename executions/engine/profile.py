@@ -10,7 +10,7 @@ from collections.abc import Iterable
 FAST_MS = 5.0  # at most this long: several may share a transaction
 SLOW_MS = 5.0  # longer: others are called to help before the call starts
 BATCH_MS = 50.0
-BATCH_BLOCKS = 64
+BATCH_BLOCKS = 128
 _WEIGHT = 0.3
 _KEPT = 20_000
 
@@ -61,7 +61,7 @@ def first_batch(known_ms: Iterable[float]) -> int:
 
 
 def next_batch(batch: int, *, worked_ms: float, blocks: int) -> int:
-    """How many fast blocks to take next: four times as many each turn, up to 64 and about 50 ms."""
+    """How many fast blocks to take next: four times as many each turn, up to 128 and about 50 ms."""
     per_block = worked_ms / max(blocks, 1)
     fits = int(BATCH_MS / per_block) if per_block > 0 else BATCH_BLOCKS
     return max(1, min(batch * 4, fits, BATCH_BLOCKS))

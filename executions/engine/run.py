@@ -49,7 +49,7 @@ from .items import Items
 from .judging import REVIEW, Change
 from .opening import Answered, Decided, Opener, SettledBlocks
 from .places import Places
-from .rows import loads
+from .rows import int_array, loads
 
 UNREAD_S = 5.0
 
@@ -136,7 +136,7 @@ class Run:
         wanted = set(idxs)
         missing = [idx for idx in wanted if idx not in self.known]
         if missing:
-            for idx, status, output, blob in self.execute(statements.OUTPUTS, idxs=missing):
+            for idx, status, output, blob in self.execute(statements.OUTPUTS, idxs=int_array(missing)):
                 if B(status) in SETTLED:
                     self.known[idx] = {"output": blobs.of_row(output, blob), "status": status}
         return {idx: self.known[idx] for idx in wanted if idx in self.known}
@@ -381,7 +381,7 @@ class Run:
         """The first walker has come: pending becomes running, and the roots are decided."""
         EXECUTION.check(self.status, E.RUNNING)
         self.status = E.RUNNING
-        self._decide(self.execute(statements.BEGIN, partial=list(self.facts.plan.partial)).fetchall())
+        self._decide(self.execute(statements.BEGIN, partial=int_array(self.facts.plan.partial)).fetchall())
 
     def move_to(self, status: E) -> None:
         EXECUTION.check(self.status, status)

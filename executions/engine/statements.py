@@ -330,10 +330,10 @@ BEGIN = """
 WITH begun AS (
   UPDATE executions_execution
   SET status = 'running', started_at = coalesce(started_at, statement_timestamp())
-  WHERE id = %(execution)s),
+  WHERE id = %(execution)s RETURNING workspace_id),
 event AS (
   INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
-  VALUES (%(workspace)s, %(execution)s, 'execution_changed', 20, '{"status": "running"}'))
+  SELECT workspace_id, %(execution)s, 'execution_changed', 20, '{"status": "running"}' FROM begun)
 SELECT id, idx, todo, dead, failed FROM executions_blockexecution
 WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND status = 'blocked'
   AND (todo = 0 OR idx = ANY(%(partial)s::int[])) ORDER BY idx
@@ -533,10 +533,10 @@ WITH ended AS (
   SET status = %(status)s, completed_at = statement_timestamp(), ends_as = '',
       error = coalesce(%(error)s::jsonb, error),
       started_at = coalesce(started_at, statement_timestamp())
-  WHERE id = %(execution)s),
+  WHERE id = %(execution)s RETURNING workspace_id),
 timer AS (DELETE FROM executions_timer WHERE key = 'check:' || %(execution)s::text)
 INSERT INTO events_event (workspace_id, execution_id, type, level, payload)
-VALUES (%(workspace)s, %(execution)s, 'execution_changed', %(level)s, %(payload)s::jsonb)
+SELECT workspace_id, %(execution)s::uuid, 'execution_changed', %(level)s, %(payload)s::jsonb FROM ended
 """
 
 # The clock restarts the run from a recovery point, once it has ended.

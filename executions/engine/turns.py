@@ -27,6 +27,7 @@ from .facts import Facts, as_text, blob_of
 from .frontier import BEGINNING, WINDOW, Position
 from .judging import CALLBACK, TOOL_AGENT, Change, Claim
 from .opening import Decided
+from .rows import int_array
 from .run import Run, lock_row, poke, raw_cursor
 
 SPECIAL, PARTIAL, FAST, MUST = 1, 2, 4, 8  # traits of a successor, as SETTLE_AND_CLAIM reads them
@@ -157,26 +158,26 @@ def _settle_plainly(run: Run, turn: Turn, changes: list[Change], *, walker: UUID
     return len(held)
 
 
-def _as_arrays(plan: Plan, plain: list[Change], *, want: Wanted, last: Change | None) -> dict[str, list[Any]]:
+def _as_arrays(plan: Plan, plain: list[Change], *, want: Wanted, last: Change | None) -> JSONObject:
     """What SETTLE_AND_CLAIM is told of these changes, one by one, and of the edges behind them."""
     edges = [(change.idx, succ) for change in plain for succ in plan[change.idx].succs]
     traits = {succ: _traits(plan[succ], want, last) for succ in {succ for _, succ in edges}}
     idxs = {change.idx for change in plain}
     now = time.monotonic()
     return {
-        "ids": [None if c.pk == AHEAD else c.pk for c in plain],
-        "idxs": [c.idx for c in plain],
-        "attempts": [c.attempt for c in plain],
-        "todos": [waited_for(plan[c.idx], idxs) for c in plain],
+        "ids": int_array(None if c.pk == AHEAD else c.pk for c in plain),
+        "idxs": int_array(c.idx for c in plain),
+        "attempts": int_array(c.attempt for c in plain),
+        "todos": int_array(waited_for(plan[c.idx], idxs) for c in plain),
         "outputs": [as_text(c.output) for c in plain],
         "inputs": [as_text(c.input) for c in plain],
         "agents": [c.agent_id for c in plain],
         "began": [now - c.times[0] if c.times else 0.0 for c in plain],
         "ended": [now - c.times[1] if c.times else 0.0 for c in plain],
-        "preds": [pred for pred, _ in edges],
-        "succs": [succ for _, succ in edges],
-        "traits": [traits[succ] for _, succ in edges],
-        "sinks": [c.idx for c in plain if not plan[c.idx].succs],
+        "preds": int_array(pred for pred, _ in edges),
+        "succs": int_array(succ for _, succ in edges),
+        "traits": int_array(traits[succ] for _, succ in edges),
+        "sinks": int_array(c.idx for c in plain if not plan[c.idx].succs),
     }
 
 
@@ -324,7 +325,7 @@ def _claim_from(
         window=window,
         enough=want.count + min(run.facts.max_parallel, WINDOW),
         all_fast=want.all_fast,
-        fast=_fast_near(run.facts, want, start[0]),
+        fast=int_array(_fast_near(run.facts, want, start[0])),
         walker=walker,
         lease=LIMITS.lease_s,
         newcomer=newcomer,
