@@ -6,7 +6,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
 
@@ -22,7 +22,7 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
-from . import selectors
+from . import confirming, selectors
 from .models import Template, TemplateVersion
 from .services import authoring
 from .states import VersionStatus
@@ -151,8 +151,12 @@ class TemplateAdmin(WorkspaceScopedAdmin):
         return VersionStatus(template.status_of_newest).label
 
     @action(description="Publish the newest version", permissions=["author"])  # type: ignore[untyped-decorator]
-    def publish_newest(self, request: HttpRequest, queryset: QuerySet[Template]) -> None:
+    def publish_newest(self, request: HttpRequest, queryset: QuerySet[Template]) -> HttpResponse | None:
+        newest = selectors.newest_versions(queryset).values()
+        if (page := confirming.asked(self, request, newest, action="publish_newest")) is not None:
+            return page
         self._move(request, queryset, authoring.publish_version, "Published")
+        return None
 
     @action(description="Deprecate the newest version", permissions=["author"])  # type: ignore[untyped-decorator]
     def deprecate_newest(self, request: HttpRequest, queryset: QuerySet[Template]) -> None:
@@ -234,8 +238,11 @@ class TemplateVersionAdmin(WorkspaceScopedAdmin):
         return {"table": _blocks(request, version.definition)}
 
     @action(description="Publish", permissions=["author"])  # type: ignore[untyped-decorator]  # as above
-    def publish(self, request: HttpRequest, queryset: QuerySet[TemplateVersion]) -> None:
+    def publish(self, request: HttpRequest, queryset: QuerySet[TemplateVersion]) -> HttpResponse | None:
+        if (page := confirming.asked(self, request, queryset, action="publish")) is not None:
+            return page
         self._move(request, queryset, authoring.publish_version, "Published")
+        return None
 
     @action(description="Deprecate", permissions=["author"])  # type: ignore[untyped-decorator]  # as above
     def deprecate(self, request: HttpRequest, queryset: QuerySet[TemplateVersion]) -> None:

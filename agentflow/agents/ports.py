@@ -82,5 +82,5 @@ class AgentUses(Protocol):
 
 
 agent_uses: Port[AgentUses] = Port("agents.uses")
-# Of a workspace and an agentId, or no agentId for any: called in the transaction of the change.
+# Of a workspace and the name of an agent or script, or no name for any; in the transaction of the change.
 agents_changed: Port[Callable[[UUID, str], None]] = Port("agents.changed")

@@ -137,6 +137,11 @@ def allowed(workspace_id: UUID, asked: Requirements, *, purpose: Purpose) -> lis
     )
 
 
+def preferred(workspace_id: UUID, purpose: Purpose) -> frozenset[str]:
+    """The agents that are rather chosen than others."""
+    return policies.of(workspace_id).for_purpose(purpose.template_id, purpose.block_id).preferred
+
+
 def candidate(workspace_id: UUID, agent_id: str) -> Candidate | None:
     return next((each for each in _candidates(workspace_id) if each.agent_id == agent_id), None)
 

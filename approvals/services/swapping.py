@@ -25,9 +25,9 @@ LOOK_S = registry.SECONDS_CACHED + 2
 BROUGHT_FORWARD = 1  # `Timer.progress` of a question that is to be looked at before its time
 
 
-def agents_changed(workspace_id: UUID, agent_id: str) -> None:
+def agents_changed(workspace_id: UUID, name: str) -> None:
     """Binds `agents.ports.agents_changed`: three statements however many questions there are."""
-    named = Q(calls__contains=agent_id) | Q(calls__startswith=ONE_OF)
+    named = Q(calls__contains=name) | Q(calls__startswith=ONE_OF)
     concerned = Approval.objects.filter(named, workspace=workspace_id, status=ApprovalStatus.PENDING)
     Timer.objects.filter(subject__in=concerned.exclude(calls="").values("pk"), due_at__gt=Now()).update(
         due_at=Now(), progress=BROUGHT_FORWARD

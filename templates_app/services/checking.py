@@ -49,6 +49,16 @@ def check(
     ]
 
 
+def of_version(version: TemplateVersion) -> list[Issue]:
+    """What stands against a version that is stored, as it is now."""
+    return check(
+        definition_of(version.pk),
+        workspace_id=version.template.workspace_id,
+        template_id=version.template_id,
+        author_id=version.created_by_id,
+    )
+
+
 def refuse_errors(definition: Definition, *, workspace_id: UUID, template_id: UUID | None = None) -> None:
     """Let pass what may be stored.
 

@@ -7,14 +7,14 @@ from typing import Any
 from django.db.models.functions import Now
 
 from agentflow.agents.models import Agent
-from agentflow.agents.services import policing, registration
+from agentflow.agents.services import policing, registration, scripts
 from agentflow.events.models import Event
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from approvals.models import Approval
 from executions.models import Execution, Timer
 from executions.services import ticking
-from tests.factories.agents import AgentFactory
+from tests.factories.agents import AgentFactory, ScriptFactory
 from tests.factories.governance import client_of
 from tests.history import check
 
@@ -78,6 +78,41 @@ def test_what_changes_no_call_asks_nobody_again(run: Start, author: User, versio
     assert not Event.objects.filter(type="approval_reminder").exists()
 
 
+def test_a_new_version_of_the_script_behind_the_agent_asks_again(
+    run: Start, author: User, version_of: Any
+) -> None:
+    workspace = version_of(template({"blockId": "none"})).template.workspace
+    script = ScriptFactory.create(workspace=workspace, name="pay-out")
+    for name, configuration in (
+        ("newest", {"script": "pay-out"}),
+        ("fixed", {"script": "pay-out", "version": 1}),
+    ):
+        AgentFactory.create(
+            workspace=workspace, agent_id=name, tool_type="Script", configuration=configuration
+        )
+    scripts.add_version(
+        by=author, pk=script.pk, workspace_id=workspace.pk, fields=scripts.ScriptFields("print(1)")
+    )
+    newest, fixed = (
+        run(template({"blockId": "pay", "agentId": name, **GATE})) for name in ("newest", "fixed")
+    )
+    first, kept = asked(newest), asked(fixed)
+    assert first.calls == "newest (version 1, script pay-out version 2)"
+    scripts.add_version(
+        by=author, pk=script.pk, workspace_id=workspace.pk, fields=scripts.ScriptFields("print(2)")
+    )
+    ticking.tick()
+    assert asked(newest).changes == [
+        {
+            "pointer": "/calls",
+            "before": "newest (version 1, script pay-out version 2)",
+            "after": "newest (version 1, script pay-out version 3)",
+        }
+    ]
+    assert asked(fixed).pk == kept.pk
+    assert check() == []
+
+
 def test_a_pin_or_a_ban_asks_again_where_the_agent_is_chosen(
     run: Start, author: User, version_of: Any
 ) -> None:
@@ -96,5 +131,10 @@ def test_a_pin_or_a_ban_asks_again_where_the_agent_is_chosen(
     policing.remove_policy(by=author, pk=pin.pk)
     ticking.tick()
     assert asked(execution).calls == "one of: bank.b (version 1), bank.c (version 1)"
-    assert [question.reason for question in Approval.objects.order_by("requested_at")] == ["stale"] * 3 + [""]
+    policing.set_policy(by=author, workspace_id=workspace.pk, agent_id="bank.b", kind="prefer")
+    ticking.tick()
+    last = asked(execution)
+    assert last.calls == "one of: bank.b (version 1), preferred, bank.c (version 1)"
+    assert [change["pointer"] for change in last.changes] == ["/calls"]
+    assert [question.reason for question in Approval.objects.order_by("requested_at")] == ["stale"] * 4 + [""]
     assert check() == []

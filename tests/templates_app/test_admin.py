@@ -88,6 +88,26 @@ def test_authors_publish_deprecate_and_remove(team: Team) -> None:
     ]
 
 
+def test_what_stands_against_a_version_is_shown_before_it_is_published(team: Team) -> None:
+    asks = {"humanInLoop": {"type": "approval", "quorum": 9}}
+    version = write_template(
+        team.workspace, team.author, {"blockId": "pay", "name": "Pay <out>", **asks}, status="draft"
+    )
+    client = staff(team.author)
+    for page, action, row in (
+        (TEMPLATES, "publish_newest", version.template_id),
+        (VERSIONS, "publish", version.pk),
+    ):
+        text = act(client, page, action, row)
+        assert "Publish all the same?" in text
+        assert "The level user needs 9, and " in text
+        assert "Pay &lt;out&gt;" in text
+        assert TemplateVersion.objects.get().status == "draft"
+    data = {"action": "publish", "_selected_action": [str(version.pk)], "confirmed": "yes"}
+    assert "Published: 1." in client.post(reverse(VERSIONS), data, follow=True).content.decode()
+    assert TemplateVersion.objects.get().status == "published"
+
+
 def test_viewers_are_offered_no_action(team: Team) -> None:
     version = write_template(team.workspace, team.author, status="draft")
     client = staff(team.viewer)

@@ -10,7 +10,7 @@ from .. import registry
 from ..ports import agents_changed
 
 
-def tell(workspace_id: UUID, agent_id: str = "") -> None:
-    """In the transaction of the change; no `agent_id`: it may be any of the workspace."""
-    agents_changed()(workspace_id, agent_id)
+def tell(workspace_id: UUID, name: str = "") -> None:
+    """In the transaction of the change of an agent or a script; no `name`: it may be any of the workspace."""
+    agents_changed()(workspace_id, name)
     transaction.on_commit(registry.forget)

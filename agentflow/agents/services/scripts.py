@@ -20,6 +20,7 @@ from .. import checks, invocation, profile, registry
 from ..calls import Call, Completed, Failed, Outcome
 from ..models import Agent, Language, Script, ScriptVersion, ToolType
 from ..selectors import NoSuchScript
+from . import changing
 
 TRY_SECONDS = 20.0  # at most: somebody waits for the answer
 TRY_LINES = 200
@@ -77,6 +78,7 @@ def register_script(
         raise ScriptExists(name=name) from error
     _keep(script, by=author)
     _told(script, by=by, action="script.register")
+    changing.tell(script.workspace_id, script.name)
     return script
 
 
@@ -109,6 +111,7 @@ def add_version(
     script.save()
     _keep(script, by=author)
     _told(script, by=by, action="script.version")
+    changing.tell(script.workspace_id, script.name)
     return script
 
 
@@ -128,6 +131,7 @@ def delete_script(*, by: Principal, pk: UUID, workspace_id: UUID) -> None:
     if names:
         raise ScriptInUse(f"Agents run this script: {', '.join(names)}.")
     _told(script, by=by, action="script.delete")
+    changing.tell(script.workspace_id, script.name)
     script.delete()
 
 
@@ -228,4 +232,3 @@ def _told(script: Script, *, by: Principal, action: str, version: int | None = N
         target_id=str(script.pk),
         detail={"name": script.name, "version": version or script.version, "sha256": script.sha256},
     )
-    transaction.on_commit(registry.forget)
