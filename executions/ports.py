@@ -156,9 +156,19 @@ class ClockDuty(Protocol):
         """Remove what nobody needs any more."""
 
 
+class GivenUp(Protocol):
+    """Tells those whom an execution concerns that it was given up, in the transaction that ends it.
+
+    Never raises for what it finds: who cannot be told holds nothing up.  Bound by approvals.
+    """
+
+    def __call__(self, *, execution_id: UUID) -> None: ...
+
+
 human_gate: Port[HumanGate] = Port("executions.human_gate")
 approval_timeout: Port[TimerHandler] = Port("executions.approval_timeout")
 human_history: Port[HumanHistory] = Port("executions.human_history")
 people_asked: Port[PeopleAsked] = Port("executions.people_asked")
+given_up: Port[GivenUp] = Port("executions.given_up")
 # Makes the duty of one clock process.
 notifications: Port[Callable[[], ClockDuty]] = Port("executions.notifications")

@@ -24,7 +24,7 @@ from agentflow.governance.roles import Permission
 
 from . import outbox, targets, wishes
 from .models import Delivery, Target, WorkspaceNotifications, default_topics
-from .states import DeliveryState, Topic
+from .states import DeliveryState, Stakeholder, Topic
 from .targets import TargetFields
 from .wishes import PERSONAL, Given
 
@@ -75,7 +75,7 @@ class DeliveryAdmin(Administered):
 
     list_display = ("told", "state_shown", "channel", "recipient_shown", "attempts", "due", "workspace")
     list_filter = ("state", "channel", "topic", WorkspaceFilter)
-    list_select_related = ("workspace", "user", "target", "approval")
+    list_select_related = ("workspace", "user", "target", "approval", "execution")
     search_fields = ("id", "approval__id", "user__username", "target__name")
     ordering = ("-created_at", "-id")
     actions = ("send_again",)
@@ -83,7 +83,7 @@ class DeliveryAdmin(Administered):
     fields = (
         ("told", "state_shown"),
         ("channel", "recipient_shown"),
-        ("question", "event_id"),
+        ("subject", "event_id"),
         ("attempts", "due"),
         ("created_at", "sent_at"),
         "last_error",
@@ -94,7 +94,7 @@ class DeliveryAdmin(Administered):
         "state_shown",
         "channel",
         "recipient_shown",
-        "question",
+        "subject",
         "event_id",
         "attempts",
         "due",
@@ -106,6 +106,8 @@ class DeliveryAdmin(Administered):
 
     @display(description="About")  # type: ignore[untyped-decorator]  # unfold ships no types
     def told(self, delivery: Delivery) -> str:
+        if delivery.approval is None:
+            return f"{Topic(delivery.topic).label}: {delivery.facts.get('templateName', '')}"
         return f"{Topic(delivery.topic).label}: {delivery.approval.block_name}"
 
     @display(description="State", ordering="state")  # type: ignore[untyped-decorator]  # as above
@@ -121,9 +123,9 @@ class DeliveryAdmin(Administered):
     def due(self, delivery: Delivery) -> Any:
         return delivery.next_at if delivery.state in {DeliveryState.PENDING, DeliveryState.FAILED} else None
 
-    @display(description="Question")  # type: ignore[untyped-decorator]  # as above
-    def question(self, delivery: Delivery) -> str:
-        return page_of(delivery.approval)
+    @display(description="Subject")  # type: ignore[untyped-decorator]  # as above
+    def subject(self, delivery: Delivery) -> str:
+        return page_of(delivery.approval or delivery.execution)
 
     @display(description="Event")  # type: ignore[untyped-decorator]  # as above
     def shown_facts(self, delivery: Delivery) -> str:
@@ -229,6 +231,13 @@ class DefaultsForm(_DefaultsModelForm):
     topics = TopicsField(label="Members are told", initial=default_topics)
     login_kinds = Words(required=False, help_text="Kinds, between commas: tool, budget. * is all.")
     login_levels = Words(required=False, help_text="Levels, between commas. * is all.")
+    stakeholders = forms.MultipleChoiceField(
+        choices=Stakeholder.choices,
+        initial=Stakeholder.values,
+        required=False,
+        label="Told of executions that were given up",
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+    )
 
     class Meta:
         model = WorkspaceNotifications
@@ -242,6 +251,7 @@ class DefaultsForm(_DefaultsModelForm):
             "link_hours",
             "login_kinds",
             "login_levels",
+            "stakeholders",
         ]
 
     def clean(self) -> dict[str, Any]:
@@ -285,4 +295,5 @@ class WorkspaceNotificationsAdmin(Administered):
             link_hours=cleaned["link_hours"],
             login_kinds=cleaned["login_kinds"],
             login_levels=cleaned["login_levels"],
+            stakeholders=cleaned["stakeholders"],
         )

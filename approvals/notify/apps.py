@@ -11,6 +11,8 @@ class NotifyConfig(AppConfig):
     def ready(self) -> None:
         from executions import ports
 
+        from . import giving_up
         from .duty import Notifying
 
         ports.notifications.bind(Notifying)
+        ports.given_up.bind(giving_up.tell)

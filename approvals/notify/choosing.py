@@ -30,6 +30,7 @@ WORDS = {
     Topic.EXPIRED: ("Out of time", "Nobody answered what you were asked"),
     Topic.WITHDRAWN: ("Withdrawn", "The answer is no longer needed"),
     Topic.COMMENTED: ("Commented", "Somebody wrote under it"),
+    Topic.GIVEN_UP: ("Given up", "An execution that concerns you ended as failed, and nothing mends it"),
 }
 DIGESTS = {
     Digest.IMMEDIATELY: "As it happens",
@@ -109,6 +110,7 @@ def _context(user: User, workspace: Workspace, request: HttpRequest) -> dict[str
                 "note": note,
                 "email": choice.wants(topic, Channel.EMAIL),
                 "browser": choice.wants(topic, Channel.BROWSER),
+                "in_browser": topic != Topic.GIVEN_UP,
             }
             for topic, (title, note) in WORDS.items()
         ],

@@ -13,6 +13,7 @@ from django.urls import reverse
 
 from agentflow.api.templatetags.agentflow_ui import person, words
 from agentflow.types import JSONValue
+from executions.models import Compensation, Execution
 
 from ..models import ANY_APPROVER, Approval
 from ..states import ApprovalStatus
@@ -32,15 +33,17 @@ HEADLINES = {
     Topic.EXPIRED: "Nobody answered in time",
     Topic.WITHDRAWN: "No longer needed",
     Topic.COMMENTED: "New comment",
+    Topic.GIVEN_UP: "Given up",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """One question as a message shows it."""
+    """One question, or an execution that was given up, as a message shows it."""
 
     delivery: Delivery
-    approval: Approval
+    approval: Approval | None
+    workspace_name: str
     headline: str
     title: str
     description: str
@@ -50,9 +53,25 @@ class Content:
     simulated: bool
     outcome: str
     facts: list[tuple[str, str]]
-    url: str  # of the question in the inbox; empty where the service does not know its own address
+    url: str  # of its page; empty where the service does not know its own address
     comment: str = ""
     links: Mapping[str, str] = field(default_factory=dict)  # what each answers with -> its address
+
+    @property
+    def waits(self) -> bool:
+        return self.approval is not None and self.approval.status == ApprovalStatus.PENDING
+
+    @property
+    def about(self) -> list[str]:
+        """Where it belongs."""
+        parts = [self.template_name, self.block_name, self.level]
+        return [part for part in parts if part] + (["simulated"] if self.simulated else [])
+
+    @property
+    def button(self) -> str:
+        if self.approval is None:
+            return "See the execution"
+        return "Answer in the inbox" if self.waits else "See what was decided"
 
     @property
     def subject(self) -> str:
@@ -65,6 +84,7 @@ def content_of(delivery: Delivery, approval: Approval, links: Mapping[str, str] 
     return Content(
         delivery=delivery,
         approval=approval,
+        workspace_name=approval.workspace.name,
         headline=HEADLINES[Topic(delivery.topic)],
         title=title(approval),
         description=str(request.get("description") or "")[:2000],
@@ -77,6 +97,36 @@ def content_of(delivery: Delivery, approval: Approval, links: Mapping[str, str] 
         url=inbox_url(approval),
         links=links or {},
         comment=_comment(delivery, approval)[:1000],
+    )
+
+
+UNDONE = {
+    Compensation.DONE: "What it had done was undone.",
+    Compensation.STOPPED: "Not all that it had done was undone: somebody stopped that.",
+}
+
+
+def content_of_execution(delivery: Delivery, execution: Execution) -> Content:
+    """`execution` with its template and workspace; said is what held when it ended."""
+    facts = delivery.facts
+    undone = UNDONE.get(facts.get("compensation", ""), "There was nothing to undo.")
+    template_name = line(execution.template_version.template.name, TITLE_CHARS)
+    steps = ", ".join(str(each) for each in facts.get("blocks", ())[:FACTS])
+    shown = {"Step": steps, "Code": facts.get("code"), "Business key": execution.business_key}
+    return Content(
+        delivery=delivery,
+        approval=None,
+        workspace_name=execution.workspace.name,
+        headline=HEADLINES[Topic(delivery.topic)],
+        title=template_name,
+        description=line(facts.get("message", ""), FACT_CHARS),
+        template_name=template_name,
+        block_name="",
+        level="",
+        simulated=execution.simulated,
+        outcome=f"The execution ended as failed. {undone}",
+        facts=[(name, line(value, FACT_CHARS)) for name, value in shown.items() if value],
+        url=execution_url(execution),
     )
 
 
@@ -119,6 +169,10 @@ def line(text: Any, most: int) -> str:
 
 def inbox_url(approval: Approval) -> str:
     return address(reverse("inbox-question", args=[approval.pk]))
+
+
+def execution_url(execution: Execution) -> str:
+    return address(reverse("execution-page", args=[execution.pk]))
 
 
 def address(path: str) -> str:

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from agentflow.governance.access import WorkspaceScopedQuerySet
 
-from .states import OPEN, Channel, DeliveryState, Digest, LinkAction, Topic
+from .states import OPEN, Channel, DeliveryState, Digest, LinkAction, Stakeholder, Topic
 
 NAME_CHARS = 100
 
@@ -28,11 +28,16 @@ def default_topics() -> dict[str, Any]:
         Topic.EXPIRED.value: [],
         Topic.WITHDRAWN.value: [],
         Topic.COMMENTED.value: [Channel.BROWSER.value],
+        Topic.GIVEN_UP.value: [Channel.EMAIL.value],
     }
 
 
 def all_topics() -> list[str]:
     return list(Topic.values)
+
+
+def all_stakeholders() -> list[str]:
+    return list(Stakeholder.values)
 
 
 class Follower(models.Model):
@@ -78,6 +83,10 @@ class WorkspaceNotifications(Wishes):
     )
     login_levels = models.JSONField(
         default=list, blank=True, help_text='Levels that need a login: ["finance"]; ["*"] is all.'
+    )
+
+    stakeholders = models.JSONField(
+        default=all_stakeholders, help_text="Who is told that an execution was given up."
     )
 
     objects = WorkspaceScopedQuerySet.as_manager()
@@ -148,7 +157,13 @@ class Delivery(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workspace = models.ForeignKey("governance.Workspace", on_delete=models.CASCADE, related_name="+")
-    approval = models.ForeignKey("approvals.Approval", on_delete=models.CASCADE, related_name="deliveries")
+    # What it is about: a question, or an execution that was given up.
+    approval = models.ForeignKey(
+        "approvals.Approval", on_delete=models.CASCADE, related_name="deliveries", null=True
+    )
+    execution = models.ForeignKey(
+        "executions.Execution", on_delete=models.CASCADE, related_name="+", null=True
+    )
     event_id = models.BigIntegerField()
     event_type = models.TextField()
     event_at = models.DateTimeField()
@@ -174,6 +189,9 @@ class Delivery(models.Model):
         verbose_name_plural = "deliveries"
         constraints = [
             models.UniqueConstraint(fields=["event_id", "recipient", "channel"], name="told_once"),
+            models.CheckConstraint(
+                condition=Q(approval__isnull=True) ^ Q(execution__isnull=True), name="delivery_is_about_one"
+            ),
         ]
         indexes = [
             # the clock: which lanes have something due, and the next of one

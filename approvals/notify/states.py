@@ -53,6 +53,7 @@ class Topic(TextChoices):
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
     COMMENTED = "commented"
+    GIVEN_UP = "given_up"  # an execution: recovery, or a person, let it end as failed
 
 
 # What waits for an answer: told to those who are asked, and urgent where the time is short.
@@ -71,6 +72,14 @@ TOPICS: dict[str, Topic] = {
     "approval_cancelled": Topic.WITHDRAWN,
     "approval_commented": Topic.COMMENTED,
 }
+
+
+class Stakeholder(TextChoices):
+    """Whom an execution concerns."""
+
+    STARTER = "starter"  # who started it
+    DECIDERS = "deciders"  # who answered one of its questions
+    OPERATORS = "operators"  # who may operate in its workspace
 
 
 class Digest(TextChoices):

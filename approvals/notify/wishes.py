@@ -17,7 +17,7 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
-from .models import UserNotifications, Wishes, WorkspaceNotifications, default_topics
+from .models import UserNotifications, Wishes, WorkspaceNotifications, all_stakeholders, default_topics
 from .moments import Quiet
 from .states import Channel, Digest, Topic
 
@@ -120,6 +120,7 @@ def put_rules(
     link_hours: int,
     login_kinds: list[str],
     login_levels: list[str],
+    stakeholders: list[str] | None = None,
 ) -> WorkspaceNotifications:
     """Keep a workspace's defaults and its rules for links.
 
@@ -136,6 +137,7 @@ def put_rules(
             "link_hours": link_hours,
             "login_kinds": login_kinds,
             "login_levels": login_levels,
+            "stakeholders": all_stakeholders() if stakeholders is None else stakeholders,
         },
     )
     _record("notification_defaults.set", by, workspace_id, given)

@@ -366,7 +366,12 @@ class Opener:
             case "skip":
                 return replace(change, status=B.SKIPPED, reason=str(Reason.BY_HAND))
             case "abort":
-                error = {"kind": "critical", "code": "aborted_by_hand", "message": "A person gave it up."}
+                error = {
+                    "kind": "critical",
+                    "code": "aborted_by_hand",
+                    "message": "A person gave it up.",
+                    "recovery": {"strategy": Strategy.COMPENSATE},
+                }
                 return replace(
                     change,
                     status=B.FAILED,

@@ -34,7 +34,7 @@ from agentflow.workflow.settlement import (
 from executions import blobs, dispatch
 from executions.incidents import notes
 from executions.models import Compensation, PointKind
-from executions.ports import HumanAsk, human_gate
+from executions.ports import HumanAsk, given_up, human_gate
 from executions.recovery.decision import Strategy
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
 from executions.states import BlockStatus as B
@@ -476,7 +476,7 @@ class Run:
         if not self._failed_for_good():
             self._finish(E.COMPLETED)
         elif self.undoable():
-            self.stop(ends_as=E.FAILED, reason="failed", error=self._why_failed(), compensate=True)
+            self.stop(ends_as=E.FAILED, reason="failed", error=_why_failed(self._failures()), compensate=True)
         else:
             self._finish(E.FAILED)
 
@@ -491,16 +491,19 @@ class Run:
     def _finish(self, status: E) -> None:
         EXECUTION.check(self.status, status)
         self.status = status
+        failures = self._failures() if status is E.FAILED else []
         self.execute(
             statements.FINISH,
             status=str(status),
-            error=as_text(self._why_failed() if status is E.FAILED else None),
+            error=as_text(_why_failed(failures) if status is E.FAILED else None),
             level=40 if status is E.FAILED else 20,
             payload=as_text({"status": str(status)}),
         )
         parent = self.facts.parent_execution_id
         if parent is not None:
             self._tell(parent)
+        elif self.facts.simulation is None and any(map(_gave_up, failures)):
+            given_up()(execution_id=self.facts.execution_id)
 
     def _failed_for_good(self) -> bool:
         if not self.failed_blocks or not self.facts.plan.handles_failure:
@@ -530,21 +533,31 @@ class Run:
         )
         return [row[0] for row in rows]
 
-    def _why_failed(self) -> JSONObject:
+    def _failures(self) -> list[tuple[str, JSONObject]]:
+        """The failed blocks with their errors, the first ones first."""
         rows = self.execute(
             "SELECT block_id, error FROM executions_blockexecution WHERE execution_id = %(execution)s"
             " AND epoch = %(epoch)s AND status = 'failed' AND idx < %(blocks)s"
             " ORDER BY completed_at, idx LIMIT 20",
             blocks=len(self.facts.plan.blocks),
-        ).fetchall()
-        if not rows:
-            return {"code": "ended_as_failed", "message": "A block ended the run as failed.", "blocks": []}
-        first = loads(rows[0][1]) or {}
-        return {
-            "code": first.get("code", "block_failed"),
-            "message": f"{rows[0][0]}: {first.get('message', 'failed')}",
-            "blocks": [row[0] for row in rows],
-        }
+        )
+        return [(block_id, loads(error) or {}) for block_id, error in rows]
+
+
+def _why_failed(failures: list[tuple[str, JSONObject]]) -> JSONObject:
+    if not failures:
+        return {"code": "ended_as_failed", "message": "A block ended the run as failed.", "blocks": []}
+    block_id, first = failures[0]
+    return {
+        "code": first.get("code", "block_failed"),
+        "message": f"{block_id}: {first.get('message', 'failed')}",
+        "blocks": [name for name, _ in failures],
+    }
+
+
+def _gave_up(failure: tuple[str, JSONObject]) -> bool:
+    """Whether recovery, or a person who was asked, ended the run for this."""
+    return (failure[1].get("recovery") or {}).get("strategy") == Strategy.COMPENSATE
 
 
 class _Cursor(psycopg.Cursor[Any]):

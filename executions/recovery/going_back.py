@@ -18,6 +18,7 @@ from agentflow.types import JSONObject
 from executions.engine.facts import Facts, facts_of
 from executions.engine.run import Run, lock_row, raw_cursor
 from executions.models import Timer, TimerKind
+from executions.ports import given_up
 from executions.services import restarting
 from executions.services.restarting import RestartRequest
 from executions.states import TERMINAL
@@ -58,6 +59,8 @@ def _restart(facts: Facts, point_id: int) -> None:
     except AgentflowError as error:
         said: JSONObject = {"strategy": "restart", "recoveryPointId": point_id, "why": error.message}
         _tell(facts, "recovery_failed", Level.ERROR, said)
+        if facts.simulation is None:
+            given_up()(execution_id=facts.execution_id)  # nothing else mends it
     else:
         _tell(facts, "recovery_restarted", Level.WARNING, {"recoveryPointId": point_id, "epoch": epoch})
 

@@ -1,4 +1,4 @@
-"""Processes killed and stopped on purpose, at real leases: `make chaos PLAN=named`, about four minutes."""
+"""Processes killed and stopped on purpose, at real leases: `make chaos PLAN=named`, about six minutes."""
 
 from __future__ import annotations
 
@@ -139,6 +139,25 @@ def test_a_run_waits_for_a_worker_when_all_are_gone(
     service.start_worker()
     assert client.ended(execution_id, RECOVERY_S)["status"] == "completed"
     assert check_attempts(client, execution_id) >= 8
+
+
+@pytest.mark.timeout(300)
+def test_what_takes_its_worker_with_it_three_times_waits_for_a_person(
+    client: Client, server: HttpServer, held: Held, service: Service
+) -> None:
+    execution_id = client.run(template(calling(server, "a", path="/held", effect="pure")))
+    for calls in (1, 2, 3):
+        until(lambda calls=calls: held.count() == calls, LEASE_OVER_S, why=f"call {calls}")  # type: ignore[misc]
+        service.kill_worker()
+        service.start_worker()
+    client.until_block(execution_id, "a", "waiting_human", LEASE_OVER_S)
+    assert client.outcomes(execution_id, "a") == ["rescued"] * 3
+    assert client.block(execution_id, "a")["reason"] == "poison"
+    question = client.asked(execution_id)
+    assert (question["type"], held.count()) == ("fix", 3)
+    held.release()
+    assert client.answer(question, response={"action": "retry"}).status == 200
+    assert client.ended(execution_id, RECOVERY_S)["status"] == "completed"
 
 
 def test_a_worker_told_to_end_waits_for_all_calls_it_has_made(

@@ -6,8 +6,8 @@ from rest_framework import serializers
 
 from agentflow.api.serializers import StrictSerializer
 
-from ..models import NAME_CHARS, all_topics
-from ..states import Channel, DeliveryState, Digest, Topic
+from ..models import NAME_CHARS, all_stakeholders, all_topics
+from ..states import Channel, DeliveryState, Digest, Stakeholder, Topic
 from ..targets import CHANNELS
 from ..wishes import PERSONAL
 
@@ -32,6 +32,7 @@ class Topics(StrictSerializer):
     expired = Channels(required=False)
     withdrawn = Channels(required=False)
     commented = Channels(required=False)
+    given_up = Channels(required=False)
 
 
 class QuietHours(StrictSerializer):
@@ -66,6 +67,14 @@ class Defaults(Preferences):
     )
     login_levels = serializers.ListField(
         child=serializers.CharField(max_length=WORD_CHARS), required=False, max_length=LEVELS_MOST
+    )
+
+    stakeholders = serializers.ListField(
+        child=serializers.ChoiceField(choices=Stakeholder.choices),
+        required=False,
+        default=all_stakeholders,
+        max_length=len(Stakeholder),
+        help_text="Who is told that an execution was given up.",
     )
 
 
@@ -109,7 +118,8 @@ class TargetList(StrictSerializer):
 class DeliveryShown(StrictSerializer):
     delivery_id = serializers.UUIDField(source="pk")
     workspace_id = serializers.UUIDField()
-    approval_id = serializers.UUIDField()
+    approval_id = serializers.UUIDField(allow_null=True, help_text="The question that it is about.")
+    execution_id = serializers.UUIDField(allow_null=True, help_text="Or the execution, which was given up.")
     event_id = serializers.IntegerField()
     event_type = serializers.CharField()
     topic = serializers.ChoiceField(choices=Topic.choices)

@@ -113,6 +113,7 @@ class DefaultsView(_View):
             link_hours=fields.pop("link_hours"),
             login_kinds=fields.pop("login_kinds", []),
             login_levels=fields.pop("login_levels", []),
+            stakeholders=fields.pop("stakeholders"),
             given=_given(fields),
         )
         return self._shown(rules)
@@ -128,6 +129,7 @@ class DefaultsView(_View):
             "link_hours": rules.link_hours,
             "login_kinds": rules.login_kinds,
             "login_levels": rules.login_levels,
+            "stakeholders": rules.stakeholders,
         }
         return Response(serializers.Defaults(shown).data)
 

@@ -13,6 +13,10 @@ from django.core.mail import EmailMultiAlternatives, get_connection
 from django.template.loader import render_to_string
 from django.urls import reverse
 
+from agentflow.governance import access
+from agentflow.governance.roles import Permission
+from executions.models import Execution
+
 from ...models import Approval
 from ...states import ApprovalStatus
 from .. import links, messages
@@ -42,10 +46,10 @@ class Mailer:
             return
 
     def send(self, deliveries: Sequence[Delivery]) -> Collection[UUID]:
-        approvals = shown(deliveries)
-        needed = [each for each in deliveries if _needed(each, approvals[each.approval_id])]
+        subjects = shown(deliveries)
+        needed = [each for each in deliveries if _needed(each, subjects[each.pk])]
         if needed:
-            self._send(message(needed, approvals))
+            self._send(message(needed, subjects))
         return {each.pk for each in deliveries} - {each.pk for each in needed}
 
     def _send(self, mail: EmailMultiAlternatives) -> None:
@@ -70,45 +74,65 @@ def _undelivered(what: str, error: Exception, permanent: bool) -> Undelivered:
     return Refused(said) if permanent else Undelivered(said)
 
 
-def shown(deliveries: Sequence[Delivery]) -> dict[UUID, Approval]:
-    rows = Approval.objects.select_related("execution__template_version__template", "responder", "workspace")
-    return rows.in_bulk({each.approval_id for each in deliveries})
+def shown(deliveries: Sequence[Delivery]) -> dict[UUID, Approval | Execution]:
+    """What each of them is about."""
+    approvals = Approval.objects.select_related(
+        "execution__template_version__template", "responder", "workspace"
+    ).in_bulk({each.approval_id for each in deliveries if each.approval_id})
+    executions = Execution.objects.select_related("template_version__template", "workspace").in_bulk(
+        {each.execution_id for each in deliveries if each.execution_id}
+    )
+    return {
+        each.pk: approvals[each.approval_id] if each.approval_id else executions[each.execution_id]
+        for each in deliveries
+    }
 
 
-def _needed(delivery: Delivery, approval: Approval) -> bool:
+def content_of(delivery: Delivery, subject: Approval | Execution) -> messages.Content:
+    if isinstance(subject, Execution):
+        return messages.content_of_execution(delivery, subject)
+    return messages.content_of(delivery, subject, links.for_mail(delivery, subject))
+
+
+def _needed(delivery: Delivery, approval: Approval | Execution) -> bool:
     """Nobody is asked what is answered, or shown what they may no longer see."""
     if delivery.user is None or not delivery.user.email:
         return False
+    if isinstance(approval, Execution):
+        return delivery.user.is_active and access.can(delivery.user, Permission.VIEW, approval.workspace_id)
     if delivery.topic in ASKS and approval.status != ApprovalStatus.PENDING:
         return False
     return may_still_see(delivery.user, approval, asked=delivery.topic in ASKS)
 
 
-def message(deliveries: Sequence[Delivery], approvals: dict[UUID, Approval]) -> EmailMultiAlternatives:
+def message(
+    deliveries: Sequence[Delivery], subjects: dict[UUID, Approval | Execution]
+) -> EmailMultiAlternatives:
     """What is sent for these, the same each time it is tried."""
     leader = deliveries[0]
     assert leader.user is not None  # `_needed`
-    contents = [
-        messages.content_of(each, approval, links.for_mail(each, approval))
-        for each in deliveries
-        for approval in [approvals[each.approval_id]]
-    ]
+    contents = [content_of(each, subjects[each.pk]) for each in deliveries]
     single = len(contents) == 1
     context = {
         "user": leader.user,
-        "workspace": contents[0].approval.workspace,
+        "workspace_name": contents[0].workspace_name,
+        "asks": any(each.approval is not None for each in contents),
         "contents": contents,
         "one": contents[0] if single else None,
         "inbox": messages.address(reverse("inbox")),
         "preferences": messages.address("/notifications/"),
     }
-    subject = contents[0].subject if single else f"{len(contents)} messages about approvals"
+    subject = (
+        contents[0].subject
+        if single
+        else f"{len(contents)} messages about {'approvals' if context['asks'] else 'executions'}"
+    )
     headers = _headers(leader.batch or leader.pk)
     if single:
         headers |= _thread(leader)
         headers["X-Agentflow-Event"] = leader.event_type
     mail = EmailMultiAlternatives(
-        subject=f"[{messages.line(contents[0].approval.workspace.name, 40)}] {subject}",
+        subject=f"[{messages.line(contents[0].workspace_name, 40)}] {subject}",
         body=render_to_string("notify/mail.txt", context),
         from_email=settings.DEFAULT_FROM_EMAIL,
         to=[leader.user.email],
@@ -134,6 +158,8 @@ def _headers(delivery_id: UUID) -> dict[str, str]:
 
 def _thread(delivery: Delivery) -> dict[str, str]:
     """Later messages about a question answer the first one that its reader got."""
+    if delivery.approval_id is None:
+        return {"References": f"<execution.{delivery.execution_id}@{messages.host()}>"}
     first = (
         Delivery.objects.filter(
             approval=delivery.approval_id,

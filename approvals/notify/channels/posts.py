@@ -20,14 +20,14 @@ from agentflow.integrations import http
 from agentflow.integrations.egress import EgressError, EgressPolicy
 from agentflow.integrations.http_failures import check_status
 from agentflow.types import JSONObject
+from executions.models import Execution
 
 from ...models import Approval
-from ...states import ApprovalStatus
 from .. import messages
 from ..models import Delivery, Target
 from ..states import ASKS, Channel
 from . import Refused, Undelivered
-from .mail import shown
+from .mail import content_of, shown
 
 TIMEOUT_S = 10.0
 ANSWER_BYTES = 64 * 1024
@@ -47,15 +47,16 @@ class Poster:
     def send(self, deliveries: Sequence[Delivery]) -> Collection[UUID]:
         (delivery,) = deliveries
         target = delivery.target
-        approval = shown(deliveries)[delivery.approval_id]
+        about = shown(deliveries)[delivery.pk]
         if target is None or not target.enabled:
             return {delivery.pk}
         if target.channel == Channel.SLACK:
-            if delivery.topic in ASKS and approval.status != ApprovalStatus.PENDING:
+            content = content_of(delivery, about)
+            if delivery.topic in ASKS and not content.waits:
                 return {delivery.pk}
-            _post(target, delivery, slack_body(delivery, approval))
+            _post(target, delivery, slack_body(content))
         else:
-            _post(target, delivery, webhook_body(delivery, approval))
+            _post(target, delivery, webhook_body(delivery, about))
         return ()
 
 
@@ -108,7 +109,7 @@ def _key(secret: str) -> bytes:
     return secret.encode()
 
 
-def webhook_body(delivery: Delivery, approval: Approval) -> JSONObject:
+def webhook_body(delivery: Delivery, about: Approval | Execution) -> JSONObject:
     """Enough to know what it is about; what is asked is behind the REST API."""
     return {
         "type": delivery.event_type,
@@ -118,21 +119,27 @@ def webhook_body(delivery: Delivery, approval: Approval) -> JSONObject:
             "deliveryId": str(delivery.pk),
             "eventId": delivery.event_id,
             "workspaceId": str(delivery.workspace_id),
-            "approvalId": str(delivery.approval_id),
-            "executionId": str(approval.execution_id),
-            "blockId": approval.block_id,
-            "title": messages.line(approval.request.get("title") or approval.block_name, 200),
-            "respondBy": approval.respond_by.isoformat(),
-            "url": messages.inbox_url(approval),
+            **(_execution(about) if isinstance(about, Execution) else _question(about)),
         },
     }
 
 
-def slack_body(delivery: Delivery, approval: Approval) -> JSONObject:
-    content = messages.content_of(delivery, approval)
-    about = [content.template_name, content.block_name, content.level]
-    if content.simulated:
-        about.append("simulated")
+def _execution(execution: Execution) -> JSONObject:
+    return {"executionId": str(execution.pk), "url": messages.execution_url(execution)}
+
+
+def _question(approval: Approval) -> JSONObject:
+    return {
+        "approvalId": str(approval.pk),
+        "executionId": str(approval.execution_id),
+        "blockId": approval.block_id,
+        "title": messages.line(approval.request.get("title") or approval.block_name, 200),
+        "respondBy": approval.respond_by.isoformat(),
+        "url": messages.inbox_url(approval),
+    }
+
+
+def slack_body(content: messages.Content) -> JSONObject:
     fields: list[Any] = [
         {"type": "mrkdwn", "text": f"*{_escaped(k)}*\n{_escaped(v)}"} for k, v in content.facts
     ]
@@ -146,17 +153,17 @@ def slack_body(delivery: Delivery, approval: Approval) -> JSONObject:
         blocks.append({"type": "section", "fields": fields})
     if content.outcome:
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": _escaped(content.outcome)}})
-    blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": _escaped(" · ".join(about))}]})
+    about = _escaped(" · ".join(content.about))
+    blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": about}]})
     if content.url:
         blocks.append({"type": "actions", "elements": _buttons(content)})
     return {"text": _escaped(content.subject), "blocks": blocks}
 
 
 def _buttons(content: messages.Content) -> list[JSONObject]:
-    open_now = content.approval.status == ApprovalStatus.PENDING
-    word = "Answer in the inbox" if open_now else "See what was decided"
-    button: JSONObject = {"type": "button", "text": {"type": "plain_text", "text": word}, "url": content.url}
-    return [button | {"style": "primary"} if open_now else button]
+    text: JSONObject = {"type": "plain_text", "text": content.button}
+    button: JSONObject = {"type": "button", "text": text, "url": content.url}
+    return [button | {"style": "primary"} if content.waits else button]
 
 
 def _escaped(text: str) -> str:
