@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
+from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
@@ -10,14 +11,16 @@ from django.contrib.auth.models import Group
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils.timesince import timesince
+from django.views.decorators.http import require_POST
 from unfold.decorators import action, display
 from unfold.forms import ActionForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from agentflow.errors import AgentflowError
 from agentflow.governance import access
 from agentflow.governance.admin_base import (
     ChoiceFilter,
@@ -29,11 +32,12 @@ from agentflow.governance.admin_base import (
     link,
     page_of,
     readable,
+    words_of,
 )
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import budget, selectors, workload
+from . import budget, fix_admin, selectors, workload
 from .models import CLAIM, Approval, ApprovalLevel
 from .question import used_up
 from .services import handing, ladder, rework, withdrawing
@@ -85,9 +89,11 @@ class HandingForm(ActionForm):  # type: ignore[misc]  # unfold ships no types
 
 @admin.register(Approval)
 class ApprovalAdmin(WorkspaceScopedAdmin):
-    """To look at, and to give to others.  Questions are answered in the inbox: there one sees what for."""
+    """To look at, and to give to others.  Questions are answered in the inbox: there one sees what for; one
+    about a stuck step can be answered here, too."""
 
     action_form = HandingForm
+    change_form_outer_before_template = "admin/approvals/fix.html"
     actions = ("reassign_selected", "release_selected", "send_back_selected", "withdraw_selected")
     list_before_template = "admin/agentflow/tables.html"
 
@@ -247,6 +253,30 @@ class ApprovalAdmin(WorkspaceScopedAdmin):
             withdrawing.withdraw(approval_id=approval.pk, by=by, reason=reason)
 
         self.each(request, queryset, act, permission=Permission.OPERATE, done="Withdrawn")
+
+    # -- a stuck step ----------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        answered = self.admin_site.admin_view(require_POST(self.fix_view))
+        return [path("<uuid:pk>/fix/", answered, name="approvals_approval_fix"), *super().get_urls()]
+
+    def beside(self, request: HttpRequest, approval: Approval) -> dict[str, Any]:
+        return {"stuck_step": fix_admin.panel(request, approval)}
+
+    def fix_view(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        """The answer of the form; what was typed stays where it is refused."""
+        approval = self.get_queryset(request).filter(pk=pk).first()
+        if approval is None:
+            return HttpResponseRedirect(reverse("admin:approvals_approval_changelist"))
+        try:
+            fix_admin.answer(request, approval)
+        except AgentflowError as error:
+            messages.error(request, words_of(error))
+            shown = self.beside(request, approval)
+            request.method = "GET"  # it is looked at: the page's own form is not sent
+            return self.change_view(request, str(pk), extra_context=shown)
+        messages.success(request, "Answered.")
+        return HttpResponseRedirect(reverse("admin:approvals_approval_change", args=[pk]))
 
     def get_fieldsets(self, request: HttpRequest, obj: Approval | None = None) -> Any:
         """What has no answer yet has no place for one."""

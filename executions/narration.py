@@ -27,6 +27,7 @@ REASONS: Mapping[str, str] = {
     "budget_day": "the budget of the day is used up",
     "budget_exceeded": "a budget is used up, and nobody extended it",
     "extended": "a person extended the budget",
+    "aborted_by_hand": "a person gave it up",
     "failed_by_hand": "a person said so",
     "failed": "the execution failed",
     "fix": "it cannot go on without a decision",
@@ -188,6 +189,10 @@ def _recovery_restarted(block_id: str, facts: JSONObject) -> str:
     return "After the failure the execution goes back to its last recovery point by itself."
 
 
+def _given_up(block_id: str, facts: JSONObject) -> str:
+    return "It is given up: whom the execution concerns is told."
+
+
 def _recovery_failed(block_id: str, facts: JSONObject) -> str:
     return f"The execution was to go back to its last recovery point, and cannot: {facts.get('why')}"
 
@@ -226,6 +231,7 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "callback_received": _callback_received,
     "recovery_restarted": _recovery_restarted,
     "recovery_failed": _recovery_failed,
+    "execution_given_up": _given_up,
     "approval_carried": _approval_carried,
     "approval_responded": _approval_responded,
 }

@@ -93,6 +93,13 @@ def readable(value: JSONValue) -> SafeString | str:
     return format_html('<div class="af-facts">{}</div>', agentflow_ui.readable(value))
 
 
+def words_of(error: AgentflowError) -> SafeString:
+    """An error as a message of the page says it, with what it found where."""
+    issues = getattr(error, "issues", ())
+    shown = [f"{issue.get('pointer', '')}: {issue.get('message', '')}" for issue in issues[:5]]
+    return format_html("{} {}", " ".join([error.message, *shown]), error.remedy_text)
+
+
 @dataclass(frozen=True)
 class Table:
     """What `admin/agentflow/table.html` draws below a form: rows in pages, with links to narrow them."""

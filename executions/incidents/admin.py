@@ -13,7 +13,6 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.html import format_html
 from django.views.decorators.http import require_POST
 from unfold.decorators import action, display
 from unfold.forms import ActionForm
@@ -29,6 +28,7 @@ from agentflow.governance.admin_base import (
     chip,
     page_of,
     readable,
+    words_of,
 )
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
@@ -222,7 +222,7 @@ class IncidentAdmin(WorkspaceScopedAdmin):
                 return self._shown(request, incident, pages.foreseen(request, incident))
             messages.success(request, _do(request, incident, what))
         except AgentflowError as error:
-            messages.error(request, _words(error))
+            messages.error(request, words_of(error))
             if what in ("plan", "repair"):  # what was typed stays
                 return self._shown(request, incident)
         return HttpResponseRedirect(reverse("admin:executions_incident_change", args=[pk]))
@@ -264,9 +264,3 @@ def _do(request: HttpRequest, incident: Incident, what: str) -> str:
             repairs.stop(repair_id=pages.active(incident).pk, by=by)
             return "Stopped: what was not reached stays as it is."
     raise InvalidInput("There is no such button.")
-
-
-def _words(error: AgentflowError) -> str:
-    issues = getattr(error, "issues", ())
-    shown = [f"{issue.get('pointer', '')}: {issue.get('message', '')}" for issue in issues[:5]]
-    return format_html("{} {}", " ".join([error.message, *shown]), error.remedy_text)

@@ -122,7 +122,7 @@ def _form(request: HttpRequest) -> JSONObject:
     }
 
 
-def _fix(request: HttpRequest) -> Fix:
+def fix_of(request: HttpRequest) -> Fix:
     given = request.POST
     name = given.get("action", "")
     if name not in ACTIONS:
@@ -155,7 +155,7 @@ def _json(text: str, field: str) -> JSONValue:
 
 def foreseen(request: HttpRequest, incident: Incident) -> Table:
     """The dry run: what the fix would do to each block."""
-    fix = _fix(request)
+    fix = fix_of(request)
     found = repairs.foresee(incident=incident, fix=fix)
     told = repairs.summary(found)
     words = ", ".join(f"{DOES[name].lower()}: {count}" for name, count in told["does"].items())
@@ -196,7 +196,7 @@ def begin(request: HttpRequest, incident: Incident) -> None:
     repairs.begin(
         incident_id=incident.pk,
         by=cast(User, request.user),
-        fix=_fix(request),
+        fix=fix_of(request),
         reason=request.POST.get("reason", "").strip()[:1000],
         canary="canary" in request.POST,
     )

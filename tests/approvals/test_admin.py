@@ -11,6 +11,7 @@ from django.test import Client
 from agentflow.governance.models import AuditEntry, User
 from approvals.models import ApprovalLevel
 from approvals.services import handing
+from executions.engine.judging import FIX_SCHEMA
 from tests.approvals.conftest import Office
 from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory
 from tests.factories.executions import ExecutionFactory
@@ -147,3 +148,31 @@ def test_a_question_is_sent_back_from_the_admin(office: Office) -> None:
     assert b"Sent back: 1." in client.post(LIST, {**body, "reason": "Again."}, follow=True).content
     vote = approval.votes.get()
     assert (vote.decision, vote.comments, vote.user) == ("rework", "Again.", office.approver)
+
+
+def test_a_stuck_step_is_changed_and_answered(office: Office) -> None:
+    step = {"blockId": "ask", "agentId": "builtin.echo", "input": {"n": 1}}
+    execution = ExecutionFactory.create(
+        workspace=office.workspace,
+        definition={"name": "Books", "blocks": [step]},
+        waiting_human=["ask"],
+    )
+    approval = ApprovalFactory.create(execution=execution, kind="fix", input_schema=FIX_SCHEMA)
+    path = f"/admin/approvals/approval/{approval.pk}"
+    only_decides, client = staff(office.approver), staff(office.admin)
+    page = only_decides.get(f"{path}/change/").content.decode()
+    assert "Done with this output" in page
+    assert "With this input" not in page
+    typed = {"action": "retry", "input": '{"n": "${nowhere}"}', "comments": "so"}
+    assert b"Only an operator" in only_decides.post(f"{path}/fix/", typed).content
+    assert b"/response/input/n" in (refused := client.post(f"{path}/fix/", typed).content)
+    assert b"${nowhere}" in refused
+    assert b"no JSON" in client.post(f"{path}/fix/", typed | {"input": "{"}).content
+    assert staff(office.viewer).post(f"{path}/fix/", typed).status_code in (200, 302, 403)
+    assert staff(office.stranger).post(f"{path}/fix/", typed).status_code == 302
+    approval.refresh_from_db()
+    assert approval.status == "pending"
+    done = client.post(f"{path}/fix/", typed | {"input": '{"n": 2}'}, follow=True)
+    assert b"Answered." in done.content
+    execution.refresh_from_db()
+    assert execution.patches == {"ask": {"input": {"n": 2}}}
