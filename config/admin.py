@@ -58,6 +58,7 @@ SIDEBAR = (
             ("executions.recoverypolicy", "healing"),
             ("executions.failurerule", "category"),
             ("executions.strategytally", "insights"),
+            ("executions.faultinjection", "bolt"),
             ("notifications.workspacenotifications", "notifications"),
             ("notifications.target", "webhook"),
             ("notifications.delivery", "outgoing_mail"),

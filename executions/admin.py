@@ -43,6 +43,7 @@ from . import (
     selectors,
 )
 from .facts import NOTHING_KNOWN, BlockFacts
+from .faults import admin as fault_admin
 from .incidents import admin as incident_admin  # noqa: F401  # its pages
 from .learning import admin as learning_admin  # noqa: F401  # its pages
 from .models import Execution, PointKind, Process
@@ -208,6 +209,11 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
         return json_text(execution.simulation)
 
     # -- what is shown to whom -------------------------------------------------
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        fault_admin.warn(request)
+        found: HttpResponse = super().changelist_view(request, extra_context)
+        return found
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         rows = selectors.executions(request.user).select_related("workspace")

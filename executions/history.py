@@ -17,7 +17,7 @@ FROM (SELECT id FROM executions_execution
       ORDER BY created_at DESC LIMIT %s) e
 JOIN executions_blockexecution b ON b.execution_id = e.id
 JOIN executions_blockattempt a ON a.block_id = b.id
-WHERE a.outcome = 'ok' GROUP BY b.idx
+WHERE a.outcome = 'ok' AND a.injected IS NULL GROUP BY b.idx
 """
 
 

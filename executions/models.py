@@ -14,6 +14,7 @@ from agentflow.governance.access import WorkspaceScopedQuerySet
 from agentflow.types import JSONValue
 
 # models of this app, too
+from .faults import models as fault_models  # noqa: F401
 from .incidents import models as incident_models  # noqa: F401
 from .incidents import repair_models  # noqa: F401
 from .learning import models as learning_models  # noqa: F401
@@ -110,6 +111,15 @@ class Execution(models.Model):
     )
     forked_epoch = models.PositiveIntegerField(null=True)
     forked_point = models.BigIntegerField(null=True)  # the recovery point, which may have given way since
+    # What goes wrong on purpose, as it was when it was accepted; null: nothing.
+    faults = models.ForeignKey(
+        "FaultInjection",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="executions",
+        db_index=False,
+    )
 
     objects = WorkspaceScopedQuerySet.as_manager()
 
@@ -127,6 +137,11 @@ class Execution(models.Model):
                 fields=["forked_from"],
                 condition=models.Q(forked_from__isnull=False),
                 name="forks_of_execution",
+            ),
+            models.Index(
+                fields=["faults"],
+                condition=models.Q(faults__isnull=False),
+                name="executions_that_meet_faults",
             ),
             GinIndex(  # values that no execution was given are removed
                 fields=["input_blobs"],
@@ -276,6 +291,8 @@ class BlockAttempt(models.Model):
     agent_id = models.TextField(blank=True, default="")
     failure = models.JSONField(null=True)
     usage = models.JSONField(null=True)  # tokens, cost and model, as `agentflow.agents.usage`; null: nothing
+    # The fault that it met on purpose: {"fault": "slow", "ms": 500, "rule": 1, "counted": false}
+    injected = models.JSONField(null=True)
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(db_default=Now())
 

@@ -132,6 +132,8 @@ def _block_changed(block_id: str, facts: JSONObject) -> str:
         delay_s = facts.get("delaySeconds")
         when = f"in {delay_s:.3g} s" if isinstance(delay_s, int | float) and delay_s > 0 else "at once"
         return f"Attempt {attempt} of step “{block_id}” failed: {said}. It is tried again {when}."
+    if facts.get("injected") and not said:
+        said = f"with an injected fault ({facts['injected'].get('fault')})"
     item = f", item {facts['item']}," if facts.get("item") else ""
     found = f"Step “{block_id}”{item} {_BLOCK.get(status, f'is now {status}')}"
     if isinstance(attempt, int) and attempt > 1:

@@ -22,6 +22,7 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
 from . import facts, page_data, selectors, snapshot, spending
+from .faults import service as faults
 from .models import Execution
 from .narration import choice_words
 from .states import ExecutionStatus
@@ -68,6 +69,7 @@ def execution_list(request: HttpRequest) -> HttpResponse:
         "query": urlencode({name: value for name, value in asked.items() if value}),
         "statuses": ExecutionStatus.values,
         "filtered": any(asked.values()),
+        "faults": faults.active(faults.injections(_user(request))),
     }
     part = request.headers.get("HX-Request") and not request.headers.get("HX-Boosted")
     return render(request, f"executions/{'table' if part else 'list'}.html", context)

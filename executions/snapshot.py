@@ -248,6 +248,7 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
                 "agentId": attempt.agent_id or None,
                 "error": attempt.failure,
                 "usage": attempt.usage,
+                "injected": (attempt.injected or {}).get("fault"),
                 "startedAt": attempt.started_at,
                 "completedAt": attempt.ended_at,
                 "receipt": receipts.get(attempt.attempt),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from ..types import JSONObject, JSONValue
 from ..workflow.failures import Failure
 from .journal import Journal
 
+if TYPE_CHECKING:
+    from .injection import Injection
+
 CIRCUIT_OPEN = "circuit_open"  # the code of a call that was not made, because the agent's circuit is open
+TIMED_OUT = "timeout"  # why a call is stopped that has reached its deadline
 
 
 class CancelToken:
@@ -75,6 +79,7 @@ class Call:
     timeout_s: float
     idempotency_key: str  # the same across attempts of one logical operation
     simulated: SimulatedBlock | None = None
+    injection: Injection | None = None  # a fault that it meets
     callback_url: Callable[[], str] = lambda: ""  # of this attempt; empty: none can be given
     cancel: CancelToken = field(default_factory=CancelToken)
     log: Callable[[str, str], Any] = lambda level, message: None  # level: debug | info | warning | error

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.templatetags.static import static
 
+from agentflow.workflow.faults import FaultKind
 from config import env
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
@@ -234,6 +235,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "PolicyKind": "agentflow.agents.models.PolicyKind",
         "VersionStatus": ["draft", "published", "deprecated"],
         "FailureKind": ["transient", "agent", "configuration", "critical"],
+        "FaultKind": [kind.value for kind in FaultKind],
         "AskOrFail": ["ask", "fail"],  # onUnknownOutcome, onExhausted
         "ConditionStatus": ["healthy", "unknown", "degraded", "unhealthy"],
         "TrendDirection": ["better", "steady", "worse"],

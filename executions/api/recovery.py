@@ -84,6 +84,7 @@ class FlowEntrySerializer(StrictSerializer):
     item = serializers.IntegerField(allow_null=True)
     epoch = serializers.IntegerField()
     attempt = serializers.IntegerField()
+    injected = serializers.CharField(allow_null=True, help_text="The fault that it met on purpose.")
     error = FlowErrorSerializer()
     classification = FlowClassificationSerializer()
     alternatives = FlowAlternativeSerializer(many=True)

@@ -20,7 +20,7 @@ from executions.models import AttemptOutcome, Compensation, Durability, PointKin
 from executions.services.admission import LATEST
 from executions.states import BlockStatus, ExecutionStatus
 
-from .fault_serializers import ScriptedFailureSerializer
+from ..faults.fields import ScriptedFailureSerializer
 
 SCALE_MAX = 1_000_000.0
 REASON_CHARS = 1000
@@ -306,6 +306,7 @@ class AttemptSerializer(StrictSerializer):
     agent_id = serializers.CharField(allow_null=True)
     error = AnyJSONField()
     usage = AttemptUsageSerializer(allow_null=True)
+    injected = serializers.CharField(allow_null=True, help_text="The fault that it met on purpose.")
     started_at = serializers.DateTimeField()
     completed_at = serializers.DateTimeField()
     receipt = AnyJSONField()

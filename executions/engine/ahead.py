@@ -29,6 +29,7 @@ def is_plain(facts: Facts, change: Change) -> bool:
         and not change.iteration
         and not facts.plan[change.idx].routes
         and change.usage is None
+        and change.injected is None
         and not change.addressed
         and type(change.output) is not Large
         and type(change.input) is not Large

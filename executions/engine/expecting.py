@@ -52,6 +52,11 @@ class Expected:
     def _is_light(self, planned: PlanBlock) -> bool:
         return planned.noop or planned.asks_input or self.ms(planned) <= WORTH_MS or self.waits(planned)
 
+    def tool_type(self, agent_id: str | None, planned: PlanBlock) -> str:
+        """Of whom it calls; empty where nobody has one."""
+        spec = registry.resolve(self._facts.workspace_id, agent_id) if agent_id else None
+        return spec.tool_type if spec is not None else str(planned.block.tool_type or "")
+
     def _calls_out(self, planned: PlanBlock) -> bool:
         block = planned.block
         if block.agent_id is None:

@@ -18,6 +18,7 @@ from agentflow.workflow.definition import parse
 from agentflow.workflow.large import NOTE, Large
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.blobs import with_members
+from executions.faults.drawing import Faults
 from executions.models import Durability
 from executions.recovery.patching import patched_definition
 from templates_app.models import TemplateVersion
@@ -86,6 +87,7 @@ class Facts:
     parent_execution_id: UUID | None
     workspace: JSONObject  # as expressions see it
     once: frozenset[int]  # positions of blocks whose effect must not be repeated
+    faults: Faults | None  # that it may meet on purpose
 
     def patched(self, patches: str | None) -> Facts:
         """The run with some of its blocks in other ways, as its row has them just now."""
@@ -161,8 +163,10 @@ SELECT e.workspace_id, e.template_version_id, e.max_parallel, e.durability, e.in
   e.simulation, e.created_by_id, e.depth, e.root, w.slug, w.name,
   (SELECT p.execution_id FROM executions_blockexecution p WHERE p.id = e.parent_block_id),
   ARRAY(SELECT b.idx FROM executions_blockexecution b
-        WHERE b.execution_id = e.id AND b.epoch = 1 AND b.iteration = 0 AND b.effect = 'once')
-FROM executions_execution e JOIN governance_workspace w ON w.id = e.workspace_id WHERE e.id = %s
+        WHERE b.execution_id = e.id AND b.epoch = 1 AND b.iteration = 0 AND b.effect = 'once'),
+  f.id, f.seed, f.rules, f.counts, e.business_key
+FROM executions_execution e JOIN governance_workspace w ON w.id = e.workspace_id
+LEFT JOIN executions_faultinjection f ON f.id = e.faults_id WHERE e.id = %s
 """
 
 
@@ -177,7 +181,8 @@ def facts_of(execution_id: UUID) -> Facts | None:
     if row is None:
         return None
     workspace_id, version_id, max_parallel, durability, input, input_blobs, simulation, *_ = row
-    created_by_id, depth, root_id, slug, name, parent_execution_id, once = row[7:]
+    created_by_id, depth, root_id, slug, name, parent_execution_id, once = row[7:14]
+    injection, seed, rules, counts, business_key = row[14:]
     facts = Facts(
         execution_id=execution_id,
         workspace_id=workspace_id,
@@ -193,6 +198,9 @@ def facts_of(execution_id: UUID) -> Facts | None:
         parent_execution_id=parent_execution_id,
         workspace=workspace_names(workspace_id, slug, name),
         once=frozenset(once),
+        faults=None
+        if injection is None
+        else Faults.of(injection, seed, loads(rules), counts, business_key or str(execution_id)),
     )
     _recent.put(execution_id, facts)
     return facts

@@ -127,6 +127,7 @@ class Change:
     limited: bool = False  # the attempt held a place of its agent
     addressed: bool = False  # the other side was told where to bring a result: one that is there counts
     usage: JSONObject | None = None  # what the attempt used up
+    injected: JSONObject | None = None  # the fault that the attempt met on purpose
     budget: Any = None  # the one that is used up, to be asked about: `budgets.Overspent`
     # These are waited for, none: any.  Without `ended` nobody was called, and the claim is handed back.
     agents: tuple[AgentPlace, ...] | None = None

@@ -334,6 +334,7 @@ class Run:
             output_blobs=[blob_of(c.output) for c in changes],
             input_blobs=[blob_of(c.input) for c in changes],
             usages=[as_text(c.usage) for c in changes],
+            injections=[as_text(c.injected) for c in changes],
             leaving=[str(leaving)],
         )
         moved = {pk for pk, _ in rows}

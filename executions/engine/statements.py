@@ -214,9 +214,10 @@ WITH x AS (
   SELECT * FROM unnest(%(ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[], %(outputs)s::text[],
       %(inputs)s::text[], %(errors)s::text[], %(reasons)s::text[], %(choices)s::text[], %(delays)s::float8[],
       %(endings)s::text[], %(agents)s::text[], %(afresh)s::bool[], %(again)s::bool[], %(items)s::int[],
-      %(output_blobs)s::uuid[], %(input_blobs)s::uuid[], %(usages)s::text[])
+      %(output_blobs)s::uuid[], %(input_blobs)s::uuid[], %(usages)s::text[],
+      %(injections)s::text[])
     AS x(id, attempt, status, output, input, error, reason, choice, delay, ended, agent, afresh, again,
-         items, output_blob, input_blob, usage)),
+         items, output_blob, input_blob, usage, injected)),
 moved AS (
   UPDATE executions_blockexecution b
   SET status = x.status, output = x.output::jsonb, output_blob = x.output_blob,
@@ -239,12 +240,12 @@ moved AS (
   FROM x WHERE b.id = x.id AND b.status = ANY(%(leaving)s::text[])
     AND (x.attempt IS NULL OR b.attempt = x.attempt)
   RETURNING b.id, b.block_id, b.iteration, b.attempt, b.status, b.reason, b.started_at,
-            x.error, x.ended, x.agent, x.delay, x.usage),
+            x.error, x.ended, x.agent, x.delay, x.usage, x.injected),
 attempts AS (
   INSERT INTO executions_blockattempt
-    (block_id, attempt, outcome, agent_id, failure, usage, started_at, ended_at)
-  SELECT id, attempt, ended, agent, CASE WHEN ended <> 'ok' THEN error::jsonb END, usage::jsonb, started_at,
-         statement_timestamp()
+    (block_id, attempt, outcome, agent_id, failure, usage, injected, started_at, ended_at)
+  SELECT id, attempt, ended, agent, CASE WHEN ended <> 'ok' THEN error::jsonb END, usage::jsonb,
+         injected::jsonb, started_at, statement_timestamp()
   FROM moved WHERE ended <> ''),
 events AS (
   INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
@@ -252,7 +253,7 @@ events AS (
          CASE WHEN status = 'failed' THEN 40 WHEN error IS NOT NULL THEN 30 ELSE 20 END,
          jsonb_strip_nulls(jsonb_build_object('status', status, 'attempt', attempt,
            'reason', nullif(reason, ''), 'item', nullif(iteration, 0),
-           'error', error::jsonb - 'evidence', 'delaySeconds', delay))
+           'error', error::jsonb - 'evidence', 'delaySeconds', delay, 'injected', injected::jsonb))
   FROM moved)"""
 
 MOVE = f"{_MOVED}\nSELECT id, attempt FROM moved"
@@ -592,11 +593,16 @@ WITH version AS MATERIALIZED (
 execution AS (
   INSERT INTO executions_execution (id, workspace_id, template_version_id, status, epoch, input, input_blobs,
       simulation, max_parallel, open_sinks, failed_blocks, ends_as, parent_block_id, parent_attempt, depth,
-      root, created_by_id, durability, created_at, deadline_at)
+      root, created_by_id, durability, faults_id, created_at, deadline_at)
   SELECT %(execution)s::uuid, %(workspace)s::uuid, version.id, 'pending', 1, %(input)s::jsonb,
       %(input_blobs)s::jsonb, %(simulation)s::jsonb, %(max_parallel)s::int, %(open_sinks)s::int, 0, '',
       %(parent_block)s::bigint, %(parent_attempt)s::int, %(depth)s::smallint, %(root)s::uuid,
-      %(created_by)s::bigint, %(durability)s::text, statement_timestamp(),
+      %(created_by)s::bigint, %(durability)s::text,
+      (SELECT f.id FROM executions_faultinjection f
+       JOIN governance_workspace w ON w.id = f.workspace_id AND w.environment <> 'production'
+       WHERE f.workspace_id = %(workspace)s::uuid AND f.ended_at IS NULL
+         AND f.ends_at > statement_timestamp()),
+      statement_timestamp(),
       statement_timestamp() + %(timeout_ms)s::float8 * interval '1 millisecond'
   FROM version),
 blocks AS (

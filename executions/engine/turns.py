@@ -272,6 +272,7 @@ def _while_cancelling(change: Change) -> Change:
         ended=AttemptOutcome.CANCELLED,
         agent_id=change.agent_id,
         usage=change.usage,
+        injected=change.injected,
     )
 
 

@@ -28,6 +28,7 @@ from agentflow.agents.calls import (
     SimulatedBlock,
     StartChild,
 )
+from agentflow.agents.injection import Injection, marked
 from agentflow.conf import LIMITS
 from agentflow.events import store
 from agentflow.events.models import Level
@@ -208,7 +209,8 @@ class Walker:
                     continue  # its lease is lost: another has it
                 event = events.get(flight.claim.idx)
                 changes.append(self._call(flight, known, items.get(flight.claim.pk), event))
-            if len(changes) == len(flights) and turn.epoch == 1 and not self.facts.strict:
+            plainly = turn.epoch == 1 and not self.facts.strict and self.facts.faults is None
+            if len(changes) == len(flights) and plainly:
                 self._go_ahead(flights[-1], changes, until=started + BATCH_MS / 1000)
             worked_ms = (time.monotonic() - started) * 1000
         if not self.facts.strict:
@@ -268,6 +270,7 @@ class Walker:
         if event is not None:
             names["event"] = event
         resolved: JSONValue = None
+        injected: JSONObject | None = None
         try:
             if planned.mapping is not None:
                 resolved = planned.mapping.resolve(
@@ -287,21 +290,24 @@ class Walker:
         except LargeUnavailable as error:
             outcome = Failed(Failure(FailureKind.TRANSIENT, "input_unavailable", str(error)))
         else:
-            outcome = invocation.invoke(self._describe(flight, planned, given))
+            call = self._describe(flight, planned, given)
+            outcome = invocation.invoke(call)
+            if call.injection is not None and call.injection.happened:
+                injected, outcome = call.injection.mark, marked(outcome, call.injection)
             if isinstance(outcome, Completed) and outcome.bytes > LIMITS.output_bytes:
                 outcome = replace(outcome, output=self._kept(outcome.output))
         ms = (time.monotonic() - flight.started) * 1000
         waited_ms = (waiting.waited_s() - waited_s) * 1000
-        if waited_ms:
+        if waited_ms and injected is None:
             history.note_wait(planned.likeness, waited_ms, answered=isinstance(outcome, Completed))
         untypical = flight.needs_row or flight.limited or isinstance(outcome, AwaitCallback)
-        untypical = untypical or _kept_out(outcome)
+        untypical = untypical or _kept_out(outcome) or injected is not None
         if claim.effect != "once" and self.facts.simulation is None and not untypical:
             history.note(planned.likeness, ms)
         change = self._judge(planned, flight, outcome, known)
         if change.status is B.COMPLETED and not claim.iteration and not change.addressed:
             self.inputs.keep(claim.idx, change.output)
-        return replace(change, input=resolved, times=(flight.started, time.monotonic()))
+        return replace(change, input=resolved, injected=injected, times=(flight.started, time.monotonic()))
 
     def _whole(self, given: JSONValue, resolved: JSONValue) -> tuple[JSONValue, JSONValue]:
         """An input with all that is large in it, for the agent, and as its row refers to it."""
@@ -379,6 +385,7 @@ class Walker:
                 self.facts.execution_id, block.block_id, claim.iteration, claim.effect_seq
             ),
             simulated=self._simulated(planned, claim),
+            injection=self._injection(flight, planned),
             callback_url=lambda: self._callback_url(flight),
             journal=lambda: self._journal(flight),
             show=lambda text: store.show_text(
@@ -433,6 +440,21 @@ class Walker:
         except (DatabaseError, InterfaceError) as error:
             log.warning("block_log_lost", execution_id=str(self.facts.execution_id), error=str(error))
             connection.close()
+
+    def _injection(self, flight: Flight, planned: PlanBlock) -> Injection | None:
+        """The fault that its workspace has this attempt meet."""
+        faults = self.facts.faults
+        if faults is None:
+            return None
+        drawn = faults.drawn(
+            flight.claim,
+            epoch=self.inputs.epoch,
+            block_id=planned.block_id,
+            template_id=self.facts.version.template_id,
+            agent_id=flight.agent_id,
+            tool_type=self._expected.tool_type(flight.agent_id, planned),
+        )
+        return drawn if drawn and self._patiently(lambda _: faults.are_on()) else None
 
     def _simulated(self, planned: PlanBlock, claim: Claim) -> SimulatedBlock | None:
         script = self.facts.simulation

@@ -52,10 +52,12 @@ def _placeholder(found: re.Match[str]) -> str:
     return f"<{_WORDS.get(kind, kind)}>"
 
 
-def fingerprint(template_id: UUID | str, block_id: str, code: str, message: str) -> str:
-    """What failures of one group share: 32 hexadecimal digits.
+def fingerprint(
+    template_id: UUID | str, block_id: str, code: str, message: str, *, injected: bool = False
+) -> str:
+    """What failures of one group share: 32 hexadecimal digits.  What went wrong on purpose is apart.
 
     Of the template, not of its version: a failure that a new version still has is the same one.
     """
-    said = json.dumps([str(template_id), block_id, code, normalised(message)])
+    said = json.dumps([str(template_id), block_id, code, normalised(message), *(["injected"] * injected)])
     return hashlib.sha256(said.encode(errors="replace")).hexdigest()[:FINGERPRINT_CHARS]

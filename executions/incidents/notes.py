@@ -54,6 +54,7 @@ def note(run: Run, changes: Sequence[Change], moved: Collection[int]) -> None:
                 plan[change.idx].block_id,
                 str((change.error or {}).get("code", "")),
                 str((change.error or {}).get("message", "")),
+                injected=change.injected is not None,
             )
             for change in failures
         ],

@@ -20,6 +20,7 @@ KEPT_WEEKS = 12
 
 # The attempt before: of the same row, or, after a restart that recovery decided, of the epoch before.  An
 # attempt whose worker vanished, that was stopped, that waited on its way or that called nobody is no result.
+# Executions that meet faults on purpose teach nothing, unless the faults are to count.
 _ENDED = """
 WITH ended AS (
   SELECT a.attempt, a.outcome, a.ended_at, a.failure, b.id AS block, b.execution_id, b.epoch, b.idx,
@@ -28,7 +29,8 @@ WITH ended AS (
   JOIN executions_blockexecution b ON b.id = a.block_id
   JOIN executions_execution e ON e.id = b.execution_id
   JOIN templates_app_templateversion v ON v.id = e.template_version_id
-  WHERE a.id > %(after)s AND a.id <= %(upto)s AND e.simulation IS NULL
+  LEFT JOIN executions_faultinjection f ON f.id = e.faults_id
+  WHERE a.id > %(after)s AND a.id <= %(upto)s AND e.simulation IS NULL AND coalesce(f.counts, true)
     AND (a.attempt > 1 OR b.epoch > 1 OR a.failure ? 'recovery')),
 told AS (
   SELECT workspace_id, template_id, failure, ended_at, 1 AS taken, 0 AS tries, 0 AS recovered, 0 AS seconds

@@ -62,6 +62,7 @@ def _entry(attempt: BlockAttempt, after: _After) -> JSONObject:
         "item": block.iteration or None,
         "epoch": block.epoch,
         "attempt": attempt.attempt,
+        "injected": (attempt.injected or {}).get("fault"),
         "error": {
             "code": failure.get("code", ""),
             "message": failure.get("message", ""),

@@ -26,7 +26,8 @@ from executions.learning import counting
 AT_ONCE = 20_000
 CUT_AT_ONCE, CUTS = 2_000, 50  # of old receipts, in one statement and in one look
 
-# Simulated and builtin calls are no measure of an agent; nor is what was never sent, or was stopped.  A
+# Simulated and builtin calls are no measure of an agent; nor is what was never sent, or was stopped, or
+# went wrong on purpose, unless it is to count.  A
 # failure of another kind than the agent's is named among the kinds, and no call.
 _ENDED = """
 SELECT g.id, g.cost, r.receipt->'asked'->'capabilities',
@@ -40,6 +41,7 @@ JOIN executions_execution e ON e.id = b.execution_id
 JOIN agents_agent g ON g.workspace_id = e.workspace_id AND g.agent_id = a.agent_id
 LEFT JOIN executions_routingreceipt r ON r.block_id = a.block_id AND r.attempt = a.attempt
 WHERE a.id > %(after)s AND a.id <= %(upto)s AND e.simulation IS NULL
+  AND (a.injected IS NULL OR (a.injected->>'counted')::bool)
   AND a.outcome IN ('ok', 'error', 'waited')
   AND coalesce(a.failure->>'code', '') <> ALL (ARRAY['circuit_open', 'circuit_open_long', 'cancelled'])
 """

@@ -23,6 +23,7 @@ from agentflow.api.context import origin
 from agentflow.governance.services import sessions
 from executions import blobs, processes
 from executions.engine.run import raw_cursor
+from executions.faults import service as faults
 from executions.incidents import feed, repair_steps
 from executions.learning import counting
 from executions.models import ProcessKind, TimerKind
@@ -87,6 +88,7 @@ def _run(stop: threading.Event) -> None:
                 upkeep.start_due()
                 notifying.start_due()
                 feed.wake()
+                faults.end_due()
                 upkeep_at = time.monotonic() + UPKEEP_S
             if time.monotonic() >= tidy_at:
                 idempotency.purge()

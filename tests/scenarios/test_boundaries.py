@@ -40,6 +40,7 @@ BODIES: dict[str, Any] = {
     "assign": {"to": None},
     "repair-plan": {"fix": {"action": "skip"}},
     "stop": {},
+    "faults": {"minutes": 5, "rules": [{"kind": "slow", "ms": 1, "share": 1}]},
     "repairs": {"fix": {"action": "skip"}},
     "snooze": {"until": "2100-01-01T00:00:00Z"},
     "link": {"url": "https://tickets.example/7"},

@@ -20,6 +20,7 @@ from .. import circuit, registry, secrets, simulator, usage
 from ..builtin import BuiltinFailure
 from ..calls import CIRCUIT_OPEN, Call, Completed, Failed, Outcome
 from ..circuit import CircuitState
+from ..injection import inject
 from ..models import ToolType
 from ..output import BadOutput, check_schema, measured, storable
 from ..redaction import Redactor
@@ -45,6 +46,7 @@ _TOOLS = {
 _UNMEASURED = frozenset({registry.BUILTIN, ToolType.USE_CASE.value})
 _CALLED = (FailureKind.AGENT, FailureKind.TRANSIENT)  # failures of calls that were made
 _CRASHED = Failed(Failure(FailureKind.AGENT, "agent_crashed", ""))
+_UNTOLD = Failed(Failure(FailureKind.TRANSIENT, "cancelled", ""))  # what says nothing about an agent
 
 
 def invoke(call: Call) -> Outcome:
@@ -56,7 +58,8 @@ def invoke(call: Call) -> Outcome:
     redactor = Redactor()
     try:
         if call.simulated is not None:
-            return _cleaned(simulator.simulate(call, call.simulated), None, redactor)
+            script = call.simulated
+            return _cleaned(_met(call, lambda call: simulator.simulate(call, script)), None, redactor)
         spec = patiently(lambda _: _spec(call))
         refused = _refusal(call, spec)
         if refused:
@@ -78,7 +81,7 @@ def invoke(call: Call) -> Outcome:
                     show=_showing(call.show, redactor),
                 )
         if spec is None or spec.tool_type in _UNMEASURED:
-            return _cleaned(_run(call, spec), spec, redactor)
+            return _cleaned(_met(call, lambda call: _run(call, spec)), spec, redactor)
         return _guarded(call, spec, redactor)
     except (BadOutput, BuiltinFailure) as error:
         return Failed(redactor.clean_failure(storable(error.failure)))
@@ -113,7 +116,9 @@ def _guarded(call: Call, spec: AgentSpec, redactor: Redactor) -> Outcome:
     began = time.monotonic()
     outcome: Outcome = _CRASHED
     try:
-        outcome = _paid(_cleaned(_run(call, spec), spec, redactor), spec)
+        outcome = _cleaned(_met(call, lambda call: _run(call, spec)), spec, redactor)
+        if call.injection is None or call.injection.calls:
+            outcome = _paid(outcome, spec)
         return outcome
     except (BadOutput, BuiltinFailure) as error:
         outcome = Failed(error.failure)
@@ -121,7 +126,17 @@ def _guarded(call: Call, spec: AgentSpec, redactor: Redactor) -> Outcome:
     finally:
         ms = (time.monotonic() - began) * 1000
         stopped = call.cancel.reason not in ("", "timeout")
-        circuit.note(call.workspace_id, spec.agent_id, rules, outcome, ms=ms, cancelled=stopped)
+        told = _UNTOLD if _is_no_fault_of_the_agent(call) else outcome
+        circuit.note(call.workspace_id, spec.agent_id, rules, told, ms=ms, cancelled=stopped)
+
+
+def _met(call: Call, run: Callable[[Call], Outcome]) -> Outcome:
+    """The call, with the fault that it meets if it meets one."""
+    return run(call) if call.injection is None else inject(call, call.injection, run)
+
+
+def _is_no_fault_of_the_agent(call: Call) -> bool:
+    return call.injection is not None and call.injection.happened and not call.injection.counts
 
 
 def _shut(agent_id: str, shut: CircuitState, patience_s: float) -> Failure:
