@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run manage test test-slow chaos mutants test-load test-model check format format-check lint types imports \
-	migrations migrations-check openapi openapi-check bench bench-agents bench-calls bench-fairness bench-growth bench-profile \
+	migrations migrations-check openapi openapi-check bench bench-agents bench-calls bench-fairness bench-growth bench-profile bench-recovery \
 	load-approvals lock hooks clean python install-local install-test
 
 VENV := .venv
@@ -82,6 +82,9 @@ bench-agents: install-test ## Compare choosing agents with naming them, on simul
 
 bench-calls: install-test ## Measure warm calls beside the bare clients', and 200 slow ones at once in one worker
 	$(PY) -m bench.calls
+
+bench-recovery: install-test ## Recover from faults, with policies and without; ARGS="--executions 60" for less
+	$(PY) -m bench.recovery $(ARGS)
 
 bench-growth: install-test ## Measure what size, width and open executions cost
 	$(PY) -m bench growth $(ARGS)
