@@ -348,9 +348,11 @@ class Walker:
                 agent_id=agent_id,
             )
         )
-        if agent_id == change.agent_id and not flight.limited and not flight.address_given:
+        # Another agent, called before, may have been told where to bring a result, and have brought it.
+        addressed = flight.address_given or (planned.routed and claim.attempt > 1)
+        if agent_id == change.agent_id and not flight.limited and not addressed:
             return change
-        return replace(change, agent_id=agent_id, limited=flight.limited, addressed=flight.address_given)
+        return replace(change, agent_id=agent_id, limited=flight.limited, addressed=addressed)
 
     def _abandon(self, flight: Flight) -> None:
         failure = Failure(

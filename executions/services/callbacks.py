@@ -177,11 +177,12 @@ def brought_meanwhile(run: Run, changes: list[Change]) -> dict[int, Change]:
     for _, attempt, output, failure, usage, *row in rows:
         claim = Claim(*row)
         called, before = by_pk[claim.pk], range(attempt, claim.attempt)
+        planned = run.facts.plan[claim.idx]
         if called.attempt == claim.attempt and _answers(claim.pk, claim.effect, before):
             judged = _judged(run, claim, _stored(output, failure, usage))
             found[claim.pk] = replace(
                 judged,
-                agent_id=called.agent_id,
+                agent_id=called.agent_id if not before else _called(planned, claim.pk, attempt) or "",
                 input=called.input,
                 times=called.times,
                 limited=called.limited,

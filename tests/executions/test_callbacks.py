@@ -273,6 +273,43 @@ def test_a_result_for_an_attempt_whose_worker_vanished_answers_the_next(
     assert bring(address(execution, attempt=2), {"output": 2}) == (409, "callback_withdrawn")
 
 
+def test_a_result_that_was_taken_from_one_agent_counts_though_another_was_called_since(
+    begin: Begin, server: HttpServer
+) -> None:
+    said: list[tuple[int, str]] = []
+
+    def other(exchange: Exchange) -> None:
+        said.append(bring(address(execution, attempt=1), {"output": "first"}))
+        connection.close()
+        exchange.json("second")
+
+    server.on("/job", Exchange.drop)
+    server.on("/other", other)
+    asks = {"blockId": "a", "toolType": "API", "capabilities": ["scan"], "effect": "pure"}
+    execution = begin(asks, walked=False)
+    for agent_id, cost, given in (
+        ("one", {}, {"url": server.url("/job"), "method": "POST", "callback": {}}),
+        ("two", {"perCall": 1}, {"url": server.url("/other")}),
+    ):
+        AgentFactory.create(
+            workspace=execution.workspace,
+            agent_id=agent_id,
+            tool_type="API",
+            capabilities=[{"name": "scan"}],
+            cost=cost,
+            configuration=given,
+        )
+    registry.forget()
+    drain(execution)
+    make_due(execution)
+    look(execution)
+    assert said == [(200, "")]
+    assert (execution.status, row(execution, "a").output) == ("completed", "first")
+    assert [late.output for late in row(execution, "a").late_results.all()] == ["second"]
+    made = row(execution, "a").attempts.order_by("attempt").values_list("agent_id", "outcome")
+    assert list(made) == [("one", "error"), ("one", "ok")]
+
+
 def test_a_result_between_a_rescue_and_the_next_attempt_is_kept(begin: Begin, server: HttpServer) -> None:
     execution = begin(job(server), walked=False)
     claim(execution)
