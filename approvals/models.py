@@ -57,18 +57,45 @@ class SampleState(models.TextChoices):
 
 
 class Sample(models.Model):
-    """Some items of a `forEach`, drawn by chance, that are inspected for all of them.
+    """Some questions, drawn by chance, that are inspected for all of them.
 
-    `block` is the row of the whole `forEach` in its epoch, `chosen` the iterations of those drawn.
+    Either the items of a `forEach`: `block` is the row of the whole in its epoch, `chosen` the iterations of
+    those drawn.  Or `of` successive questions that `step`, a blockId, asks in whatever executions of
+    `version`: then `asked` have come by now, and `chosen` are places among them, from 1.
     """
 
-    block = models.OneToOneField("executions.BlockExecution", on_delete=models.CASCADE, related_name="+")
+    block = models.OneToOneField(
+        "executions.BlockExecution", on_delete=models.CASCADE, null=True, related_name="+"
+    )
+    version = models.ForeignKey(
+        "templates_app.TemplateVersion",
+        on_delete=models.CASCADE,
+        null=True,
+        related_name="+",
+        db_index=False,
+    )
+    step = models.TextField(blank=True, default="", db_default="")
+    asked = models.PositiveIntegerField(default=0, db_default=0)
     of = models.PositiveIntegerField()
     chosen = models.JSONField()
     state = models.CharField(max_length=6, choices=SampleState.choices, default=SampleState.OPEN)
     released_by = models.ForeignKey(  # who approved the last of those inspected
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
     )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(block__isnull=False, version__isnull=True)
+                | Q(block__isnull=True, version__isnull=False),
+                name="sample_of_items_or_of_questions",
+            ),
+            models.UniqueConstraint(  # serves the look for the one that fills, too
+                fields=["version", "step"],
+                condition=Q(asked__lt=F("of"), version__isnull=False),
+                name="one_sample_fills_at_a_time",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{len(self.chosen)} of {self.of} ({self.state})"
@@ -142,6 +169,7 @@ class Approval(models.Model):
     sample = models.ForeignKey(
         Sample, on_delete=models.SET_NULL, null=True, related_name="approvals", db_index=False
     )
+    sample_place = models.PositiveIntegerField(null=True)  # among successive questions; null: among items
     # Whom the block would call, as `request.calls` says it: in words that change with the agent.
     calls = models.TextField(blank=True, default="", db_default="")
     inspected = models.BooleanField(default=False, db_default=False)  # one of those drawn

@@ -58,7 +58,8 @@ class HumanAsk:
     on_timeout: str = "fail"  # fail | approve | reject | wait
     escalate: bool = False  # after the last level, up the workspace's ladder
     business_hours: bool = False  # times count while the workspace works
-    sample: int = 0  # of the items of a `forEach`, so many are inspected for all; 0: each is
+    sample: int = 0  # so many are inspected for all: of the items of a `forEach`; 0: each is
+    sample_of: int = 0  # or, where it is not 0, of so many successive questions of the block in its version
 
 
 @dataclass(frozen=True, slots=True)

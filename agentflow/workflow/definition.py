@@ -117,9 +117,12 @@ class HumanLevel(_Part):
 
 
 class Sampling(_Part):
-    """Of the items of a `forEach`, so many are inspected; when they pass, the rest is released."""
+    """So many are inspected: of the items of a `forEach`, or of every `of` questions that a block asks in
+    whatever executions of its version.  When they pass, the rest is released.
+    """
 
     inspect: int = Field(ge=1, le=LIMITS.items_per_block)
+    of: int | None = Field(default=None, ge=2, le=LIMITS.items_per_block)
 
 
 class HumanInLoop(_Part):

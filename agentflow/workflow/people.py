@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from .definition import ForEach, HumanInLoop
+from .definition import ForEach, HumanInLoop, Sampling
 
 Path = tuple[str | int, ...]
 Found = tuple[Literal["error", "warning"], str, Path, str, str]  # severity, code, path, message, remedy
@@ -45,21 +45,35 @@ def issues(human: HumanInLoop, own: HumanInLoop, path: Path) -> Iterator[Found]:
     yield from _times(human, own, path)
 
 
-def sample_issues(each: ForEach | None, path: Path) -> Iterator[Found]:
+def sample_issues(sample: Sampling, each: ForEach | None, path: Path) -> Iterator[Found]:
     """Of a block that has a sample; `each` is its `forEach`."""
-    if each is None:
+    if each is None and sample.of is None:
         yield _error(
             "sample_without_items",
             (*path, "sample"),
             "A sample is drawn from the items of a forEach, and the block has none.",
-            "Remove the sample, or give the block a forEach.",
+            "Give the block a forEach, or say by sample.of of how many questions of successive executions.",
         )
-    elif each.max_concurrency is not None:
+    elif each is not None and sample.of is not None:
+        yield _error(
+            "contradicting_fields",
+            (*path, "sample", "of"),
+            "The sample of a forEach is drawn from its items, however many there are.",
+            "Remove sample.of.",
+        )
+    elif each is not None and each.max_concurrency is not None:
         yield _error(
             "sample_of_waiting_items",
             (*path, "sample"),
             "With forEach.maxConcurrency items wait until others were answered, perhaps those drawn.",
             "Remove maxConcurrency; how many calls an agent takes at once its own limits say.",
+        )
+    if sample.of is not None and sample.inspect >= sample.of:
+        yield _error(
+            "sample_of_all",
+            (*path, "sample", "inspect"),
+            "Where all are inspected, nothing is left to be released.",
+            "Inspect fewer than sample.of, or remove the sample.",
         )
 
 

@@ -261,7 +261,7 @@ class _BlockCheck:
         if human is not None:
             yield from map(_found, people.issues(human, own, path))
             if human.sample is not None:
-                yield from map(_found, people.sample_issues(self.block.for_each, path))
+                yield from map(_found, people.sample_issues(human.sample, self.block.for_each, path))
         for text, at in people.expressions(own, path):
             names = NAMES - {"index", "event"} - (set() if self.block.for_each else {"item"})
             yield from self._expression(text, at, names, own=False)

@@ -68,6 +68,7 @@ def _end(execution: Execution, approval: Approval) -> None:
         return
     approval.status = S.EXPIRED
     gate.tell("approval_timeout", approval, decision=approval.decision)
+    releasing.hold(execution, approval)
     human.answered(
         execution=execution,
         block_pk=approval.block_execution_id,

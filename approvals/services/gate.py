@@ -21,7 +21,7 @@ from templates_app.models import TemplateVersion
 
 from ..models import Approval, ApprovalKind, ApprovalPolicy, DecisionKind
 from ..states import APPROVAL, STALE, ApprovalStatus
-from . import changes, levels, policies, sampling, swapping, times, weighing
+from . import changes, levels, policies, sampling, successive, swapping, times, weighing
 
 S = ApprovalStatus
 K = ApprovalKind
@@ -141,6 +141,7 @@ class Gate:
         if not withdrawn:
             return
         drop_timers([approval.pk for approval in withdrawn])
+        successive.withdrawn(withdrawn)
         store.append_many([_event("approval_cancelled", approval, reason=reason) for approval in withdrawn])
         _poke(withdrawn)
 
@@ -211,7 +212,7 @@ class Desk:
         self._before = before or {}
         places = [(ask.execution_id, ask.block_id) for ask in asks]
         self._weights = weighing.weigh(places) if weigh else {}
-        self._drawn = sampling.drawn(asks)
+        self._drawn = sampling.drawn(asks, carried=not weigh)
 
     def released(self, approval: Approval) -> bool:
         """Whether a sample that has passed answers for it: then nobody needs to, and the clock closes it."""
@@ -250,6 +251,7 @@ class Desk:
             calls=ask.request.get("calls", ""),
             sample=drawn.sample if drawn is not None else None,
             inspected=drawn is not None and drawn.inspected,
+            sample_place=drawn.place if drawn is not None else None,
             **levels.columns(first),
         )
         return approval, due

@@ -13,10 +13,16 @@ from executions.services import human
 
 from ..models import Approval, DecisionKind, Sample, SampleState
 from ..states import APPROVAL, ApprovalStatus
-from . import gate, sampling, trail
+from . import gate, sampling, successive, trail
 
 S = ApprovalStatus
 AT_ONCE = 200  # released with the decision; the clock does the rest at once
+
+
+def hold(execution: Execution, approval: Approval) -> None:
+    """What `look` will lock, before the blocks behind the question take places: their locks come last."""
+    if approval.inspected and approval.sample_place is not None:
+        successive.hold(execution.template_version_id)
 
 
 def look(execution: Execution, approval: Approval, by: User | None) -> None:
@@ -31,6 +37,9 @@ def look(execution: Execution, approval: Approval, by: User | None) -> None:
         gate.tell("approval_sample", approval, sample="failed")
         return
     block = sample.block
+    if block is None:
+        _look_at_successive(sample, approval, by)
+        return
     sampling.draw_others(
         sample,
         BlockExecution.objects.filter(execution=block.execution_id, epoch=block.epoch, idx=block.idx),
@@ -46,6 +55,17 @@ def look(execution: Execution, approval: Approval, by: User | None) -> None:
     rest = Approval.objects.filter(sample=sample, inspected=False, status=S.PENDING)
     release(execution, sample, rest.order_by("pk")[:AT_ONCE])
     Timer.objects.filter(subject__in=rest.values("pk")).update(due_at=Now())
+
+
+def _look_at_successive(sample: Sample, approval: Approval, by: User) -> None:
+    """The rest belongs to other executions: the clock releases each under its own lock."""
+    successive.draw_others(sample)
+    if not set(sample.chosen) <= successive.passed(sample):
+        return
+    sample.state, sample.released_by = SampleState.PASSED, by
+    sample.save(update_fields=["state", "released_by"])
+    gate.tell("approval_sample", approval, sample="passed")
+    successive.let_go(sample)
 
 
 def is_released(approval: Approval) -> bool:

@@ -89,6 +89,7 @@ def respond(
     if decisive is None:
         return approval
     record(approval, by, decisive)
+    releasing.hold(execution, approval)
     human.answered(
         execution=execution,
         block_pk=approval.block_execution_id,

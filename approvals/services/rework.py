@@ -19,7 +19,7 @@ from executions.services import reworking
 from .. import rights
 from ..models import Approval, ApprovalKind, DecisionKind
 from ..states import ApprovalStatus
-from . import handing, holding, responding, votes
+from . import handing, holding, releasing, responding, votes
 
 K = ApprovalKind
 KINDS = frozenset({K.APPROVAL, K.INPUT, K.REVIEW, K.EDIT})  # asked by the template
@@ -81,6 +81,8 @@ def send_back(
         raise ReworkUsedUp(approval_id=str(approval_id))
     votes.keep(approval, by, answer, right=right, channel=channel or context.current().channel)
     responding.record(approval, by, answer)
+    releasing.hold(execution, approval)
+    releasing.look(execution, approval, by)
     reworking.send_back(
         execution=execution,
         block_pk=approval.block_execution_id,

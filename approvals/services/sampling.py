@@ -1,4 +1,5 @@
-"""Inspecting some of many: the items of a `forEach` of which a few, drawn by chance, answer for all.
+"""Inspecting some of many: the items of a `forEach` of which a few, drawn by chance, answer for all; those
+of successive questions are in `successive`.
 
 Which are drawn is fixed when the first of them is asked, and a draw is never repeated, so nobody can pick.
 When all of them are approved as they stand, the rest is released, each with its own record; if one is not,
@@ -22,6 +23,7 @@ from executions.states import SETTLED
 
 from ..models import Approval, Sample, SampleState
 from ..states import ApprovalStatus
+from . import successive
 
 _chance = random.SystemRandom()
 
@@ -32,17 +34,28 @@ class Drawn:
 
     sample: Sample
     inspected: bool
+    place: int | None = None
 
     @property
     def released(self) -> bool:
         return self.sample.state == SampleState.PASSED and not self.inspected
 
 
-def drawn(asks: Sequence[HumanAsk]) -> Mapping[int, Drawn]:
-    """The samples of questions that are about to be asked, by block; none costs no query."""
-    wanted = {ask.block_pk: ask.sample for ask in asks if ask.sample}
-    if not wanted:
-        return {}
+def drawn(asks: Sequence[HumanAsk], *, carried: bool = False) -> Mapping[int, Drawn]:
+    """The samples of questions that are about to be asked, by block; none costs no query.
+
+    `carried` ones are answered already: they take no place among successive questions.
+    """
+    wanted = {ask.block_pk: ask.sample for ask in asks if ask.sample and not ask.sample_of}
+    found = _of_items(wanted) if wanted else {}
+    following = [] if carried else [ask for ask in asks if ask.sample_of]
+    if following:
+        places = successive.places(following)
+        found |= {pk: Drawn(sample, place in sample.chosen, place) for pk, (sample, place) in places.items()}
+    return found
+
+
+def _of_items(wanted: Mapping[int, int]) -> dict[int, Drawn]:
     rows = BlockExecution.objects.filter(pk__in=wanted, iteration__gt=0)
     places: dict[tuple[UUID, int, int], list[tuple[int, int]]] = {}
     for pk, iteration, execution_id, epoch, idx in rows.values_list(

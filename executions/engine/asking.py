@@ -99,6 +99,7 @@ def by_rules(ask: HumanAsk, human: HumanInLoop, levels: tuple[LevelAsk, ...]) ->
         escalate=human.escalate,
         business_hours=human.business_hours,
         sample=human.sample.inspect if human.sample is not None else 0,
+        sample_of=(human.sample.of or 0) if human.sample is not None else 0,
     )
 
 

@@ -126,6 +126,17 @@ async def test_a_ticket_gets_a_program_in_once(user: User) -> None:
         b"file://",
         b"\xff\xfe",
         b"http://[::1",
+        b"http://evil.example:80",
+        b"https://evil.example/localhost",
+        b"http://evil.example#localhost",
+        b"http://localhost@evil.example",
+        b"http://user:secret@evil.example",
+        b"http://127.0.0.1.evil.example",
+        b"http://xn--lcalhost-75a",
+        b"ws://evil.example",
+        b"chrome-extension://abcdefgh",
+        b"data:text/html,localhost",
+        b"localhost",
     ],
 )
 async def test_a_session_from_elsewhere_is_kept_out(user: User, origin: bytes | None) -> None:

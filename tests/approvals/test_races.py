@@ -14,14 +14,19 @@ from agentflow.errors import Conflict, NotPermitted
 from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry
 from agentflow.governance.roles import Role
-from approvals.models import Approval
+from approvals.models import Approval, Sample
 from approvals.services.expiry import expire
 from approvals.services.handing import claim
 from approvals.services.responding import respond
 from executions.ports import LevelAsk, human_gate
 from executions.services import locking
 from tests.approvals.conftest import Office, make_office
-from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory, let_time_pass
+from tests.factories.approvals import (
+    ApprovalFactory,
+    ApprovalLevelFactory,
+    asking_execution,
+    let_time_pass,
+)
 from tests.factories.executions import statuses
 from tests.factories.governance import member
 from tests.waiting import PATIENCE_S
@@ -188,3 +193,32 @@ def permitted(action: Callable[..., Any], **fields: Any) -> Any:
         return action(**fields)
     except NotPermitted as error:
         return error.code
+
+
+def test_a_sample_of_successive_questions_is_drawn_and_passes_once_whoever_comes_first(
+    office: Office,
+) -> None:
+    for _ in range(3):
+        runs = [asking_execution(office.workspace, "ask") for _ in range(4)]
+        version = runs[0].template_version
+        for run in runs[1:]:
+            run.template_version = version
+            run.save(update_fields=["template_version"])
+        at_once(*(partial(ApprovalFactory.create, execution=run, sample=2, sample_of=4) for run in runs))
+        rows = Approval.objects.filter(execution__in=runs)
+        assert sorted(place or 0 for place in rows.values_list("sample_place", flat=True)) == [1, 2, 3, 4]
+        sample = Sample.objects.get(version=version)
+        assert (sample.asked, len(sample.chosen)) == (4, 2)
+        drawn, rest = rows.filter(inspected=True), list(rows.filter(inspected=False))
+        assert {each.sample_place for each in drawn} == set(sample.chosen)
+        # One of the rest is answered by hand at the same moment; the others are for the clock.
+        at_once(
+            *(partial(respond, approval_id=each.pk, by=office.approver, approved=True) for each in drawn),
+            partial(respond, approval_id=rest[0].pk, by=office.colleague, approved=True),
+        )
+        sample.refresh_from_db()
+        assert sample.state == "passed"
+        at_once(*(partial(expire, subject=each.pk, execution_id=each.execution_id) for each in rest * 2))
+        assert set(rows.values_list("status", flat=True)) == {"approved"}
+        assert [rows.get(pk=each.pk).released for each in rest] == [False, True]
+        assert {statuses(run)["ask"] for run in runs} == {"ready"}

@@ -14,7 +14,7 @@ from approvals.models import Approval
 from approvals.notify import links
 from approvals.notify.models import Delivery, SignedLink
 from executions.models import Execution
-from tests.factories.approvals import ApprovalFactory
+from tests.factories.approvals import ApprovalFactory, asking_execution
 from tests.service import Service
 
 from .conftest import PHONE, Team, Visit, violations
@@ -518,6 +518,30 @@ def test_questions_are_changed_given_away_and_decided_in_a_table(
     page.get_by_role("button", name="Confirm: approve 2").click()
     page.locator("#say", has_text="2 approved").wait_for()
     assert pending(team) == []
+    one_in_three_is_inspected(service, team, page)
+
+
+def one_in_three_is_inspected(service: Service, team: Team, page: Any) -> None:
+    """Of successive questions one is drawn; approved as it is, the clock releases the others."""
+    runs = [asking_execution(team.workspace, "ask") for _ in range(3)]
+    for run in runs[1:]:
+        run.template_version = runs[0].template_version
+        run.save(update_fields=["template_version"])
+    asked = [ApprovalFactory.create(execution=run, sample=1, sample_of=3) for run in runs]
+    page.goto(f"/inbox/{asked[0].pk}/alike")
+    page.get_by_text("1 of 3 are inspected, drawn by chance.").wait_for()
+    page.set_viewport_size(PHONE)
+    width = "[document.documentElement, document.querySelector('.scroll-x')].map(e => e.scrollWidth)"
+    assert max(page.evaluate(width)) <= PHONE["width"]
+    assert violations(page) == []
+    page.get_by_label("Choose all that are inspected").check()
+    page.get_by_role("button", name="Approve 1").click()
+    page.get_by_role("button", name="Confirm: approve 1").click()
+    service.until(lambda: pending(team) == [])
+    released = Approval.objects.filter(pk__in=[each.pk for each in asked], released=True)
+    assert released.count() == 2
+    page.goto(f"/inbox/{released[0].pk}/")
+    page.locator("#outcome", has_text="Released by sample: 1 of 3 were inspected").wait_for()
 
 
 def test_choosing_and_a_link_s_page_are_open_to_everybody(team: Team, visit: Visit) -> None:

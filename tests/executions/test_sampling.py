@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from agentflow.workflow.validation import check as issues_of
 from approvals.models import Approval, Sample
 from approvals.services import responding
 from executions.models import Execution
-from executions.services import ticking
+from executions.services import control, starting, ticking
 from tests.factories.governance import client_of
 from tests.history import check
 
@@ -145,6 +146,71 @@ def test_another_is_drawn_for_one_that_ended_before_it_was_asked(run: Start, aut
     assert Sample.objects.get().state == "passed"
 
 
+@pytest.fixture
+def again(author: User, version_of: Any) -> Callable[..., list[Execution]]:
+    """So many runs of one version that asks about one in three."""
+    human = {"type": "approval", "sample": {"inspect": 1, "of": 3}, "onReject": "skip"}
+    version = version_of(template(block("pay", humanInLoop=human), block("end", "pay")))
+
+    def make(count: int, **options: Any) -> list[Execution]:
+        made = [starting.start(version=version, by=author, input={}, **options) for _ in range(count)]
+        for execution in made:
+            drain(execution)
+        return made
+
+    return make
+
+
+def of_runs(executions: list[Execution], **which: Any) -> list[Approval]:
+    return list(Approval.objects.filter(execution__in=executions, **which).order_by("sample_place"))
+
+
+def test_of_successive_questions_of_a_block_some_answer_for_the_rest(
+    again: Callable[..., list[Execution]], author: User
+) -> None:
+    early = again(2)
+    first = Sample.objects.get()
+    assert (first.asked, first.of, len(first.chosen)) == (2, 3, 1)
+    third = again(1)
+    (drawn,) = of_runs([*early, *third], inspected=True)
+    decide(drawn, author)
+    ticking.tick()
+    rest = of_runs([*early, *third], inspected=False)
+    assert [(each.status, each.released, each.responder) for each in rest] == [("approved", True, author)] * 2
+    for execution in (*early, *third):
+        drain(execution)
+        assert execution.status == "completed"
+    entry = AuditEntry.objects.get(target_id=str(rest[0].pk))
+    assert entry.detail["releasedBySample"] == {"inspected": 1, "of": 3}
+    # The next three are a sample of their own, and one that is refused leaves the others to people.
+    later = again(2)
+    second = Sample.objects.exclude(pk=first.pk).get()
+    Sample.objects.filter(pk=second.pk).update(chosen=[1])
+    Approval.objects.filter(sample=second).update(inspected=False)
+    Approval.objects.filter(sample=second, sample_place=1).update(inspected=True)
+    decide(of_runs(later)[0], author, approved=False)
+    later += again(1)
+    ticking.tick()
+    assert [each.status for each in of_runs(later)] == ["rejected", "pending", "pending"]
+    assert check() == []
+
+
+def test_for_one_that_was_withdrawn_another_is_drawn_and_what_is_simulated_is_in_no_sample(
+    again: Callable[..., list[Execution]], author: User
+) -> None:
+    (simulated,) = again(1, simulation={"scale": 0})
+    assert [each.sample for each in of_runs([simulated])] in ([], [None])
+    runs = again(3)
+    (drawn,) = of_runs(runs, inspected=True)
+    control.cancel(execution_id=drawn.execution_id, by=author)
+    (other,) = of_runs(runs, inspected=True, status="pending")
+    assert Sample.objects.get().chosen == [other.sample_place]
+    decide(other, author)
+    ticking.tick()
+    assert sorted(each.status for each in of_runs(runs)) == ["approved", "approved", "cancelled"]
+    assert check() == []
+
+
 def test_a_sample_is_refused_where_it_makes_no_sense() -> None:
     cases: list[tuple[JSONObject, str]] = [
         ({}, "sample_without_items"),
@@ -154,6 +220,12 @@ def test_a_sample_is_refused_where_it_makes_no_sense() -> None:
         asks: JSONObject = {"humanInLoop": {"sample": {"inspect": 2}}}
         found = issues_of(parse(template(block("each", **fields, **asks))))
         assert [(one.code, one.pointer) for one in found] == [(code, "/blocks/0/humanInLoop/sample")]
+    for sample, each, code in (
+        ({"inspect": 2, "of": 2}, {}, "sample_of_all"),
+        ({"inspect": 1, "of": 2}, {"forEach": {"items": "[1]"}}, "contradicting_fields"),
+    ):
+        found = issues_of(parse(template(block("each", **each, humanInLoop={"sample": sample}))))
+        assert [one.code for one in found] == [code]
     asks = {"humanInLoop": {"type": "input", "sample": {"inspect": 2}}}
     found = issues_of(parse(template(block("each", forEach={"items": "[1]"}, **asks))))
     assert "contradicting_fields" in {one.code for one in found}

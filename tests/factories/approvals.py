@@ -76,6 +76,8 @@ class ApprovalFactory(factory.django.DjangoModelFactory[Approval]):
     on_timeout = "fail"
     escalate = False
     business_hours = False
+    sample = 0
+    sample_of = 0
 
     @classmethod
     def _create(cls, model_class: Any, *args: Any, **kwargs: Any) -> Approval:
@@ -98,6 +100,8 @@ class ApprovalFactory(factory.django.DjangoModelFactory[Approval]):
             on_timeout=kwargs["on_timeout"],
             escalate=kwargs["escalate"],
             business_hours=kwargs["business_hours"],
+            sample=kwargs["sample"],
+            sample_of=kwargs["sample_of"],
         )
         with transaction.atomic():
             human_gate().open([ask])
