@@ -84,11 +84,16 @@ def _sweep() -> None:
 @pytest.fixture(scope="session")
 def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The test database.  pytest-django's own fixture makes none for a run whose tests use `service` only."""
+    from django.test import TransactionTestCase
     from django.test.utils import setup_databases, teardown_databases
+
+    from tests.emptying import empty
 
     with django_db_blocker.unblock():
         made = setup_databases(verbosity=0, interactive=False, serialized_aliases=set())
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda test: empty())
+        yield
     with django_db_blocker.unblock():
         teardown_databases(made, verbosity=0)
 
@@ -104,9 +109,9 @@ def service(
     of its own.  Killed children stay dead until the test starts them again.
     """
     from django.conf import settings
-    from django.core.management import call_command
     from django.db import connection
 
+    from tests.emptying import empty
     from tests.service import Service, child_environment
 
     with django_db_blocker.unblock():
@@ -117,8 +122,7 @@ def service(
             yield running
         finally:
             running.stop()
-            # Keys are not given twice: this process remembers versions by theirs.
-            call_command("flush", verbosity=0, interactive=False, reset_sequences=False)
+            empty()  # keys are not given twice: this process remembers versions by theirs
             connection.close()
             if settings.TEST_ENGINES is not None:  # else the broker may hold somebody's work
                 redis.Redis(unix_socket_path=str(settings.TEST_ENGINES.valkey_socket)).flushall()
