@@ -41,6 +41,7 @@ SIDEBAR = (
         "Build",
         (
             ("templates_app.template", "schema"),
+            ("executions.proposal", "lightbulb"),
             ("agents.agent", "smart_toy"),
             ("agents.agentsource", "travel_explore"),
             ("agents.agentpolicy", "rule"),

@@ -46,6 +46,7 @@ from .facts import NOTHING_KNOWN, BlockFacts
 from .faults import admin as fault_admin
 from .incidents import admin as incident_admin  # noqa: F401  # its pages
 from .learning import admin as learning_admin  # noqa: F401  # its pages
+from .learning import proposal_admin  # noqa: F401  # its pages
 from .models import Execution, PointKind, Process
 from .narration import reason_words
 from .point_pages import KINDS

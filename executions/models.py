@@ -50,7 +50,7 @@ class Execution(models.Model):
         "governance.Workspace", on_delete=models.PROTECT, related_name="executions", db_index=False
     )
     template_version = models.ForeignKey(
-        "templates_app.TemplateVersion", on_delete=models.PROTECT, related_name="executions"
+        "templates_app.TemplateVersion", on_delete=models.PROTECT, related_name="executions", db_index=False
     )
     status = models.CharField(max_length=10, choices=ExecutionStatus.choices, default=ExecutionStatus.PENDING)
     epoch = models.PositiveIntegerField(default=1)  # a restart begins the next
@@ -128,6 +128,8 @@ class Execution(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["workspace", "-created_at"], name="execution_recent"),  # GET executions
+            # The latest runs of a version, and whether there are any.
+            models.Index(fields=["template_version", "-created_at"], name="execution_of_version"),
             models.Index(  # GET executions?businessKey=
                 fields=["business_key"],
                 condition=models.Q(business_key__isnull=False),

@@ -223,6 +223,8 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "IncidentState": "executions.incidents.states.IncidentState",
         "RepairState": "executions.incidents.states.RepairState",
         "RepairItemState": "executions.incidents.states.ItemState",
+        "ProposalState": "executions.learning.states.ProposalState",
+        "ProposalKind": "executions.api.proposals.KINDS",
         "IncidentNoteKind": "executions.incidents.models.NoteKind",
         "ApprovalKind": "approvals.models.ApprovalKind",
         "NotificationChannel": "approvals.notify.states.Channel",

@@ -11,6 +11,7 @@ from . import (
     incidents,
     learning,
     points,
+    proposals,
     recovery,
     repairs,
     rules,
@@ -36,6 +37,8 @@ register_converter(TextConverter, "text")
 _ONE = "executions/<uuid:execution_id>"
 _BLOCK = _ONE + "/blocks/<text:block_id>"
 _INCIDENT = "incidents/<uuid:incident_id>"
+_PROPOSAL = "proposals/<uuid:proposal_id>"
+_TEMPLATE = "templates/<uuid:template_id>"
 _REPAIR = _INCIDENT + "/repairs/<uuid:repair_id>"
 
 urlpatterns = [
@@ -85,6 +88,12 @@ urlpatterns = [
     path(f"{_REPAIR}", repairs.RepairView.as_view(), name="repair"),
     path(f"{_REPAIR}/items", repairs.RepairItemsView.as_view(), name="repair-items"),
     path(f"{_REPAIR}/stop", repairs.StopRepairView.as_view(), name="repair-stop"),
+    path("proposals", proposals.ProposalsView.as_view(), name="proposals"),
+    path(_PROPOSAL, proposals.ProposalView.as_view(), name="proposal"),
+    path(f"{_PROPOSAL}/accept", proposals.AcceptView.as_view(), name="proposal-accept"),
+    path(f"{_PROPOSAL}/dismiss", proposals.DismissView.as_view(), name="proposal-dismiss"),
+    path(f"{_TEMPLATE}/proposals", proposals.TemplateProposalsView.as_view(), name="template-proposals"),
+    path(f"{_TEMPLATE}/adapt", proposals.AdaptView.as_view(), name="template-adapt"),
     path("recovery-strategies", learning.StrategiesView.as_view(), name="recovery-strategies"),
     path("executions", views.ExecutionsView.as_view(), name="executions"),
     path("executions/batch", commands.BatchView.as_view(), name="executions-batch"),

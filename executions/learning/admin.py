@@ -60,7 +60,7 @@ class StrategyTallyAdmin(WorkspaceScopedAdmin):
     @display(description="Helped")  # type: ignore[untyped-decorator]  # as above
     def helped(self, tally: StrategyTally) -> str:
         if not tally.tries:
-            return "not known yet"
+            return "-"
         return f"{tally.recovered} of {tally.tries} ({tally.recovered / tally.tries:.0%})"
 
     @display(description="Took on average")  # type: ignore[untyped-decorator]  # as above

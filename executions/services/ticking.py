@@ -25,7 +25,7 @@ from executions import blobs, processes
 from executions.engine.run import raw_cursor
 from executions.faults import service as faults
 from executions.incidents import feed, repair_steps
-from executions.learning import counting
+from executions.learning import counting, looking
 from executions.models import ProcessKind, TimerKind
 from executions.ports import approval_timeout, notifications
 from executions.recovery import going_back
@@ -101,6 +101,7 @@ def _run(stop: threading.Event) -> None:
                 warnings.purge()
                 measuring.cut_receipts()
                 counting.purge()
+                looking.look_due()
                 blobs.tidy()
                 notifying.tidy()
                 tidy_at = time.monotonic() + TIDY_S

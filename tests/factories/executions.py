@@ -19,6 +19,7 @@ from agentflow.workflow.definition import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.incidents.models import Incident
 from executions.incidents.repair_models import RepairRun
+from executions.learning.models import Proposal
 from executions.models import BlockExecution, Execution
 from executions.states import SETTLED, TERMINAL, BlockStatus, ExecutionStatus
 from templates_app.models import TemplateVersion
@@ -160,6 +161,31 @@ class IncidentFactory(factory.django.DjangoModelFactory[Incident]):
     sample_block = 0
     first_seen = last_seen = factory.LazyFunction(timezone.now)
     count = 1
+
+
+class ProposalFactory(factory.django.DjangoModelFactory[Proposal]):
+    """A proposal without rows behind it: `ProposalFactory(workspace=..., template=...)`."""
+
+    class Meta:
+        model = Proposal
+
+    base = 1
+    block_id = "a"
+    kind = "timeout"
+    patch: dict[str, Any] = {"timeout": 20_000}
+    evidence: dict[str, Any] = {
+        "measure": "attempts",
+        "codes": ["timeout"],
+        "failures": 12,
+        "of": 96,
+        "share": 0.125,
+        "executions": [],
+        "executionCount": 12,
+        "incidents": [],
+        "days": 14,
+        "runsAtMost": 1000,
+    }
+    predicted: dict[str, Any] = {"share": 0.01, "because": "It is slow."}
 
 
 class RepairFactory(factory.django.DjangoModelFactory[RepairRun]):

@@ -16,7 +16,7 @@ import yaml
 
 from executions.recovery.rule_models import FailureRule
 from tests.factories.agents import AgentFactory, ScriptFactory
-from tests.factories.executions import IncidentFactory, RepairFactory
+from tests.factories.executions import IncidentFactory, ProposalFactory, RepairFactory
 from tests.outside import Client, Reply, make_client
 from tests.scenarios.agents import calling, echo, template
 from tests.servers import Exchange, HttpServer
@@ -25,7 +25,7 @@ from tests.waiting import PATIENCE_S
 
 OPENAPI = Path(__file__).resolve().parents[2] / "docs" / "openapi.yaml"
 OBJECTS = re.compile(
-    r"^/api/v1(/(?:executions|approvals|templates|agents|scripts|incidents|failure-rules)/\{.*)$"
+    r"^/api/v1(/(?:executions|approvals|templates|agents|scripts|incidents|failure-rules|proposals)/\{.*)$"
 )
 
 # -- other people's workspaces -------------------------------------------------
@@ -38,6 +38,9 @@ BODIES: dict[str, Any] = {
     "rework": {"comments": "why?"},
     "comment": {"text": "why?"},
     "assign": {"to": None},
+    "adapt": {},
+    "dismiss": {"reason": "no"},
+    "proposals": {},
     "repair-plan": {"fix": {"action": "skip"}},
     "stop": {},
     "faults": {"minutes": 5, "rules": [{"kind": "slow", "ms": 1, "share": 1}]},
@@ -81,6 +84,7 @@ def test_what_is_in_another_workspace_does_not_exist(client: Client, stranger: C
         "point_id": client.post(f"/executions/{execution_id}/recovery-points", {})["recoveryPointId"],
         "incident_id": str(incident.pk),
         "repair_id": str(RepairFactory.create(incident=incident).pk),
+        "proposal_id": str(ProposalFactory.create(template_id=template_id, workspace=client.workspace).pk),
         "rule_id": str(
             FailureRule.objects.create(
                 workspace=client.workspace, name="x", condition="failure.code == 'x'", kind="agent"
@@ -141,6 +145,7 @@ def test_lists_hold_nothing_of_another_workspace(client: Client, stranger: Clien
         "agents",
         "scripts",
         "incidents",
+        "proposals",
     ):
         name = "approvals" if kind == "approvals/pending" else kind
         assert stranger.get(f"/{kind}")[name] == []
