@@ -36,7 +36,7 @@ def _in_order(story: Story) -> Iterator[str]:
             yield f"{key(last)} was done by attempt {last.attempt} of {row.attempt}"
         answered = last.kind == StepKind.MODEL and last.status == StepStatus.DONE
         ended = row.status == B.COMPLETED and row.reason != "by_hand" and last.attempt == row.attempt
-        if ended and not answered:
+        if ended and not answered and operation == _operation(row):  # what failed below it was told
             yield f"{row.block_id} is completed, and its last step, {last.kind}, is {last.status}"
 
 
@@ -76,22 +76,26 @@ def _against(story: Story, step: AgentStep, ledger: Ledger) -> Iterator[str]:
 
 
 def _allowed(story: Story, step: AgentStep) -> int:
-    """How often a person said that the call is to be made."""
+    """How often a person said that the call is to be made; below an agent that is a tool, at most."""
     rows = {row.pk: row for row in story.rows.values()}
-    return sum(
-        asked.kind == "tool"
-        and asked.status == "approved"
-        and asked.request.get("facts", {}).get("step") == step.number
-        and (asked.response or {}).get("action") != "done"
-        and _operation(rows[asked.block_execution_id]) == step.operation
-        for asked in story.approvals
-    )
+    found = 0
+    for asked in story.approvals:
+        made = asked.status == "approved" and (asked.response or {}).get("action") != "done"
+        if asked.kind != "tool" or not made:
+            continue
+        facts, above = asked.request.get("facts", {}), _operation(rows[asked.block_execution_id])
+        own = step.operation == above and facts.get("step") == step.number
+        below = step.operation.startswith(f"{above}:") and facts.get("tool") == step.request.get("agentId")
+        found += own or below
+    return found
 
 
 def _asks(story: Story, step: AgentStep) -> bool:
     """Whether the template says that a person is asked before each such call."""
     row = next((row for row in story.rows.values() if row.pk == step.block_id), None)
-    tools = [] if row is None else story.plan[row.idx].block.configuration.get("tools", [])
+    if row is None or _operation(row) != step.operation:
+        return False
+    tools = story.plan[row.idx].block.configuration.get("tools", [])
     return any(
         isinstance(tool, dict)
         and tool.get("agentId") == step.request.get("agentId")
