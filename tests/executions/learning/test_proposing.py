@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agentflow.types import JSONObject
@@ -237,9 +237,13 @@ inputs_of = st.none() | st.fixed_dictionaries({"m": values, "n": values})
 # Each so many times, with the same input.
 groups = st.lists(st.tuples(attempts, st.integers(8, 60), inputs_of), min_size=1, max_size=5)
 GOOD = {"ok": True, "agent_id": "one"}
+BAD = {**GOOD, "ok": False, "seconds": 4.5, "kind": "configuration", "strategy": "ask"}
+PLAIN = definition(timeout=4_500)["blocks"][0]
 made: set[Kind] = set()
 
 
+@example(PLAIN, [({**BAD, "code": "http_409"}, 20, None)], True, 4.0, None)
+@example(PLAIN, [({**BAD, "code": "timeout"}, 12, None)], False, 4.0, None)
 @given(blocks, groups, st.booleans(), st.sampled_from([0.5, 4.0]), inputs_of)
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def _each_proposal_validates(
@@ -267,7 +271,7 @@ def _each_proposal_validates(
         share = failing(facts.seen, told["measure"], told["codes"])
         assert (share.count, share.of) == (told["failures"], told["of"])
         assert told["failures"] >= 10
-        assert 0 <= each.predicted["share"] <= share.value
+        assert 0 <= each.predicted["share"] <= (1 if each.kind is Kind.AGENT else told["share"])
 
 
 def test_each_proposals_definition_validates_and_rests_on_enough_evidence() -> None:
