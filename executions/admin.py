@@ -45,6 +45,7 @@ from . import (
 from .facts import NOTHING_KNOWN, BlockFacts
 from .faults import admin as fault_admin
 from .incidents import admin as incident_admin  # noqa: F401  # its pages
+from .incidents import reads
 from .learning import admin as learning_admin  # noqa: F401  # its pages
 from .learning import proposal_admin  # noqa: F401  # its pages
 from .models import Execution, PointKind, Process
@@ -291,6 +292,8 @@ def _blocks(request: HttpRequest, execution: Execution) -> Table:
         for one in (ports.human_history()(execution_id=execution.pk, block_pks=waiting) if waiting else ())
     }
     edited = selectors.edited_by(execution)
+    failed = {row.pk for row in rows if row.error is not None}
+    incidents = reads.of_blocks(failed) if failed else {}
     words = [(status, chip(status, word=f"{look_of(status).word} {counts[status]}")) for status in counts]
     return Table(
         title=f"Blocks ({total})",
@@ -301,6 +304,7 @@ def _blocks(request: HttpRequest, execution: Execution) -> Table:
                 known.get(row.block_id, NOTHING_KNOWN),
                 asked.get(row.pk, ""),
                 edited.get(row.block_id, ""),
+                incidents.get(row.pk),
             )
             for row in rows
         ],
@@ -343,16 +347,22 @@ def _points(request: HttpRequest, execution: Execution) -> Table:
     )
 
 
-def _row(row: BlockRow, known: BlockFacts, question: str, edited_by: str) -> tuple[Any, ...]:
+def _row(
+    row: BlockRow, known: BlockFacts, question: str, edited_by: str, incident: UUID | None
+) -> tuple[Any, ...]:
+    why = _said(row.error) or reason_words(row.reason) or (f"edited by {edited_by}" if edited_by else "-")
+    if incident is not None:
+        counted = link(reverse("admin:executions_incident_change", args=[incident]), "Its incident")
+        why = format_html("{} {}", why, counted)
     return (
         known.name or row.block_id,
         chip(row.status, row.attempt),
         row.attempt or "-",
         row.started_at or "-",
         duration_words(row.started_at, row.completed_at) if row.attempt else "-",
-        link(question, "Open the question")
+        format_html("{} {}", link(question, "Open the question"), why if incident else "")
         if question
-        else _said(row.error) or reason_words(row.reason) or (f"edited by {edited_by}" if edited_by else "-"),
+        else why,
     )
 
 

@@ -199,6 +199,27 @@ def _recovery_failed(block_id: str, facts: JSONObject) -> str:
     return f"The execution was to go back to its last recovery point, and cannot: {facts.get('why')}"
 
 
+def _incident_opened(block_id: str, facts: JSONObject) -> str:
+    again = ", which had been resolved before" if facts.get("again") else ""
+    return f"An incident was opened for failures of step “{block_id}” with {facts.get('code')}{again}."
+
+
+def _incident_reopened(block_id: str, facts: JSONObject) -> str:
+    by = f", by {facts['by']}" if facts.get("by") else ": its snooze is over"
+    return f"The incident of step “{block_id}” is open again{by}."
+
+
+def _incident_resolved(block_id: str, facts: JSONObject) -> str:
+    return f"{facts.get('by')} resolved the incident of step “{block_id}”."
+
+
+def _incident_repaired(block_id: str, facts: JSONObject) -> str:
+    applied, refused = facts.get("applied"), facts.get("refused")
+    said = {"done": "is done", "stopped": "was stopped", "failed": "mended nothing"}
+    end = said.get(str(facts.get("state")), "has ended")
+    return f"The repair of the incident of step “{block_id}” {end}: {applied} applied, {refused} refused."
+
+
 def _approval_responded(block_id: str, facts: JSONObject) -> str:
     approved = facts.get("approved")
     verb = "answered" if approved is None else "approved" if approved else "refused"
@@ -234,6 +255,10 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "recovery_restarted": _recovery_restarted,
     "recovery_failed": _recovery_failed,
     "execution_given_up": _given_up,
+    "incident_opened": _incident_opened,
+    "incident_reopened": _incident_reopened,
+    "incident_resolved": _incident_resolved,
+    "incident_repaired": _incident_repaired,
     "approval_carried": _approval_carried,
     "approval_responded": _approval_responded,
 }

@@ -19,6 +19,7 @@ from agentflow.workflow.large import NOTE
 
 from . import blobs, facts, selectors, spending
 from .facts import NOTHING_KNOWN, BlockFacts
+from .incidents import reads as incidents
 from .models import AgentStep, BlockExecution, Execution, RecoveryPoint
 from .selectors import BlockRow, Progress
 from .states import BlockStatus
@@ -233,6 +234,9 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
     late_results = list(selectors.late_results(found))
     sizes = blobs.sizes(late.output_blob for late in late_results)
     receipts = selectors.receipts(found)
+    attempts = list(selectors.attempts(found))
+    origin = found.carried_from or found.pk
+    failed = found.error is not None or any(each.failure for each in attempts)
     from_dependencies = _from_dependencies(found)
     if from_dependencies:
         shown["input"] = dependency_outputs(execution, known)
@@ -253,8 +257,9 @@ def block_detail(execution: Execution, found: BlockExecution) -> JSONObject:
                 "completedAt": attempt.ended_at,
                 "receipt": receipts.get(attempt.attempt),
             }
-            for attempt in selectors.attempts(found)
+            for attempt in attempts
         ],
+        "incidentId": incidents.of_blocks([origin]).get(origin) if failed else None,
         "lateResults": [
             {
                 "attempt": late.attempt,

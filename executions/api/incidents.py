@@ -16,10 +16,9 @@ from agentflow.api.paging import BadParameter
 from agentflow.api.serializers import StrictSerializer
 from agentflow.types import JSONObject
 
-from ..incidents import handling, reads
-from ..incidents.models import Incident, IncidentBlock
+from ..incidents import handling, reads, together
+from ..incidents.models import IncidentBlock
 from ..incidents.states import IncidentState
-from ..ports import people_asked
 from . import incident_serializers as serializers
 from .serializers import SuccessSerializer
 from .views import PAGE, ExecutionAPIView, _query
@@ -55,7 +54,7 @@ class IncidentView(ExecutionAPIView):
     @extend_schema(operation_id="incidents_get", responses={200: serializers.IncidentDetailSerializer})
     def get(self, request: Request, incident_id: UUID) -> Response:
         """Get an incident: its first failure, how far it reaches, what people did about it."""
-        return Response(detail(reads.find(self.user(), incident_id)))
+        return Response(reads.detail(reads.find(self.user(), incident_id)))
 
 
 class IncidentBlocksView(ExecutionAPIView):
@@ -138,24 +137,44 @@ class LinkView(_CommandView):
         return self.carry_out(request, incident_id, serializers.LinkIncidentSerializer, handling.link)
 
 
-def detail(incident: Incident) -> JSONObject:
-    first = reads.sample_of(incident)
-    held = IncidentBlock.objects.filter(incident=incident).values("block")
-    people = people_asked()(workspace_id=incident.workspace_id, blocks=held)
-    return {
-        **reads.as_json(incident),
-        "sample": {"executionId": first.execution_id if first else None, "failure": incident.sample},
-        "blastRadius": reads.radius(incident).as_json(people),
-        "timeline": [
-            {
-                "kind": note.kind,
-                "text": note.text,
-                "by": note.by.get_username() if note.by else None,
-                "at": note.at,
-            }
-            for note in reads.notes(incident)
-        ],
-    }
+class IncidentsBatchView(ExecutionAPIView):
+    # No Idempotency-Key, as with a batch of executions: what is done already does not match again.
+    @extend_schema(
+        operation_id="incidents_batch",
+        request=serializers.IncidentsBatchSerializer,
+        responses={200: serializers.IncidentsReportSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """Assign, comment, snooze, wake or resolve many incidents, each for itself; up to 500 a call."""
+        body = serializers.IncidentsBatchSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        given = body.validated_data
+        chosen = dict(given["filter"])
+        ids, states = chosen.pop("ids"), tuple(chosen.pop("state"))
+        if chosen["assignee"] == "-":
+            chosen["assignee"] = ""
+        command = together.Command(given["command"])
+        report = together.carry_out(
+            by=self.user(),
+            asked=together.Together(
+                command=command,
+                given={name: given[name] for name in ("to", "text", "until", "comment") if name in given},
+                chosen=reads.Filter(states=states, **chosen),
+                ids=ids,
+                everything=given["all"],
+                preview=given["preview"],
+                limit=given["limit"],
+                after=given["after"],
+            ),
+        )
+        told = {"matched": report.matched, "left": report.left, "next": report.next}
+        results = [_result(each) for each in report.results]
+        return Response({"command": command, "preview": given["preview"], **told, "results": results})
+
+
+def _result(each: together.Result) -> JSONObject:
+    shown: JSONObject = {"incidentId": each.incident_id, "state": each.state or None, "ok": each.ok}
+    return shown if each.ok else {**shown, "code": each.code, "message": each.message}
 
 
 def _block(each: IncidentBlock) -> JSONObject:

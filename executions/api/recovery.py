@@ -91,6 +91,7 @@ class FlowEntrySerializer(StrictSerializer):
     restoredState = FlowRestoredSerializer(allow_null=True)
     strategy = FlowStrategySerializer()
     result = FlowResultSerializer()
+    incidentId = serializers.UUIDField(allow_null=True)
 
 
 class FlowSerializer(StrictSerializer):

@@ -325,6 +325,7 @@ class BlockDetailSerializer(BlockSerializer):
     input_source = serializers.ChoiceField(choices=["mapping", "dependencies"])
     crashes = serializers.IntegerField()
     attempts = AttemptSerializer(many=True)
+    incident_id = serializers.UUIDField(allow_null=True, help_text="That counts its latest failure.")
     late_results = LateResultSerializer(many=True)
 
 

@@ -75,6 +75,7 @@ urlpatterns = [
         name="workspace-recovery-policy",
     ),
     path("incidents", incidents.IncidentsView.as_view(), name="incidents"),
+    path("incidents/batch", incidents.IncidentsBatchView.as_view(), name="incidents-batch"),
     path(_INCIDENT, incidents.IncidentView.as_view(), name="incident"),
     path(f"{_INCIDENT}/blocks", incidents.IncidentBlocksView.as_view(), name="incident-blocks"),
     path(f"{_INCIDENT}/assign", incidents.AssignView.as_view(), name="incident-assign"),

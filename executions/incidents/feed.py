@@ -43,7 +43,15 @@ counted AS (
   ON CONFLICT (workspace_id, fingerprint, simulated) WHERE NOT state = 'resolved'
   DO UPDATE SET count = i.count + excluded.count, last_seen = greatest(i.last_seen, excluded.last_seen),
                 first_seen = least(i.first_seen, excluded.first_seen)
-  RETURNING i.id, i.workspace_id, i.fingerprint, i.simulated),
+  RETURNING i.id, i.workspace_id, i.fingerprint, i.simulated, i.xmax = 0 AS opened),
+told AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT c.workspace_id, f.execution_id, f.name, 'incident_opened', 30, jsonb_build_object(
+    'incidentId', c.id, 'code', f.failure->>'code', 'again', EXISTS (
+      SELECT 1 FROM executions_incident o WHERE o.workspace_id = c.workspace_id AND o.id <> c.id
+        AND o.fingerprint = c.fingerprint AND o.simulated = c.simulated AND o.state = 'resolved'))
+  FROM counted c JOIN kinds k USING (workspace_id, fingerprint, simulated) JOIN failures f ON f.id = k.first
+  WHERE c.opened ORDER BY f.id),
 blocks AS (
   INSERT INTO executions_incidentblock AS b (incident_id, block_id, execution_id, failures, first_at, last_at)
   SELECT c.id, f.block, f.execution_id, count(*), min(f.at), max(f.at)
@@ -57,10 +65,22 @@ SELECT count(*)::int FROM taken
 _WAKE = """
 WITH woken AS (
   UPDATE executions_incident SET state = 'open', snoozed_until = NULL
-  WHERE state = 'snoozed' AND snoozed_until <= statement_timestamp() RETURNING id)
+  WHERE state = 'snoozed' AND snoozed_until <= statement_timestamp()
+  RETURNING id, workspace_id, block_id, sample_block),
+told AS (
+  INSERT INTO events_event (workspace_id, execution_id, block_id, type, level, payload)
+  SELECT w.workspace_id, b.execution_id, w.block_id, 'incident_reopened', 30,
+    jsonb_build_object('incidentId', w.id)
+  FROM woken w LEFT JOIN executions_blockexecution b ON b.id = w.sample_block)
 INSERT INTO executions_incidentnote (incident_id, kind, text, at)
 SELECT id, 'woken', '', statement_timestamp() FROM woken
 """
+
+
+def noted() -> bool:
+    """Whether a failure waits to be counted."""
+    row = raw_cursor().execute("SELECT EXISTS (SELECT 1 FROM executions_failurenote)").fetchone()
+    return bool(row and row[0])
 
 
 def count() -> bool:

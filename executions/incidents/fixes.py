@@ -72,6 +72,27 @@ class Fix:
         )
 
 
+def from_person(given: JSONValue) -> Fix:
+    """A fix as somebody wrote it, `{"action": "retry", "agentId": "shop.b"}`.
+
+    Raises:
+        FixInvalid: it is none.
+    """
+    takes = {RETRY: set(PATCHED), COMPLETE: {"output"}, MOVE: {"templateVersion"}, SKIP: set[str]()}
+    if not isinstance(given, dict) or given.get("action") not in takes:
+        raise FixInvalid(f"A fix is an object with an action: {', '.join(ACTIONS)}.", remedy="")
+    allowed = takes[given["action"]]
+    if unknown := sorted(given.keys() - allowed - {"action"}):
+        raise FixInvalid(f"{given['action']} does not take {', '.join(unknown)}.", remedy="")
+    if given["action"] != RETRY and (missing := sorted(allowed - given.keys())):
+        raise FixInvalid(f"{given['action']} needs {missing[0]}.", remedy="")
+    if not isinstance(given.get("templateVersion", 1), int) or not isinstance(given.get("agentId", ""), str):
+        raise FixInvalid("templateVersion is a number, agentId a text.", remedy="")
+    if not isinstance(given.get("configuration", {}), dict):
+        raise FixInvalid("configuration is an object.", remedy="")
+    return Fix.from_json(given)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A block as a fix finds it."""

@@ -12,11 +12,13 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from agentflow.errors import Conflict, InvalidInput, NotFound, Unprocessable
+from agentflow.events.models import Level
 from agentflow.governance import access, audit
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
+from . import telling
 from .models import Incident, IncidentNote, NoteKind
 from .states import INCIDENT, IncidentState
 
@@ -94,6 +96,7 @@ def wake(*, incident_id: UUID, by: User) -> None:
             raise NotSnoozed
         _move(incident, S.OPEN, snoozed_until=None)
         _tell(incident, NoteKind.WOKEN, by)
+        telling.tell(incident, "incident_reopened", {"by": by.get_username()}, level=Level.WARNING)
         _audit(incident, "wake", by, {})
 
 
@@ -106,6 +109,7 @@ def resolve(*, incident_id: UUID, by: User, comment: str = "") -> None:
     with locked(incident_id, by) as incident:
         _move(incident, S.RESOLVED, snoozed_until=None, resolved_at=Now())
         _tell(incident, NoteKind.RESOLVED, by, comment)
+        telling.tell(incident, "incident_resolved", {"by": by.get_username()})
         _audit(incident, "resolve", by, {"comment": comment} if comment else {})
 
 

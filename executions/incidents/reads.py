@@ -14,6 +14,7 @@ from agentflow.governance.access import Principal
 from agentflow.types import JSONObject
 from executions.engine.run import raw_cursor
 from executions.models import BlockExecution
+from executions.ports import people_asked
 
 from .models import Incident, IncidentBlock, IncidentNote
 from .states import IncidentState
@@ -90,6 +91,12 @@ def found_by(words: str) -> Q:
         | Q(code__icontains=words)
         | Q(sample__message__icontains=words)
     )
+
+
+def of_blocks(block_pks: Collection[int]) -> dict[int, UUID]:
+    """The incident that counts the latest failure of each of these rows of blocks, where one does."""
+    rows = IncidentBlock.objects.filter(block__in=block_pks).order_by("last_at", "pk")
+    return dict(rows.values_list("block_id", "incident_id"))
 
 
 def blocks(incident: Incident) -> QuerySet[IncidentBlock]:
@@ -199,4 +206,25 @@ def as_json(incident: Incident) -> JSONObject:
         "firstSeen": incident.first_seen,
         "lastSeen": incident.last_seen,
         "resolvedAt": incident.resolved_at,
+    }
+
+
+def detail(incident: Incident) -> JSONObject:
+    """An incident with its first failure, how far it reaches, and what people did about it."""
+    first = sample_of(incident)
+    held = IncidentBlock.objects.filter(incident=incident).values("block")
+    people = people_asked()(workspace_id=incident.workspace_id, blocks=held)
+    return {
+        **as_json(incident),
+        "sample": {"executionId": first.execution_id if first else None, "failure": incident.sample},
+        "blastRadius": radius(incident).as_json(people),
+        "timeline": [
+            {
+                "kind": note.kind,
+                "text": note.text,
+                "by": note.by.get_username() if note.by else None,
+                "at": note.at,
+            }
+            for note in notes(incident)
+        ],
     }

@@ -16,13 +16,14 @@ from django.db.models.functions import Now
 from agentflow.errors import AgentflowError
 from agentflow.governance import access
 from agentflow.governance.roles import Permission
+from agentflow.types import JSONObject
 from executions.engine.facts import version_facts
 from executions.engine.run import raw_cursor
 from executions.models import Execution
 from executions.services import locking, moving, repairing, restarting
 from executions.services.restarting import RestartRequest
 
-from . import fixing, repairs
+from . import fixing, repairs, telling
 from .fixes import COMPLETE, MOVE, MOVED, RESTARTED, SKIP, DoesNotFit, Fix, outlook, version_of
 from .repair_models import ACTIVE, RepairItem, RepairRun
 from .states import ItemState, RepairState
@@ -114,6 +115,8 @@ def _end(repair: RepairRun, to: RepairState, said: str = "") -> bool:
             told = repairs.progress(repair)
             text = f"{to.value}: {told['applied']} applied, {told['refused']} refused, {told['pending']} left"
             repairs.tell(repair, None, f"{text}. {said}".rstrip())
+            facts: JSONObject = {"repairId": str(repair.pk), "state": to.value, **told}
+            telling.tell(repair.incident, "incident_repaired", facts)
     return False
 
 

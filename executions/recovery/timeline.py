@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.db.models import QuerySet
 
 from agentflow.types import JSONObject
+from executions.incidents import reads
 from executions.models import AttemptOutcome, BlockAttempt, BlockExecution, Execution, RoutingReceipt
 from executions.states import BlockStatus
 
@@ -29,7 +31,7 @@ def decided(execution: Execution, block_id: str | None = None) -> QuerySet[Block
 
 
 def entries(attempts: Sequence[BlockAttempt]) -> list[JSONObject]:
-    """These failures with what came of them, in two queries for any number."""
+    """These failures with what came of them, in three queries for any number."""
     blocks = {attempt.block_id for attempt in attempts}
     after = _After.of(blocks)
     return [_entry(attempt, after) for attempt in attempts]
@@ -41,6 +43,7 @@ class _After:
 
     outcomes: Mapping[int, Mapping[int, str]]
     receipts: Mapping[tuple[int, int], RoutingReceipt]
+    incidents: Mapping[int, UUID]
 
     @classmethod
     def of(cls, blocks: Collection[int]) -> _After:
@@ -50,7 +53,8 @@ class _After:
         ):
             outcomes[block][attempt] = outcome
         receipts = RoutingReceipt.objects.filter(block__in=blocks)
-        return cls(outcomes, {(each.block_id, each.attempt): each for each in receipts})
+        by_attempt = {(each.block_id, each.attempt): each for each in receipts}
+        return cls(outcomes, by_attempt, reads.of_blocks(blocks))
 
 
 def _entry(attempt: BlockAttempt, after: _After) -> JSONObject:
@@ -84,6 +88,7 @@ def _entry(attempt: BlockAttempt, after: _After) -> JSONObject:
             "learned": recovery.get("learned"),
         },
         "result": _result(attempt, block, after, recovery.get("strategy", "")),
+        "incidentId": after.incidents.get(block.pk),
     }
 
 

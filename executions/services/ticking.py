@@ -37,6 +37,7 @@ from . import budgeting, losses, measuring, reconcile, seeking, signals
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.5
+NOTES_S = 0.15  # between two looks for failures: an incident is there soon after the first
 TAKEN_AT_ONCE = 100
 PUT_OFF_S = 15
 STAMP_S = 5.0
@@ -110,9 +111,22 @@ def _run(stop: threading.Event) -> None:
             connection.close()
             busy = False
         if not busy:
-            stop.wait(TICK_S)
+            _rest(stop)
     with suppress(DatabaseError):
         processes.forget(own.pk)
+
+
+def _rest(stop: threading.Event) -> None:
+    """Wait for the next tick, or for a failure that is to be counted."""
+    until = time.monotonic() + TICK_S
+    while time.monotonic() < until:
+        if stop.wait(NOTES_S):
+            return
+        try:
+            if feed.noted():
+                return
+        except (DatabaseError, InterfaceError):  # the next tick says so
+            return
 
 
 def tick() -> bool:
