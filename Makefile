@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run manage test test-slow chaos mutants test-load test-model check format format-check lint types imports \
-	migrations migrations-check openapi openapi-check bench bench-agents bench-calls bench-fairness bench-growth bench-profile bench-recovery \
+	migrations migrations-check openapi openapi-check bench bench-agents bench-calls bench-fairness bench-growth bench-incidents bench-profile bench-recovery \
 	load-approvals lock hooks clean python install-local install-test
 
 VENV := .venv
@@ -91,6 +91,9 @@ bench-growth: install-test ## Measure what size, width and open executions cost
 
 bench-fairness: install-test ## Measure what a small workspace waits beside one with 10,000 executions
 	$(PY) -m bench fairness $(ARGS)
+
+bench-incidents: install-test ## Measure an incident of 10,000 failures; ARGS="--failures 200" for less
+	$(PY) -m bench incidents $(ARGS)
 
 bench-profile: install-test ## Show where a block's time goes: statements, commits, processor time by layer
 	$(PY) -m bench profile $(ARGS)

@@ -4,6 +4,7 @@ python -m bench [--workloads W1,W5] [--systems celery,agentflow] [--runs 7] [--q
 python -m bench growth [--runs 3] [--open 10000]
 python -m bench fairness [--runs 9] [--open 10000]
 python -m bench profile [--workloads W1,W5]
+python -m bench incidents [--failures 10000]
 python -m bench inbox [--pending 100000] [--each 1000] [--sockets 2000] [--rate 50] [--seconds 60]
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import comparing, fairness, growing, inbox, profiling, report
+from . import comparing, fairness, growing, inbox, incidents, profiling, report
 from .blocks import log_folder
 from .graphs import STANDARD, WORKLOADS
 
@@ -76,12 +77,19 @@ def _inbox(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[s
     return results
 
 
+def _incidents(options: argparse.Namespace, folder: Path, block_log: Path) -> dict[str, Any]:
+    results = incidents.Incidents(options.failures).measure(folder, block_log)
+    print(incidents.table(results))
+    return results
+
+
 PARTS = {
     "compare": _compare,
     "growth": _growth,
     "profile": _profile,
     "fairness": _fairness,
     "inbox": _inbox,
+    "incidents": _incidents,
 }
 
 
@@ -95,6 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sockets", type=_upto(5000), default=2000, help="inbox: who watch at once")
     parser.add_argument("--rate", type=_upto(500), default=50, help="inbox: decisions a second")
     parser.add_argument("--seconds", type=_upto(300), default=60, help="inbox: for how long")
+    parser.add_argument("--failures", type=_upto(1_000_000), default=10_000, help="incidents: of one kind")
     parser.add_argument("--quick", action="store_true", help="one counted run: does it work at all?")
     parser.add_argument("--workloads", default="", help=_listing())
     systems = (*ALWAYS, *(comparing.PEERS if os.environ.get("PEERS", "0") not in ("", "0") else ()))

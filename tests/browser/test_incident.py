@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from agentflow.governance.roles import Role
 from tests.factories.governance import member
 from tests.service import Service
@@ -21,6 +20,15 @@ STEP = {
     "agentId": "builtin.echo",
 }
 SCRIPT: dict[str, Any] = {"failures": {"fetch": [{"kind": "agent", "times": 1}]}}
+
+
+def _stopped(page: Any) -> None:
+    """A repair whose first step takes long, stopped before the rest."""
+    page.get_by_role("button", name="Repair all").click()
+    page.get_by_text("0 of 2 applied").or_(page.get_by_text("1 of 2 applied")).wait_for()
+    page.get_by_role("button", name="Stop the repair").click()
+    page.locator(".af-repair-line", has_text="Stopped").wait_for()
+    page.locator("#timeline", has_text="stopped").wait_for()
 
 
 def test_an_operator_repairs_all_that_an_incident_holds(service: Service, team: Team, visit: Visit) -> None:
@@ -49,3 +57,14 @@ def test_an_operator_repairs_all_that_an_incident_holds(service: Service, team: 
     page.set_viewport_size(PHONE)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
+
+    slow = {"failures": {"weigh": [{"kind": "agent", "times": 1}, {"kind": "slow", "ms": 20_000}]}}
+    first = team.start({**STEP, "blockId": "weigh"}, **slow)
+    template_id = api.get(f"/executions/{first}").json()["templateId"]
+    api.post("/executions", json={"templateId": template_id, "simulation": slow})
+    path = f"/incidents?templateId={template_id}"
+    service.until(lambda: [each["count"] for each in api.get(path).json()["incidents"]] == [2])
+    incident_id = api.get(path).json()["incidents"][0]["incidentId"]
+    _stopped(visit(operator, f"/admin/executions/incident/{incident_id}/change/"))
+    left = api.get(f"/incidents/{incident_id}/repairs").json()["repairs"][0]["progress"]
+    assert left["pending"] >= 1

@@ -127,6 +127,26 @@ def test_a_rule_that_throws_is_shown_where_it_is_kept_and_blocks_nothing(start: 
     assert rule.error
 
 
+def test_rules_that_got_past_the_checks_are_passed_over_or_count_in_their_order(
+    start: Start, author: User
+) -> None:
+    execution = start(template(block("a", agentId="test.crash")))
+    conditions = ["failure.code ==", "blocks.a.output", "failure.message", "1 / 0 == 1", "true", "true"]
+    for place, condition in enumerate(conditions):  # as a restore or an older version may leave them
+        FailureRule.objects.create(
+            workspace=execution.workspace,
+            name=f"rule {place}",
+            place=place,
+            condition=condition,
+            kind="critical" if place < len(conditions) - 1 else "transient",
+        )
+    drain(execution)
+    assert statuses(execution) == {"a": "failed"}
+    assert (row(execution, "a").error or {})["recovery"]["rule"] == "rule 4"
+    broken = FailureRule.objects.exclude(error="").order_by("place").values_list("name", flat=True)
+    assert list(broken) == ["rule 0", "rule 1", "rule 2", "rule 3"]
+
+
 def test_the_workspaces_policy_counts_where_nothing_else_is_said(start: Start, author: User) -> None:
     silent, own = (
         start(template(block("a", agentId="test.crash", **fields)))
