@@ -52,6 +52,7 @@ class RepairOver(Conflict):
 
 
 # Blocks that stand where this failure left them: of the execution's epoch, asking, in backoff or failed.
+# What was moved goes on elsewhere, though it still stands as failed.
 _HELD = """
 FROM executions_incidentblock i
 JOIN executions_incident n ON n.id = i.incident_id
@@ -60,6 +61,8 @@ JOIN executions_execution e ON e.id = i.execution_id
 WHERE i.incident_id = %(incident)s AND b.epoch = e.epoch AND b.error->>'code' = n.code
   AND (b.status IN ('waiting_human', 'failed') OR b.status = 'ready' AND b.available_at IS NOT NULL)
   AND e.status <> 'completed'
+  AND NOT EXISTS (
+    SELECT 1 FROM executions_repairitem m WHERE m.execution_id = e.id AND m.moved_to_id IS NOT NULL)
 """
 _COLUMNS = """b.status, e.status, b.status <> 'failed', e.parent_block_id IS NOT NULL, b.epoch = e.epoch,
   b.iteration > 0, b.effect, coalesce((b.error->>'outcomeUnknown')::bool, false)"""

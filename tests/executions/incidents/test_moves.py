@@ -113,6 +113,8 @@ def test_an_execution_that_failed_goes_on_too_with_its_business_key(held: Held, 
     assert (goes_on.status, goes_on.business_key, run.status) == ("completed", "order-7", "failed")
     item = RepairItem.objects.get()
     assert (item.state, item.moved_to_id, item.moved_idx) == ("applied", goes_on.pk, None)
+    again = post("repair-plan", {"fix": {"action": "retry"}}, status=409)
+    assert again["code"] == "nothing_to_repair"  # it goes on once
 
 
 def test_the_first_that_fails_in_the_new_version_too_keeps_the_others_from_moving(
@@ -148,6 +150,18 @@ def test_what_does_not_fit_is_left_alone_and_says_why(held: Held, post: Post) ->
     assert (moved_to(small).status, large.status) == ("completed", "running")
     assert RepairItem.objects.get(execution=large).code == "input_schema_mismatch"
     assert row(large, "a").status == "waiting_human"
+
+
+def test_what_a_repair_changed_for_the_execution_is_not_taken_along(held: Held, post: Post) -> None:
+    new = absent(configuration={"new": True})
+    (run,) = held([absent()], [new], inputs=({"n": 2},))
+    begin(post, action="retry", input={"n": 4})
+    work_all(run)
+    assert run.patches
+    begin(post, action="move", templateVersion=2)
+    work_all(run)
+    assert moved_to(run).patches is None
+    assert "Order 2 of" in (row(moved_to(run), "a").error or {})["message"]
 
 
 def test_nothing_that_had_an_effect_is_repeated(held: Held, post: Post) -> None:
