@@ -189,7 +189,7 @@ def _panels(request: HttpRequest) -> list[Panel]:
         Panel(
             "Open incidents",
             [_incident(row) for row in _incidents(request)[:ROWS]],
-            "Nothing fails that nobody looked at.",
+            "No incident is open.",
             changelist(INCIDENTS, OPEN_INCIDENTS),
         ),
         Panel(

@@ -207,15 +207,19 @@ def begin(request: HttpRequest, incident: Incident) -> None:
 
 def _radius(found: reads.Radius, people: int) -> list[tuple[int, str]]:
     return [
-        (found.executions, "executions"),
+        (found.executions, _of(found.executions, "execution", "executions")),
         (found.open_executions, "of them still open"),
         (found.failed_executions, "of them failed"),
-        (found.workflows, "workflows"),
-        (found.asking, "steps wait for a person"),
-        (people, "people asked"),
-        (found.going_on, "steps go on by themselves"),
-        (found.healed, "steps completed after all"),
+        (found.workflows, _of(found.workflows, "workflow", "workflows")),
+        (found.asking, _of(found.asking, "step waits for a person", "steps wait for a person")),
+        (people, _of(people, "person asked", "people asked")),
+        (found.going_on, _of(found.going_on, "step goes on by itself", "steps go on by themselves")),
+        (found.healed, _of(found.healed, "step completed after all", "steps completed after all")),
     ]
+
+
+def _of(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many
 
 
 def _line(repair: RepairRun) -> RepairLine:
@@ -250,6 +254,7 @@ def _blocks(request: HttpRequest, incident: Incident) -> Table:
         "blocks",
         empty="None is left.",
         page_parameter="block_page",
+        labels=True,
     )
 
 

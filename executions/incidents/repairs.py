@@ -163,7 +163,12 @@ def begin(*, incident_id: UUID, by: User, fix: Fix, reason: str = "", canary: bo
             created_by=by,
         )
         count = raw_cursor().execute(_ITEMS, {"incident": incident.pk, "repair": repair.pk}).rowcount
-        tell(repair, by, f"{fix.action}: {count} blocks" + (", one of them first" if canary else ""))
+        tell(
+            repair,
+            by,
+            f"{fix.action}: {count} block{'' if count == 1 else 's'}"
+            + (", one of them first" if canary else ""),
+        )
         audit.record(
             action="incident.repair",
             by=by,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from agentflow.governance.roles import Role
 from tests.factories.governance import member
 from tests.service import Service
@@ -58,7 +59,9 @@ def test_an_operator_repairs_all_that_an_incident_holds(service: Service, team: 
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
 
-    slow = {"failures": {"weigh": [{"kind": "agent", "times": 1}, {"kind": "slow", "ms": 20_000}]}}
+    slow: dict[str, Any] = {
+        "failures": {"weigh": [{"kind": "agent", "times": 1}, {"kind": "slow", "ms": 20_000}]}
+    }
     first = team.start({**STEP, "blockId": "weigh"}, **slow)
     template_id = api.get(f"/executions/{first}").json()["templateId"]
     api.post("/executions", json={"templateId": template_id, "simulation": slow})

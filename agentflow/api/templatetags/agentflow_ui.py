@@ -196,7 +196,7 @@ def _sequence(value: list[Any], depth: int) -> SafeString:
     if all(not isinstance(item, dict | list) for item in value) and len(value) <= 8:
         return format_html_join("; ", "{}", ((_readable(item, depth + 1),) for item in value))
     inner = format_html_join("", "<li>{}</li>", ((_readable(item, depth + 1),) for item in value[:200]))
-    return _folded(f"{len(value)} entries", format_html("<ul>{}</ul>", inner))
+    return _folded(f"{len(value)} entr{'y' if len(value) == 1 else 'ies'}", format_html("<ul>{}</ul>", inner))
 
 
 def _text(value: str) -> SafeString:

@@ -68,7 +68,7 @@ def test_the_page_of_an_incident_repairs_it(failed: Execution) -> None:
     client = signed_in(incident, Role.OPERATOR)
     page = f"{LIST}{incident.pk}/"
     body = client.get(f"{page}change/").content.decode()
-    for said in ("Order 2 of 10.0.0.2:80 is not there.", "steps wait for a person", str(failed.pk)[:8]):
+    for said in ("Order 2 of 10.0.0.2:80 is not there.", "step waits for a person", str(failed.pk)[:8]):
         assert said in body
     for what, given, said in (
         ("comment", {"text": "Away."}, "Commented."),
