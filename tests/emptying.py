@@ -9,7 +9,7 @@ from __future__ import annotations
 from django.db import connection, transaction
 
 WRITTEN_BY_MIGRATE = frozenset({"django_migrations", "django_content_type", "auth_permission"})
-LARGE_BYTES = 1_000_000  # to remove so much row by row would leave it to be read over
+LARGE_BYTES = 65_536  # removed row by row, so much would be read over until the next vacuum
 
 
 def empty() -> None:
