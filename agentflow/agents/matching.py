@@ -21,6 +21,7 @@ from operator import itemgetter
 from ..types import JSONObject
 
 SHOWN = 20  # of those that are fit, and of those left out, so many are written down; the rest are counted
+NEAR = 0.3  # texts that have nothing to do with each other are about as near, too
 _CAREFUL = {"pure": 0, "keyed": 1, "once": 2}
 _WORD = re.compile(r"[^\W_]+")
 
@@ -192,11 +193,14 @@ def rank(
     rule: Rule = Rule(),
     uniform: random.Random | None = None,
     lexical: Mapping[str, float] | None = None,
+    meaning: Mapping[str, float] | None = None,
 ) -> Ranking:
     """Rank the candidates.  Equal input gives an equal ranking, unless `uniform` is given.
 
-    `lexical` is how well each agent's texts match `asked.text`, from 0 to 1, where somebody else knows.
+    `lexical` is how well each agent's texts match `asked.text`, from 0 to 1, where somebody else knows;
+    `meaning` how near they are to it in meaning: the better of both counts.
     """
+    near = meaning or {}
     seen = measured or {}
     text_words = words(asked.text) if asked.text and lexical is None else frozenset()
     left_out: list[tuple[str, str]] = []
@@ -218,13 +222,19 @@ def rank(
                 if lexical is None
                 else lexical.get(candidate.agent_id, 0.0)
             )
+            likeness = near.get(candidate.agent_id, 0.0)
+            if likeness >= NEAR:
+                found = max(found, likeness)
             if found <= 0 and not asked.capabilities:
                 left_out.append((candidate.agent_id, "text"))
                 continue
             capability *= 0.5 + 0.5 * found
         fit.append((candidate, now, capability))
     fit = _without_the_worse(fit, rule, left_out)
-    return Ranking(_scored(fit, policies, rule, uniform), len(fit), tuple(left_out), lacking, rule)
+    scored = _scored(fit, policies, rule, uniform)
+    for each in scored if near else ():
+        each.parts["meaning"] = round(near.get(each.agent_id, 0.0), 4)  # a part of `capability`
+    return Ranking(scored, len(fit), tuple(left_out), lacking, rule)
 
 
 _NOTHING = Measured()

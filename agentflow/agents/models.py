@@ -177,6 +177,25 @@ class Agent(models.Model):
         return self.agent_id
 
 
+class AgentMeaning(models.Model):
+    """What an agent says of itself, as the vector of an embedding model.
+
+    Made anew when its texts, or the model, are others; `of` is their SHA-256.
+    """
+
+    agent = models.OneToOneField(Agent, on_delete=models.CASCADE, related_name="meaning")
+    model = models.CharField(max_length=200)
+    of = models.CharField(max_length=64)
+    vector = ArrayField(models.FloatField())
+    at = models.DateTimeField()  # up to when the agent is known not to have changed
+
+    workspace_path = "agent__workspace"
+    objects = WorkspaceScopedQuerySet["AgentMeaning"].as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.agent_id} by {self.model}"
+
+
 class AgentVersion(models.Model):
     """What a call of an agent meant from one change to the next; never changed.
 

@@ -76,6 +76,7 @@ def choose(
     seed: str = "",
     rule: Rule = USUAL,
     lexical: Mapping[str, float] | None = None,
+    meaning: Mapping[str, float] | None = None,
 ) -> Choice:
     """Rank the workspace's agents.  `only` binds the choice to one agent; `exclude` passes some over.
 
@@ -91,9 +92,8 @@ def choose(
         asked = replace(asked, environment=rules.environment)
     seen = _measured(workspace_id, candidates, asked, load or {})
     draws = random.Random(seed) if rules.explore and seed else None
-    ranked = partial(
-        rank, asked, candidates, measured=seen, policies=ruled, rule=rule, uniform=draws, lexical=lexical
-    )
+    ranked = partial(rank, asked, candidates, measured=seen, policies=ruled, rule=rule, uniform=draws)
+    ranked = partial(ranked, lexical=lexical, meaning=meaning)
     found = ranked(exclude=exclude)
     if not found.fit and exclude:
         found = ranked()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
 
 from ..types import JSONObject
 from ..workflow.classification import of_model
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 TELL_S = 0.1  # a text that grows is told so often at most,
 TOLD_CHARS = 4000  # and of it what was written last
+DIMENSIONS = 8192  # of an embedding
 MOST_COST = 1e9  # of one answer: a provider that says more is not believed
 
 
@@ -93,6 +98,45 @@ def ask(
         except openai.OpenAIError as error:
             raise http_watch.translated(error, watch) from error
         return _answer(raw.http_response.content)
+
+
+def installation() -> tuple[str, str, EgressPolicy]:
+    """The address that the installation names, empty if none, its key, and what may be reached: only that."""
+    base_url = settings.AGENTFLOW_LLM_BASE_URL
+    parts = urlsplit(base_url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return base_url, settings.AGENTFLOW_LLM_API_KEY, EgressPolicy((f"{host}:{port}",) if base_url else ())
+
+
+def embed(
+    texts: Sequence[str], *, model: str, base_url: str, api_key: str, policy: EgressPolicy, timeout_s: float
+) -> list[list[float]]:
+    """A vector for each text, in their order.
+
+    Raises:
+        EgressError: no answer came, or one that is not so many vectors of one length.
+    """
+    import openai
+
+    with http_watch.watched(timeout_s=timeout_s, on_cancel=None) as watch:
+        embeddings = _client(base_url, api_key, policy).embeddings
+        try:
+            raw = embeddings.with_raw_response.create(model=model, input=list(texts), encoding_format="float")
+        except openai.APIStatusError as error:
+            raise _status(error) from error
+        except openai.OpenAIError as error:
+            raise http_watch.translated(error, watch) from error
+    try:
+        rows = sorted(json.loads(raw.http_response.content)["data"], key=lambda row: int(row["index"]))
+        vectors = [[float(number) for number in row["embedding"]] for row in rows]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unusable(f"{type(error).__name__}: {error}"[:200]) from error
+    lengths = {len(vector) for vector in vectors}
+    numbers = all(map(math.isfinite, (number for vector in vectors for number in vector)))
+    if len(vectors) != len(texts) or len(lengths) != 1 or not 0 < max(lengths) <= DIMENSIONS or not numbers:
+        raise _unusable("these are not the vectors of the texts")
+    return vectors
 
 
 @functools.lru_cache(maxsize=64)

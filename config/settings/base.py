@@ -378,6 +378,8 @@ AGENTFLOW_RECEIPT_DAYS = env.integer("AGENTFLOW_RECEIPT_DAYS", 30)
 AGENTFLOW_LLM_BASE_URL = env.text("AGENTFLOW_LLM_BASE_URL", "")
 AGENTFLOW_LLM_API_KEY = env.text("AGENTFLOW_LLM_API_KEY", "")
 AGENTFLOW_LLM_MODEL = env.text("AGENTFLOW_LLM_MODEL", "")
+# Behind the same address: agents are matched by meaning, too.  Empty: by words alone.
+AGENTFLOW_LLM_EMBEDDING_MODEL = env.text("AGENTFLOW_LLM_EMBEDDING_MODEL", "")
 # MCP servers reachable over stdio: name -> {"command": [...], "env": {...}}.  A template names one,
 # it never brings one.
 AGENTFLOW_MCP_STDIO: dict[str, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from agentflow.agents import selection
+from agentflow.agents import meaning, selection
 from agentflow.agents.matching import Requirements, Rule
 from agentflow.agents.models import AgentPolicy, Effect, PolicyKind, ToolType
 from agentflow.agents.selection import Purpose
@@ -182,7 +182,12 @@ class _View(ExecutionAPIView):
 def _ranking(workspace_id: UUID, asked: Requirements, purpose: Purpose | None = None) -> JSONObject:
     lexical = selection.lexical_fit(workspace_id, asked.text) if asked.text else None
     choice = selection.choose(
-        workspace_id, asked, purpose=purpose or Purpose(), load=loads_of(workspace_id), lexical=lexical
+        workspace_id,
+        asked,
+        purpose=purpose or Purpose(),
+        load=loads_of(workspace_id),
+        lexical=lexical,
+        meaning=meaning.fit(workspace_id, asked.text) if asked.text else None,
     )
     return choice.ranking.as_json()
 

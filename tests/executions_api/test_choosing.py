@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
 
-from agentflow.agents import registry
-from agentflow.agents.models import AgentPolicy
+from agentflow.agents import meaning, registry
+from agentflow.agents.models import AgentMeaning, AgentPolicy
 from agentflow.governance.models import AuditEntry
+from agentflow.integrations.egress import EgressError
 from executions.models import RoutingReceipt
 from tests.factories.agents import AgentFactory
 from tests.factories.executions import ExecutionFactory
 from tests.factories.governance import client_of
 from tests.factories.templates import TemplateFactory, TemplateVersionFactory
+from tests.servers import Exchange, http_server
 
 from .conftest import Team
 
@@ -65,6 +69,44 @@ def test_free_text_is_matched_by_meaningful_words(team: Team) -> None:
     assert [each["agentId"] for each in found["candidates"]] == ["ocr"]
     goal = post(team.viewer, RECOMMEND, goal="send a mail")["recommendations"]
     assert [each["agentId"] for each in goal[0]["ranking"]["candidates"]] == ["mailer"]
+
+
+def test_free_text_is_matched_by_meaning_where_an_embedding_model_is_set(
+    team: Team, settings: Settings
+) -> None:
+    """Vectors are made once for what an agent says; when the service is down words decide."""
+    agent(team, "ocr", description="Reads scanned receipts")
+    mailer = agent(team, "mailer", description="Sends letters")
+    with http_server() as server:
+        server.on("/v1/embeddings", _embeddings)
+        settings.AGENTFLOW_LLM_BASE_URL = server.url("/v1")
+        settings.AGENTFLOW_LLM_EMBEDDING_MODEL = "near-1"
+        assert (meaning.keep_up(), meaning.keep_up()) == (2, 0)
+        assert [len(json.loads(each.body)["input"]) for each in server.seen] == [2]
+        (best,) = post(team.viewer, MATCH, requirements={"text": "write somebody"})["ranking"]["candidates"]
+        assert (best["agentId"], best["parts"]["meaning"], best["parts"]["capability"]) == ("mailer", 1, 1)
+        mailer.description = "Reads scans"
+        mailer.save()
+        assert (meaning.keep_up(), meaning.keep_up()) == (1, 0)
+        found = post(team.viewer, MATCH, requirements={"text": "write somebody"})["ranking"]
+        assert found["filteredOutByReason"] == {"text": 2}
+        server.on("/v1/embeddings", lambda exchange: exchange.json({"data": [{"index": 0}]}))
+        AgentMeaning.objects.all().delete()
+        with pytest.raises(EgressError):
+            meaning.keep_up()
+    registry.forget()
+    found = post(team.viewer, MATCH, requirements={"text": "scanned"})["ranking"]
+    assert {each["agentId"] for each in found["candidates"]} == {"ocr", "mailer"}
+    settings.AGENTFLOW_LLM_EMBEDDING_MODEL = ""
+    assert meaning.keep_up() == 0
+
+
+def _embeddings(exchange: Exchange) -> None:
+    """Two meanings: of writing, and of anything else."""
+    asked = json.loads(exchange.body)
+    assert asked["model"] == "near-1"
+    vectors = [[1.0, 0.0] if "letter" in text or "write" in text else [0.0, 1.0] for text in asked["input"]]
+    exchange.json({"data": [{"index": n, "embedding": vector} for n, vector in enumerate(vectors)]})
 
 
 def test_the_queries_of_a_match_do_not_grow_with_the_agents(team: Team) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 from django.conf import settings
 
@@ -130,8 +129,7 @@ def _endpoint(call: Call, configuration: JSONObject) -> tuple[str, str, EgressPo
         key = configuration.get("apiKey")
         allowed = registry.egress_allowed(call.workspace_id)
         return str(given), str(key or ""), EgressPolicy(allowed)
-    base_url = settings.AGENTFLOW_LLM_BASE_URL
-    if not base_url:
+    if not settings.AGENTFLOW_LLM_BASE_URL:
         raise BuiltinFailure(
             Failure(
                 FailureKind.CONFIGURATION,
@@ -140,10 +138,7 @@ def _endpoint(call: Call, configuration: JSONObject) -> tuple[str, str, EgressPo
                 " configuration.baseUrl.",
             )
         )
-    parts = urlsplit(base_url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return base_url, settings.AGENTFLOW_LLM_API_KEY, EgressPolicy((f"{host}:{port}",))
+    return llm.installation()
 
 
 def bad(message: str) -> BuiltinFailure:
