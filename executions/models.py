@@ -708,6 +708,9 @@ class DaySpending(models.Model):
     workspace_id = models.UUIDField()
     day = models.DateField()
     agent_id = models.TextField()  # "": models that were called without an agent
+    # Counted for another agent already, as a part of whose work this one called or was called: it is in no
+    # sum over agents.
+    again = models.BooleanField(db_default=False)
     unit = models.TextField()  # tokens, or a currency
     amount = models.DecimalField(max_digits=40, decimal_places=12)
 
@@ -715,7 +718,8 @@ class DaySpending(models.Model):
         constraints = [
             # Also the index of every look at a day.
             models.UniqueConstraint(
-                fields=["workspace_id", "day", "agent_id", "unit"], name="one_sum_per_agent_and_day"
+                fields=["workspace_id", "day", "agent_id", "again", "unit"],
+                name="one_sum_per_agent_and_day",
             )
         ]
 

@@ -55,7 +55,7 @@ used AS ({_USED})
 """
 
 # Of a run's own blocks by blockId; what children used counts for the block that started them.  The time of
-# an attempt that is under way is that of its steps.
+# an attempt that is under way is that of its steps, or since when it waits for its child.
 _BY_STEP = f"""
 WITH RECURSIVE runs AS (
   SELECT %(execution)s::uuid AS id, NULL::text AS step
@@ -74,7 +74,11 @@ took AS (
   UNION ALL
   SELECT b.block_id, s.seconds FROM executions_blockexecution b
   JOIN executions_agentstep s ON s.block_id = b.id AND s.attempt = b.attempt
-  WHERE b.execution_id = %(execution)s AND b.status = 'running')
+  WHERE b.execution_id = %(execution)s AND b.status = 'running'
+  UNION ALL
+  SELECT b.block_id, extract(epoch FROM statement_timestamp() - b.started_at)
+  FROM executions_blockexecution b
+  WHERE b.execution_id = %(execution)s AND b.status = 'waiting_external' AND b.reason = 'child')
 ({_SUMS})
 UNION ALL
 SELECT block, 'timeMs', sum(seconds) * 1000 FROM took GROUP BY 1

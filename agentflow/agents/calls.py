@@ -78,6 +78,7 @@ class Call:
     input: JSONValue  # the block's mapped input
     timeout_s: float
     idempotency_key: str  # the same across attempts of one logical operation
+    effect: str = "once"  # what a repeat may do
     simulated: SimulatedBlock | None = None
     injection: Injection | None = None  # a fault that it meets
     callback_url: Callable[[], str] = lambda: ""  # of this attempt; empty: none can be given
@@ -165,6 +166,22 @@ class AwaitChild:
     usage: JSONObject | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AwaitBudget:
+    """A budget is used up that the agent's next step would draw on; the block asks, or waits."""
+
+    change: Any  # as the journal gave it
+    usage: JSONObject | None = None
+
+
 Outcome: TypeAlias = (
-    Completed | Failed | StartChild | AwaitCallback | AskTool | Postponed | AwaitAgent | AwaitChild
+    Completed
+    | Failed
+    | StartChild
+    | AwaitCallback
+    | AskTool
+    | Postponed
+    | AwaitAgent
+    | AwaitChild
+    | AwaitBudget
 )

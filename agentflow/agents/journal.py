@@ -60,8 +60,9 @@ class Held(Exception):
     """The step may not begin: `reason` is paused, budget (there is none left), cancelled or lost (the
     block is another worker's)."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, about: Any = None) -> None:
+        """`about`: what follows for the block, where that is known by now."""
+        self.reason, self.about = reason, about
         super().__init__(reason)
 
 

@@ -71,13 +71,16 @@ def call_tool(
     *,
     timeout_s: float,
     idempotency_key: str,
+    repeatable: bool = False,
     on_cancel: Callable[[Callable[[], None]], Any] | None = None,
     on_progress: Callable[[str], Any] | None = None,
 ) -> JSONValue:
     """Call one tool once and give back its structured content, or else its text.
 
-    Arguments are held against the schema that the server gave for the tool, before the call.  `on_progress`
-    is called in this thread with what the server says of its progress.
+    Arguments are held against the schema that the server gave for the tool, before the call.  Before what is
+    not `repeatable` a session that was idle is asked whether its server is still there; else a call that
+    finds it gone is made again in a new one.  `on_progress` is called in this thread with what the server
+    says of its progress.
 
     Raises:
         EgressError: as the kind of what went wrong.
@@ -87,7 +90,14 @@ def call_tool(
     sent = threading.Event()
     said = _Said()
     call = _pool().call(
-        server, tool, arguments, timeout_s=timeout_s, key=idempotency_key, sent=sent, said=said
+        server,
+        tool,
+        arguments,
+        timeout_s=timeout_s,
+        key=idempotency_key,
+        repeatable=repeatable,
+        sent=sent,
+        said=said,
     )
     call.add_done_callback(lambda _: said.lines.put(None))
     if on_cancel:
@@ -211,10 +221,11 @@ class _Pool:
         *,
         timeout_s: float,
         key: str,
+        repeatable: bool,
         sent: threading.Event,
         said: _Said,
     ) -> concurrent.futures.Future[CallToolResult]:
-        work = self._call(server, tool, arguments, timeout_s, key, sent, said)
+        work = self._call(server, tool, arguments, timeout_s, key, repeatable, sent, said)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _call(
@@ -224,39 +235,57 @@ class _Pool:
         arguments: JSONObject,
         timeout_s: float,
         key: str,
+        repeatable: bool,
         sent: threading.Event,
         said: _Said,
     ) -> CallToolResult:
         async with asyncio.timeout(timeout_s):
-            session = await self._session(server)
-            with session.used():
-                client = await asyncio.shield(session.client)
-                session.used_at = time.monotonic()
+            held = self._sessions.get(server)
+            rested = held is not None and held.rested
+            if repeatable and rested:
                 try:
-                    await self._check(server, session, client, tool, arguments)
-                    sent.set()
-                    meta = cast("RequestParamsMeta", {META_KEY: key})
-                    return await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
-                except Exception as error:
-                    failure = mcp_failures.translated(error, server.label, sent=sent.is_set())
-                    if failure.failure.code == "connection_lost":
-                        self._drop(server, session)
-                    raise failure from error
+                    return await self._call_in(
+                        await self._session(server, look=False), server, tool, arguments, key, sent, said
+                    )
+                except http_failures.ConnectionLost:
+                    log.debug("MCP session with %s was gone: one more", server.label)
+            session = await self._session(server)
+            return await self._call_in(session, server, tool, arguments, key, sent, said)
+
+    async def _call_in(
+        self,
+        session: _Session,
+        server: Server,
+        tool: str,
+        arguments: JSONObject,
+        key: str,
+        sent: threading.Event,
+        said: _Said,
+    ) -> CallToolResult:
+        with session.used():
+            client = await asyncio.shield(session.client)
+            session.used_at = time.monotonic()
+            try:
+                await self._check(server, session, client, tool, arguments)
+                sent.set()
+                meta = cast("RequestParamsMeta", {META_KEY: key})
+                return await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
+            except Exception as error:
+                failure = mcp_failures.translated(error, server.label, sent=sent.is_set())
+                if failure.failure.code == "connection_lost":
+                    self._drop(server, session)
+                raise failure from error
 
     async def _check(
         self, server: Server, session: _Session, client: mcp.Client, tool: str, arguments: JSONObject
     ) -> None:
-        """Hold arguments against the tool's own schema; one list serves all calls of a session."""
-        if session.schemas is None:
+        """Hold arguments against the tool's own schema; one list serves a session while its calls fit."""
+        known = session.schemas is not None
+        issues = _issues(session.schemas or {}, tool, arguments)
+        if not known or issues:  # the tool may be another by now
             listed = await _listed(server, client, LISTED)
             session.schemas = {each["name"]: each["inputSchema"] for each in listed}
-        schema = session.schemas.get(tool)
-        if schema is None:
-            return  # a tool that is not listed, or is new: the server will say
-        try:
-            issues = json_schema.issues(arguments, schema)
-        except json_schema.UnusableSchema:
-            return
+            issues = _issues(session.schemas, tool, arguments)
         if issues:
             raise mcp_failures.BadArguments(issues)
 
@@ -278,11 +307,11 @@ class _Pool:
                         self._drop(server, session)
                     raise failure from error
 
-    async def _session(self, server: Server) -> _Session:
-        """An open session that answered lately, or a new one."""
+    async def _session(self, server: Server, *, look: bool = True) -> _Session:
+        """An open session that answered lately, or a new one.  Without a `look` an idle one is not asked."""
         self._close_idle(keep=SESSIONS - 1)
         held = self._sessions.get(server)
-        if held and held.rested and not await _answers(held.client.result()):
+        if look and held and held.rested and not await _answers(held.client.result()):
             self._drop(server, held)
         held = self._sessions.get(server)
         if held is None or held.gone:
@@ -330,6 +359,15 @@ class _Pool:
             asyncio.run_coroutine_threadsafe(leave(), self._loop).result(CLOSE_S + 1)
         except (TimeoutError, RuntimeError):
             log.warning("MCP sessions did not close in time")
+
+
+def _issues(schemas: dict[str, JSONObject], tool: str, arguments: JSONObject) -> list[JSONObject]:
+    """None for a tool that is not listed, or is new: the server will say."""
+    schema = schemas.get(tool)
+    try:
+        return json_schema.issues(arguments, schema) if schema is not None else []
+    except json_schema.UnusableSchema:
+        return []
 
 
 _pools: list[_Pool] = []

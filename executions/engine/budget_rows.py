@@ -29,7 +29,8 @@ CACHED_S = 3.0  # after so long every process has read a changed budget
 class Held:
     """One budget that a block draws on.
 
-    `spent` is what was used up of a day's by now, by unit; of the others attempts and steps tell.
+    `spent` is what was used up of a day's by now, by unit; of the others attempts and steps of the run
+    tell whose template gives it.
     """
 
     scope: BudgetScope
@@ -39,6 +40,8 @@ class Held:
     spent: Mapping[str, float] | None = None
     waits_s: float | None = None  # until the next day, where nobody is asked
     agent_id: str = ""  # whose it is
+    run_id: UUID | None = None  # None: of a day
+    block_id: str = ""  # of a block's
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ _COLUMNS = "s.scope, s.key, s.warned, s.extra, s.answered, {stopped}, s.agent_id
 _OF_RUN = f"""
 SELECT {_COLUMNS.format(stopped="coalesce(s.stopped_epoch = e.epoch, false)")}
 FROM executions_budgetstate s JOIN executions_execution e ON e.id = s.execution_id
-WHERE s.execution_id = %(execution)s
+WHERE s.execution_id = ANY(%(executions)s::uuid[])
 """
 
 _OF_DAYS = f"""
@@ -93,6 +96,13 @@ WHERE s.answered = %(answered)s AND (s.asked_block = excluded.asked_block OR NOT
 RETURNING id
 """
 
+_ASKING = """
+SELECT b.id, b.idx, b.iteration, s.scope, s.key
+FROM executions_blockexecution b JOIN executions_budgetstate s ON s.asked_block = b.id
+WHERE b.execution_id = %(execution)s AND b.epoch = %(epoch)s AND b.status = 'waiting_human'
+  AND s.scope IN ('agent', 'workspace') ORDER BY b.id
+"""
+
 _ANSWERED = """
 SELECT answered FROM executions_budgetstate
 WHERE workspace_id = %(workspace)s AND scope = %(scope)s AND key = %(key)s
@@ -107,7 +117,8 @@ WHERE asked_block = %(block)s
 _STOP = """
 INSERT INTO executions_budgetstate AS s
   (workspace_id, execution_id, scope, key, warned, extra, answered, stopped_epoch)
-VALUES (%(workspace)s, %(execution)s, %(scope)s, %(key)s, false, '{}', 0, %(epoch)s)
+SELECT %(workspace)s, e.id, %(scope)s, %(key)s, false, '{}', 0, e.epoch
+FROM executions_execution e WHERE e.id = %(of)s
 ON CONFLICT (workspace_id, scope, key) DO UPDATE SET stopped_epoch = excluded.stopped_epoch
 """
 
@@ -129,11 +140,18 @@ INSERT INTO executions_budgetwait (workspace_id, execution_id, scope, key)
 VALUES (%(workspace)s, %(execution)s, %(scope)s, %(key)s) ON CONFLICT DO NOTHING
 """
 
-# As `statements.NEWS`, to all that wait for the budget.
+# As `statements.NEWS`, to all that wait for the budget, and where it was changed to who asks about it.
 _TELL = """
-WITH told AS (
+WITH waited AS (
   DELETE FROM executions_budgetwait
   WHERE workspace_id = %(workspace)s AND scope = %(scope)s AND key = %(key)s RETURNING execution_id),
+told AS (
+  SELECT execution_id FROM waited
+  UNION
+  SELECT b.execution_id FROM executions_budgetstate s
+  JOIN executions_blockexecution b ON b.id = s.asked_block
+  WHERE s.workspace_id = %(workspace)s AND s.scope = %(scope)s AND s.key = %(key)s
+    AND %(execution)s::uuid IS NULL),
 news AS (
   INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)
   SELECT 'news', 'news:' || execution_id || ':budget', execution_id,
@@ -149,8 +167,15 @@ def block_key(facts: Facts, block_id: str) -> str:
 
 
 def of_run(facts: Facts) -> States:
-    """Of the budgets that the run's template gives, and with what its blocks go on."""
-    return _states(raw_cursor().execute(_OF_RUN, {"execution": facts.execution_id}))
+    """Of the budgets that the template gives, and those of the runs above, and with what blocks go on."""
+    runs = [facts.execution_id, *(each.execution_id for each in facts.above)]
+    return _states(raw_cursor().execute(_OF_RUN, {"executions": runs}))
+
+
+def asking(run: Run) -> list[tuple[int, int, int, BudgetScope, str]]:
+    """The blocks of a run that ask about the budget of a day: row, position, item, scope and key."""
+    rows = run.execute(_ASKING).fetchall()
+    return [(pk, idx, iteration, BudgetScope(scope), key) for pk, idx, iteration, scope, key in rows]
 
 
 def of_days(workspace_id: UUID, keys: Iterable[str]) -> States:
@@ -166,19 +191,19 @@ def asked_by(run: Run, block_pk: int) -> tuple[BudgetScope, str, State] | None:
 
 def warn(facts: Facts, held: Held) -> bool:
     """Note a warning.  False: there was one."""
-    given: JSONObject = {"workspace": facts.workspace_id, "execution": _run_of(facts, held)}
+    given: JSONObject = {"workspace": facts.workspace_id, "execution": held.run_id}
     given |= {"scope": str(held.scope), "key": held.key}
     return raw_cursor().execute(_WARN, given).fetchone() is not None
 
 
 def ask(run: Run, block_pk: int, held: Held, answered: int) -> bool:
     """Take the one question about a budget.  False: it is asked, or was answered since `answered`."""
-    given = {"of": _run_of(run.facts, held), "scope": str(held.scope), "key": held.key}
+    given = {"of": held.run_id, "scope": str(held.scope), "key": held.key}
     return run.execute(_ASK, block=block_pk, answered=answered, **given).fetchone() is not None
 
 
 def wait(run: Run, held: Held, answered: int) -> bool:
-    """Let the run be told of a word about the budget of a day.  False: there was one since `answered`."""
+    """Let the run be told of a word about the budget.  False: there was one since `answered`."""
     given = {"scope": str(held.scope), "key": held.key}
     row = run.execute(_ANSWERED, **given).fetchone()
     if row is not None and row[0] != answered:
@@ -193,7 +218,8 @@ def answer(run: Run, block_pk: int, extra: JSONObject | None = None) -> None:
 
 
 def stop(run: Run, scope: BudgetScope, key: str) -> None:
-    run.execute(_STOP, scope=str(scope), key=key)
+    """Of a run, this or one above it: as long as it is not restarted."""
+    run.execute(_STOP, scope=str(scope), key=key, of=key[:36])
 
 
 def go_on_with(run: Run, block_id: str, agent_id: str) -> None:
@@ -203,7 +229,7 @@ def go_on_with(run: Run, block_id: str, agent_id: str) -> None:
 def wake(run: Run, scope: BudgetScope | None = None, key: str = "") -> None:
     """Let blocks look again that wait for a word: of this run, and of all that wait for the same budget."""
     run.execute(_WAKE)
-    if scope in OF_A_DAY:
+    if scope is not None:
         for (other,) in run.execute(_TELL, scope=str(scope), key=key, seconds=0).fetchall()[:TOLD_AT_ONCE]:
             dispatch.on_commit_look_at(other)
 
@@ -212,10 +238,6 @@ def changed(workspace_id: UUID, scope: BudgetScope, key: str) -> None:
     """A budget of a day was changed: who waits for it looks once every process knows."""
     given = {"workspace": workspace_id, "scope": str(scope), "key": key}
     raw_cursor().execute(_TELL, {**given, "execution": None, "seconds": CACHED_S})
-
-
-def _run_of(facts: Facts, held: Held) -> UUID | None:
-    return None if held.scope in OF_A_DAY else facts.execution_id
 
 
 def _states(rows: Iterable[Any]) -> States:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import structlog
 from django.db import transaction
@@ -25,17 +27,19 @@ from agentflow.workflow.definition import Budget
 from agentflow.workflow.plan import PlanBlock
 from executions import spending
 from executions.models import AttemptOutcome, BudgetScope
+from executions.ports import human_gate
 from executions.states import BlockStatus as B
 
 from . import budget_rows, cheaper, daily
 from .budget_rows import OF_A_DAY, Held, State
-from .facts import Facts
+from .facts import Above, Facts, version_facts
 from .judging import BUDGET, BUDGET_DAY, Change, Claim
 from .run import Run
 
 log = structlog.get_logger(__name__)
 
 EXCEEDED = "budget_exceeded"
+CHANGED = "budget_changed"  # why a question about one was closed
 LOOK_S = 30.0  # an answer wakes who waits sooner
 LOOK_DAY_S = 600.0  # as does the budget of a day that is changed
 MOST_STEPS = 50  # that a question names: those that used most
@@ -58,37 +62,56 @@ class Overspent:
 
 def apply(facts: Facts, planned: PlanBlock) -> bool:
     """Whether a block draws on a budget.  A run without one is not looked at further."""
-    of_template = planned.block.budget is not None or facts.plan.budget is not None
-    return (of_template and bool(_budgets_of(facts, planned))) or daily.apply(facts, planned)
+    of_template = planned.block.budget is not None or facts.plan.budget is not None or _above(facts.above)
+    return (bool(of_template) and bool(_budgets_of(facts, planned))) or daily.apply(facts, planned)
 
 
 def check(
-    facts: Facts, planned: PlanBlock, claim: Claim, *, agent_id: str | None = None
+    facts: Facts, planned: PlanBlock, claim: Claim, *, agent_id: str | None = None, on_its_way: bool = False
 ) -> Change | str | None:
     """What holds the block, if something does, or the agent that a person let it go on with.
 
     The first time that a budget runs low there is a warning.  `agent_id` is who would be called, where it
-    is not whom the template names.
+    is not whom the template names; `on_its_way` by an agent that is at work.
     """
     states = budget_rows.of_run(facts)
     own = states.get((BudgetScope.BLOCK, budget_rows.block_key(facts, planned.block_id)), State())
-    whole = states.get((BudgetScope.EXECUTION, str(facts.execution_id)), State())
-    if own.stopped or whole.stopped:
-        return _failed(claim)
-    who = own.agent_id or agent_id or planned.block.agent_id
     budgets = _budgets_of(facts, planned)
-    steps = spending.by_step(facts.execution_id) if budgets else {}
+    runs = [facts.execution_id, *(each.execution_id for each in facts.above)]
+    keys = {(BudgetScope.EXECUTION, str(run)) for run in runs} | {(held.scope, held.key) for held in budgets}
+    if own.stopped or any(states[key].stopped for key in keys & states.keys()):
+        return _failed(claim)
+    who = agent_id if on_its_way else own.agent_id or agent_id or planned.block.agent_id
+    spent = {run: spending.by_step(run) for run in {held.run_id for held in budgets} if run is not None}
     of_today = daily.of_block(facts, planned, who)
     states |= budget_rows.of_days(facts.workspace_id, [held.key for held in of_today])
     for held in (*budgets, *of_today):
         state = states.get((held.scope, held.key), State())
         allowed = _allowed(held.budget, state)
-        used = _used(held, planned, steps)
+        steps = spent[held.run_id] if held.run_id is not None else {}
+        used = _used(held, steps)
         if any(used[part] >= most for part, most in allowed.items()):
-            return _held(facts, planned, claim, who, _Low(held, state, allowed, used, steps))
+            low = _Low(held, state, allowed, used, steps)
+            return _held(facts, planned, claim, who, low, cheaper_too=not on_its_way)
         if not state.warned and any(used[p] >= most * held.budget.soft_share for p, most in allowed.items()):
             _warn(facts, planned, held, allowed, used)
     return own.agent_id or None
+
+
+def asked_in_vain(run: Run) -> None:
+    """Close the questions about budgets of a day that have room again, since somebody changed them."""
+    for pk, idx, iteration, scope, key in budget_rows.asking(run):
+        planned = run.facts.plan[idx]
+        found = daily.of_block(run.facts, planned, key[11:] or planned.block.agent_id)
+        held = next((each for each in found if (each.scope, each.key) == (scope, key)), None)
+        state = budget_rows.of_days(run.facts.workspace_id, [key]).get((scope, key))
+        if held is not None and daily.over(held, daily.extra_of(state)):
+            continue
+        budget_rows.answer(run, pk)
+        budget_rows.wake(run, scope, key)
+        human_gate().cancel(execution_id=run.facts.execution_id, block_pks=[pk], reason=CHANGED)
+        change = Change(pk=pk, idx=idx, iteration=iteration, status=B.READY, reason="extended")
+        run.settle([change], leaving=B.WAITING_HUMAN)
 
 
 def asked_once(run: Run, changes: list[Change]) -> list[Change]:
@@ -111,7 +134,7 @@ def extend(run: Run, block_pk: int, given: Mapping[str, Any]) -> None:
     if scope in OF_A_DAY:
         found = daily.of_block(run.facts, planned, key[11:] or planned.block.agent_id)
     held = next((each for each in found if (each.scope, each.key) == (scope, key)), None)
-    budget_rows.answer(run, block_pk, None if held is None else _extra(run, held, state, planned, given))
+    budget_rows.answer(run, block_pk, None if held is None else _extra(held, state, given))
     budget_rows.wake(run, scope, key)
 
 
@@ -152,18 +175,44 @@ def stopped_error() -> JSONObject:
 
 
 def _budgets_of(facts: Facts, planned: PlanBlock) -> list[Held]:
-    """Those of the template.  What is undone or simulated draws on none."""
+    """Those of the template, and of the runs above.  What is undone or simulated draws on none."""
     if facts.simulation is not None or planned.compensates is not None:
         return []
     found: list[Held] = []
     own, whole = planned.block.budget, facts.plan.budget
     if own is not None:
-        key = budget_rows.block_key(facts, planned.block_id)
-        found.append(Held(BudgetScope.BLOCK, key, "the step's budget", own))
-    if whole is not None and (whole.time is not None or _can_cost(facts, planned)):
-        key = str(facts.execution_id)
-        found.append(Held(BudgetScope.EXECUTION, key, "the execution's budget", whole))
-    return found
+        found.append(_of_block(facts.execution_id, planned.block_id, own, "the step's budget"))
+    shared = [] if whole is None else [_of_whole(facts.execution_id, whole, "the execution's budget")]
+    shared += _above(facts.above)
+    costs = bool(shared) and _can_cost(facts, planned)
+    return found + [held for held in shared if costs or held.budget.time is not None]
+
+
+def _of_block(run_id: UUID, block_id: str, budget: Budget, name: str) -> Held:
+    key = f"{run_id}:{block_id}"
+    return Held(BudgetScope.BLOCK, key, name, budget, run_id=run_id, block_id=block_id)
+
+
+def _of_whole(run_id: UUID, budget: Budget, name: str) -> Held:
+    return Held(BudgetScope.EXECUTION, str(run_id), name, budget, run_id=run_id)
+
+
+@lru_cache(maxsize=256)
+def _above(chain: tuple[Above, ...]) -> tuple[Held, ...]:
+    """The budgets of the runs that wait for this one, and of the blocks that do; up to one that undoes."""
+    found: list[Held] = []
+    for run_id, version_id, idx in chain:
+        version = version_facts(version_id)
+        planned = version.plan[idx]
+        if planned.compensates is not None:
+            break
+        if planned.block.budget is not None:
+            name = f"the budget of the step “{planned.block.name or planned.block_id}” above"
+            found.append(_of_block(run_id, planned.block_id, planned.block.budget, name))
+        if version.plan.budget is not None:
+            name = f"the budget of the execution of “{version.template_name}” above"
+            found.append(_of_whole(run_id, version.plan.budget, name))
+    return tuple(found)
 
 
 def _can_cost(facts: Facts, planned: PlanBlock) -> bool:
@@ -180,7 +229,7 @@ def _allowed(budget: Budget, state: State) -> dict[str, float]:
     return {part: most + extra.get(part, 0) for part, most in own.items() if most is not None}
 
 
-def _used(held: Held, planned: PlanBlock, steps: Mapping[str, JSONObject]) -> dict[str, float]:
+def _used(held: Held, steps: Mapping[str, JSONObject]) -> dict[str, float]:
     if held.spent is not None:
         return {
             "tokens": held.spent.get(daily.TOKENS, 0.0),
@@ -188,7 +237,7 @@ def _used(held: Held, planned: PlanBlock, steps: Mapping[str, JSONObject]) -> di
             "time": 0.0,
         }
     mine = held.scope == BudgetScope.BLOCK
-    found = [used for block_id, used in steps.items() if not mine or block_id == planned.block_id]
+    found = [used for block_id, used in steps.items() if not mine or block_id == held.block_id]
     return {
         "tokens": sum(each["inputTokens"] + each["outputTokens"] for each in found),
         "cost": sum(each["cost"].get(held.budget.currency, 0) for each in found),
@@ -196,10 +245,9 @@ def _used(held: Held, planned: PlanBlock, steps: Mapping[str, JSONObject]) -> di
     }
 
 
-def _extra(run: Run, held: Held, state: State, planned: PlanBlock, given: Mapping[str, Any]) -> JSONObject:
+def _extra(held: Held, state: State, given: Mapping[str, Any]) -> JSONObject:
     allowed = _allowed(held.budget, state)
-    steps = {} if held.spent is not None else spending.by_step(run.facts.execution_id)
-    used = _used(held, planned, steps)
+    used = _used(held, {} if held.run_id is None else spending.by_step(held.run_id))
     named = {part: given[part] for part in _PARTS if given.get(part)}
     extra: JSONObject = {}
     for part, most in allowed.items():
@@ -238,7 +286,9 @@ class _Low:
         )
 
 
-def _overspent(facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, low: _Low) -> Overspent:
+def _overspent(
+    facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, low: _Low, *, cheaper_too: bool
+) -> Overspent:
     held = low.held
     rows = _rows_of_day(facts, low) if held.spent is not None else _rows_of_run(low)
     return Overspent(
@@ -248,7 +298,7 @@ def _overspent(facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, 
         allowed=dict(low.allowed),
         used={part: low.used[part] for part in low.allowed},
         rows=tuple(rows),
-        agents=tuple(cheaper.candidates(facts, planned, claim, who)),
+        agents=tuple(cheaper.candidates(facts, planned, claim, who)) if cheaper_too else (),
     )
 
 
@@ -300,12 +350,14 @@ def _base(claim: Claim) -> Change:
     )
 
 
-def _held(facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, low: _Low) -> Change:
+def _held(
+    facts: Facts, planned: PlanBlock, claim: Claim, who: str | None, low: _Low, *, cheaper_too: bool
+) -> Change:
     """Asked about, or waited out."""
     if low.held.waits_s is not None:
         spent = Overspent(low.held, low.state.answered)
         return replace(_base(claim), reason=BUDGET_DAY, budget=spent)
-    spent = _overspent(facts, planned, claim, who, low)
+    spent = _overspent(facts, planned, claim, who, low, cheaper_too=cheaper_too)
     return replace(_base(claim), status=B.WAITING_HUMAN, ask=BUDGET, budget=spent)
 
 
@@ -320,10 +372,10 @@ def _asked(run: Run, change: Change) -> Change:
     if change.ask and budget_rows.ask(run, change.pk, held, spent.answered):
         return change
     later = replace(change, status=B.READY, ask="", budget=None, delay_s=LOOK_S)
-    if held.scope not in OF_A_DAY:
-        return later
     if not budget_rows.wait(run, held, spent.answered):
         return replace(later, delay_s=0.0)
+    if held.scope not in OF_A_DAY:
+        return later
     if held.waits_s is None:
         return replace(later, delay_s=LOOK_DAY_S)
     return replace(later, delay_s=min(held.waits_s + random.uniform(0, 5), LOOK_DAY_S))

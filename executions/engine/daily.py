@@ -7,6 +7,7 @@ that record what attempts and steps used.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -30,7 +31,7 @@ _CALLS_OUT = frozenset({"LLM", "A2A", "AgentService"})  # what they use is known
 
 _TODAY = """
 SELECT d.day, extract(epoch FROM ((d.day + 1)::timestamp AT TIME ZONE 'UTC') - statement_timestamp())::float8,
-       s.agent_id, s.unit, s.amount::float8
+       s.agent_id, s.again, s.unit, s.amount::float8
 FROM (SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date AS day) d
 LEFT JOIN executions_dayspending s ON s.workspace_id = %(workspace)s AND s.day = d.day
 """
@@ -59,24 +60,29 @@ class Today:
     day: date
     left_s: float
     amounts: dict[str, dict[str, float]]
+    again: dict[str, dict[str, float]]  # what is counted for another, too: as a tool's, or of its tools
 
     def of(self, agent_id: str | None) -> dict[str, float]:
         """Of one agent; None: of all."""
-        if agent_id is not None:
-            return self.amounts.get(agent_id, {})
-        total: dict[str, float] = {}
-        for amounts in self.amounts.values():
-            for unit, amount in amounts.items():
-                total[unit] = total.get(unit, 0.0) + amount
-        return total
+        if agent_id is None:
+            return _sum(self.amounts.values())
+        return _sum([self.amounts.get(agent_id, {}), self.again.get(agent_id, {})])
+
+
+def _sum(each: Iterable[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for amounts in each:
+        for unit, amount in amounts.items():
+            total[unit] = total.get(unit, 0.0) + amount
+    return total
 
 
 def today(workspace_id: UUID) -> Today:
     rows = raw_cursor().execute(_TODAY, {"workspace": workspace_id}).fetchall()
-    found = Today(rows[0][0], rows[0][1], {})
-    for _, _, agent_id, unit, amount in rows:
+    found = Today(rows[0][0], rows[0][1], {}, {})
+    for _, _, agent_id, again, unit, amount in rows:
         if unit is not None:
-            found.amounts.setdefault(agent_id, {})[unit] = amount
+            (found.again if again else found.amounts).setdefault(agent_id, {})[unit] = amount
     return found
 
 
@@ -93,6 +99,12 @@ def apply(facts: Facts, planned: PlanBlock) -> bool:
     if spec is not None and spec.budget is not None:
         return True
     return _draws(planned, spec) and registry.day_budget(facts.workspace_id) is not None
+
+
+def of_its_own(facts: Facts, agent_id: str | None) -> bool:
+    """Whether an agent that is called on the way has a budget of its own."""
+    spec = _spec(facts, agent_id) if facts.simulation is None else None
+    return spec is not None and spec.budget is not None
 
 
 def of_block(facts: Facts, planned: PlanBlock, agent_id: str | None) -> list[Held]:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
-from typing import Generic, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from django.db import connection
@@ -69,6 +69,14 @@ def _patched_version(version_id: int, patches: str) -> VersionFacts:
     return replace(version_facts(version_id), plan=plan)
 
 
+class Above(NamedTuple):
+    """A run that waits for one below it: with which of its blocks."""
+
+    execution_id: UUID
+    version_id: int
+    idx: int
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """One run.  `input`, `simulation` and the pinned version are fixed when it is accepted."""
@@ -85,6 +93,7 @@ class Facts:
     depth: int
     root_id: UUID  # the run at depth 0: this one, or the one above it
     parent_execution_id: UUID | None
+    above: tuple[Above, ...]  # from the run that waits for this one up to the root
     workspace: JSONObject  # as expressions see it
     once: frozenset[int]  # positions of blocks whose effect must not be repeated
     faults: Faults | None  # that it may meet on purpose
@@ -161,7 +170,15 @@ _recent: _Recent[UUID, Facts] = _Recent(256)
 _FACTS = """
 SELECT e.workspace_id, e.template_version_id, e.max_parallel, e.durability, e.input, e.input_blobs,
   e.simulation, e.created_by_id, e.depth, e.root, w.slug, w.name,
-  (SELECT p.execution_id FROM executions_blockexecution p WHERE p.id = e.parent_block_id),
+  (WITH RECURSIVE above AS (
+     SELECT p.execution_id, a.template_version_id, p.idx, a.parent_block_id, 1 AS n
+     FROM executions_blockexecution p JOIN executions_execution a ON a.id = p.execution_id
+     WHERE p.id = e.parent_block_id
+     UNION ALL
+     SELECT p.execution_id, a.template_version_id, p.idx, a.parent_block_id, n + 1
+     FROM above JOIN executions_blockexecution p ON p.id = above.parent_block_id
+     JOIN executions_execution a ON a.id = p.execution_id)
+   SELECT jsonb_agg(jsonb_build_array(execution_id, template_version_id, idx) ORDER BY n) FROM above),
   ARRAY(SELECT b.idx FROM executions_blockexecution b
         WHERE b.execution_id = e.id AND b.epoch = 1 AND b.iteration = 0 AND b.effect = 'once'),
   f.id, f.seed, f.rules, f.counts, e.business_key
@@ -181,8 +198,9 @@ def facts_of(execution_id: UUID) -> Facts | None:
     if row is None:
         return None
     workspace_id, version_id, max_parallel, durability, input, input_blobs, simulation, *_ = row
-    created_by_id, depth, root_id, slug, name, parent_execution_id, once = row[7:14]
+    created_by_id, depth, root_id, slug, name, chain, once = row[7:14]
     injection, seed, rules, counts, business_key = row[14:]
+    above = tuple(Above(UUID(run), version, idx) for run, version, idx in loads(chain) or ())
     facts = Facts(
         execution_id=execution_id,
         workspace_id=workspace_id,
@@ -195,7 +213,8 @@ def facts_of(execution_id: UUID) -> Facts | None:
         created_by_id=created_by_id,
         depth=depth,
         root_id=root_id or execution_id,
-        parent_execution_id=parent_execution_id,
+        parent_execution_id=above[0].execution_id if above else None,
+        above=above,
         workspace=workspace_names(workspace_id, slug, name),
         once=frozenset(once),
         faults=None

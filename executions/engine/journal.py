@@ -24,7 +24,7 @@ from agentflow.workflow.failures import Failure
 from executions.services import starting
 from executions.states import ExecutionStatus as E
 
-from . import budgets, children, statements
+from . import budgets, children, daily, statements
 from .choosing import limits_of, take_for_tool
 from .facts import Facts, as_text
 from .judging import Change, Claim
@@ -102,6 +102,7 @@ class Journal:
         self._block_id = self._planned.block_id
         self._patiently = patiently
         self._holding = holding
+        self._callers: tuple[str, ...] = ()  # those above it, where it is a tool itself
         self._held: set[str] = set()  # agents of which there is a place in hand
         self._root = operation(facts.execution_id, self._block_id, claim.iteration, claim.effect_seq)
         self._operation = self._root
@@ -109,6 +110,7 @@ class Journal:
     def inside(self, agent_id: str, key: str) -> Journal:
         found = copy(self)  # the places in hand are one set
         found._agent_id, found._operation = agent_id, key
+        found._callers = (*self._callers, self._agent_id or "")
         return found
 
     def steps(self) -> list[Step]:
@@ -118,10 +120,9 @@ class Journal:
         return [_step(row) for row in rows]
 
     def begin(self, step: Step) -> None:
-        if step.kind is StepKind.MODEL and budgets.apply(self._facts, self._planned):
-            check = partial(budgets.check, self._facts, self._planned, self._claim, agent_id=self._agent_id)
-            if isinstance(self._patiently(lambda _: check()), Change):  # who claims it next asks
-                raise Held("budget")
+        if step.kind is StepKind.MODEL:
+            for agent_id in (*self._callers, self._agent_id):
+                self._afford(agent_id, own=not self._callers)
         self._patiently(lambda _: self._begin(step))
         poke(self._facts)
 
@@ -129,7 +130,20 @@ class Journal:
         self._patiently(lambda _: self._end(step))
         poke(self._facts)
 
+    def _afford(self, agent_id: str | None, *, own: bool) -> None:
+        """`own`: of the block's agent; another's budgets are looked at where it has any, and the block's."""
+        drawn = (own or agent_id == self._agent_id) and budgets.apply(self._facts, self._planned)
+        if not drawn and (own or not daily.of_its_own(self._facts, agent_id)):
+            return
+        check = partial(
+            budgets.check, self._facts, self._planned, self._claim, agent_id=agent_id, on_its_way=not own
+        )
+        held = self._patiently(lambda _: check())
+        if isinstance(held, Change):
+            raise Held("budget", held)
+
     def take(self, agent_id: str) -> None:
+        self._afford(agent_id, own=False)
         place = limits_of(self._facts, agent_id)
         if place is None:
             return
@@ -183,6 +197,7 @@ class Journal:
         return {
             "workspace": self._facts.workspace_id,
             "agent": self._agent_id or "",
+            "beside": self._beside(step),
             "block": self._claim.pk,
             "attempt": self._claim.attempt,
             "operation": self._operation,
@@ -199,6 +214,11 @@ class Journal:
             "seconds": step.seconds,
             "called": step.called,
         }
+
+    def _beside(self, step: Step) -> list[str]:
+        """For whom else counts what a step used: whose tool it called, and for whom this agent works."""
+        tool = step.request.get("agentId") if step.kind is StepKind.TOOL else None
+        return sorted({*self._callers, tool or ""} - {"", self._agent_id})
 
     def _tell(self, step: Step) -> None:
         payload: JSONObject = {"number": step.number, "kind": str(step.kind), "name": step.name}

@@ -11,12 +11,14 @@ from agentflow.agents.calls import (
     CIRCUIT_OPEN,
     AskTool,
     AwaitAgent,
+    AwaitBudget,
     AwaitCallback,
     AwaitChild,
     Completed,
     Failed,
     Outcome,
     Postponed,
+    StartChild,
 )
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
@@ -157,8 +159,10 @@ def judge(
         attempt=claim.attempt,
         agent_id=agent_id or ("" if planned.routed else planned.block.agent_id or ""),
     )
-    if isinstance(outcome, Completed | Failed | AskTool | Postponed | AwaitAgent | AwaitChild):
+    if not isinstance(outcome, StartChild | AwaitCallback):
         base = replace(base, usage=outcome.usage)
+    if isinstance(outcome, AwaitBudget):
+        return budget_spent(base, outcome)
     if isinstance(outcome, AskTool):
         return tool_asked(planned, base, outcome)
     if isinstance(outcome, Postponed):
@@ -338,6 +342,12 @@ def tool_busy(planned: PlanBlock, base: Change, busy: AwaitAgent) -> Change:
         delay_s=planned.patience_s,
         agents=(AgentPlace(busy.agent_id, busy.places, busy.rate),),
     )
+
+
+def budget_spent(base: Change, spent: AwaitBudget) -> Change:
+    """The agent goes on where it is once there is more to spend."""
+    change: Change = spent.change
+    return replace(change, afresh=True, agent_id=base.agent_id, usage=base.usage)
 
 
 def child_called(base: Change, called: AwaitChild) -> Change:

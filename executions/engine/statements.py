@@ -262,26 +262,28 @@ MOVE = f"{_MOVED}\nSELECT id, attempt FROM moved"
 # locked in one order; a provider's word is believed up to a bound, so that no sum can overflow.
 _COUNTED = """
 units AS (
-  SELECT s.agent, u.unit, least(u.amount, 1e15) AS amount FROM spent s CROSS JOIN LATERAL (
+  SELECT s.agent, s.again, u.unit, least(u.amount, 1e15) AS amount FROM spent s CROSS JOIN LATERAL (
     SELECT 'tokens' AS unit, coalesce((s.usage->>'inputTokens')::numeric, 0)
                              + coalesce((s.usage->>'outputTokens')::numeric, 0) AS amount
     UNION ALL SELECT c.key, c.value::numeric FROM jsonb_each_text(coalesce(s.usage->'cost', '{}')) c) u
   WHERE u.amount > 0),
 counted AS (
-  INSERT INTO executions_dayspending AS d (workspace_id, day, agent_id, unit, amount)
-  SELECT %(workspace)s::uuid, (statement_timestamp() AT TIME ZONE 'UTC')::date, u.agent, u.unit, sum(u.amount)
+  INSERT INTO executions_dayspending AS d (workspace_id, day, agent_id, again, unit, amount)
+  SELECT %(workspace)s::uuid, (statement_timestamp() AT TIME ZONE 'UTC')::date, u.agent, u.again, u.unit,
+    sum(u.amount)
   FROM units u
-  WHERE EXISTS (SELECT 1 FROM governance_workspace w WHERE w.id = %(workspace)s AND w.budget <> '{}')
-     OR EXISTS (SELECT 1 FROM agents_agent g
+  WHERE NOT u.again AND EXISTS (
+      SELECT 1 FROM governance_workspace w WHERE w.id = %(workspace)s AND w.budget <> '{}')
+    OR EXISTS (SELECT 1 FROM agents_agent g
                 WHERE g.workspace_id = %(workspace)s AND g.agent_id = u.agent AND g.budget <> '{}')
-  GROUP BY u.agent, u.unit ORDER BY u.agent, u.unit
-  ON CONFLICT (workspace_id, day, agent_id, unit) DO UPDATE SET amount = d.amount + excluded.amount)
+  GROUP BY u.agent, u.again, u.unit ORDER BY u.agent, u.again, u.unit
+  ON CONFLICT (workspace_id, day, agent_id, again, unit) DO UPDATE SET amount = d.amount + excluded.amount)
 """
 
 # MOVE where an attempt used something up.  What its steps used was counted as they ended.
 MOVE_AND_COUNT = f"""{_MOVED},
 spent AS (
-  SELECT m.agent, m.usage::jsonb AS usage FROM moved m
+  SELECT m.agent, false AS again, m.usage::jsonb AS usage FROM moved m
   WHERE m.usage IS NOT NULL AND m.ended <> '' AND NOT EXISTS (
     SELECT 1 FROM executions_agentstep s
     WHERE s.block_id = m.id AND s.attempt = m.attempt AND s.usage IS NOT NULL)),
@@ -304,7 +306,10 @@ WITH was AS (
   SELECT status FROM executions_agentstep WHERE operation = %(operation)s AND number = %(number)s),
 ended AS ({STEP_ENDED}),
 spent AS (
-  SELECT %(agent)s::text AS agent, %(usage)s::jsonb AS usage FROM ended, was WHERE was.status = 'begun'),
+  SELECT a.agent, a.again, %(usage)s::jsonb AS usage FROM ended, was, (
+    SELECT %(agent)s::text AS agent, false AS again
+    UNION ALL SELECT unnest(%(beside)s::text[]), true) a
+  WHERE was.status = 'begun'),
 {_COUNTED}
 SELECT number FROM ended
 """

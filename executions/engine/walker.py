@@ -19,6 +19,7 @@ from agentflow.agents.calls import (
     CIRCUIT_OPEN,
     AskTool,
     AwaitAgent,
+    AwaitBudget,
     AwaitCallback,
     AwaitChild,
     Call,
@@ -386,6 +387,7 @@ class Walker:
             idempotency_key=operation(
                 self.facts.execution_id, block.block_id, claim.iteration, claim.effect_seq
             ),
+            effect=claim.effect,
             simulated=self._simulated(planned, claim),
             injection=self._injection(flight, planned),
             callback_url=lambda: self._callback_url(flight),
@@ -476,6 +478,6 @@ class Walker:
 
 def _kept_out(outcome: Any) -> bool:
     """Whether how long it took says nothing: nobody was called, or the agent stopped on its way."""
-    if isinstance(outcome, AskTool | Postponed | AwaitAgent | AwaitChild):
+    if isinstance(outcome, AskTool | Postponed | AwaitAgent | AwaitChild | AwaitBudget):
         return True
     return isinstance(outcome, Failed) and outcome.failure.code == CIRCUIT_OPEN

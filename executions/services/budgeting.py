@@ -47,6 +47,7 @@ def purge() -> None:
     old = daily.key_of(today - timedelta(days=1))
     for rows in (BudgetState.objects.filter(execution=None, asked_block=None), BudgetWait.objects.all()):
         rows.filter(scope__in=OF_A_DAY, key__lt=old).delete()
+    BudgetWait.objects.filter(execution__completed_at__isnull=False).delete()
 
 
 def listen() -> None:

@@ -14,7 +14,7 @@ import structlog
 from agentflow.conf import LIMITS
 from agentflow.workflow.large import LargeUnavailable
 from executions import dispatch
-from executions.engine import budget_rows, children, judging
+from executions.engine import budget_rows, budgets, children, judging
 from executions.engine.facts import Facts, facts_of
 from executions.engine.judging import Change, Claim
 from executions.engine.rows import loads
@@ -63,6 +63,8 @@ def look(execution_id: UUID) -> bool:
         ).fetchall()
         if any(key.endswith(budget_rows.OF_BUDGETS) for (key,) in news):
             budget_rows.wake(run)
+            if run.works or run.status is E.PAUSED:
+                budgets.asked_in_vain(run)
         if run.status in TERMINAL:
             run.execute("DELETE FROM executions_timer WHERE key = %(timer)s", timer=check_timer(execution_id))
             return False

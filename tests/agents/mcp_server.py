@@ -12,14 +12,24 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import METHOD_NOT_FOUND
 
 
-class Unlisted(MCPServer):
+class Counting(MCPServer):
+    """Counts how often it was asked for its tools."""
+
+    lists = 0
+
+    async def _handle_list_tools(self, *given: Any) -> Any:
+        self.lists += 1
+        return await super()._handle_list_tools(*given)
+
+
+class Unlisted(Counting):
     """As one whose tools the caller may not see."""
 
     async def _handle_list_tools(self, *given: Any) -> Any:
         raise MCPError(METHOD_NOT_FOUND, "Method not found")
 
 
-server = (Unlisted if sys.argv[1:2] == ["--unlisted"] else MCPServer)("tests")
+server = (Unlisted if sys.argv[1:2] == ["--unlisted"] else Counting)("tests")
 
 
 @server.tool()
@@ -71,6 +81,20 @@ def die() -> str:
 def pid() -> int:
     """Which process answers."""
     return os.getpid()
+
+
+@server.tool()
+def lists() -> int:
+    """How often the tools were asked for."""
+    return server.lists
+
+
+@server.tool()
+def relax() -> str:
+    """From now on one may add what is no number, too."""
+    server.remove_tool("add")
+    server.add_tool(lambda a, b: f"{a}{b}", name="add", description="Anything.")
+    return "relaxed"
 
 
 @server.tool()

@@ -100,6 +100,22 @@ def test_a_server_that_died_unseen_is_noticed_before_the_next_call(
     assert output_of(tool("pid"))["result"] != before
 
 
+def test_an_idle_session_is_not_asked_for_its_tools_before_what_may_be_repeated(
+    tool: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mcp, "_pools", [])
+    monkeypatch.setattr(mcp, "FRESH_S", 0.0)
+    assert [output_of(tool("lists", effect="pure"))["result"] for _ in range(3)] == [1, 1, 1]
+    assert output_of(tool("lists", effect="once"))["result"] == 2
+    before = output_of(tool("pid", effect="keyed"))["result"]
+    os.kill(before, 9)
+    until(lambda: _gone(before), why="the server's end")
+    assert output_of(tool("pid", effect="keyed"))["result"] != before
+    assert failure_of(tool("add", {"a": "x", "b": "y"}, effect="pure")).code == "mcp_invalid_call"
+    assert output_of(tool("relax")) == {"result": "relaxed"}
+    output_of(tool("add", {"a": "x", "b": "y"}, effect="pure"))  # the tools are listed anew before a refusal
+
+
 def test_a_session_that_nobody_uses_is_closed(
     tool: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from django.conf import settings
 from django.db import connection
 
 from agentflow.conf import LIMITS
+from executions.models import DaySpending
+from tests.factories.agents import AgentFactory
 from tests.outside import TERMINAL, Client
 from tests.scenarios.agents import Held, calling, echo, template
 from tests.servers import Exchange, HttpServer
@@ -58,14 +60,17 @@ class Ledger:
         exchange.json({"booked": True})
 
 
-def layers(server: HttpServer, *, effect: str, depth: int = 6, width: int = 4) -> dict[str, Any]:
+def layers(
+    server: HttpServer, *, effect: str, depth: int = 6, width: int = 4, **fields: Any
+) -> dict[str, Any]:
     """Layers of calls with a join between them: plenty of moments to be killed at."""
     blocks: list[dict[str, Any]] = []
     before: list[str] = []
     for level in range(depth):
         names = [f"l{level}c{n}" for n in range(width)]
         blocks += [
-            calling(server, name, *before, path="/book", method="POST", effect=effect) for name in names
+            {**calling(server, name, *before, path="/book", method="POST", effect=effect), **fields}
+            for name in names
         ]
         blocks.append(echo(f"join{level}", *names))
         before = [f"join{level}"]
@@ -93,7 +98,8 @@ def test_runs_survive_workers_that_are_killed_again_and_again(
     ledger = Ledger()
     server.on("/book", ledger)
     service.start_worker()
-    template_id = client.create(layers(server, effect="keyed"))
+    _count_spending(client)
+    template_id = client.create(layers(server, effect="keyed", agentId="booker"))
     chance = random.Random(7)
     runs: list[str] = []
     for _ in range(5):
@@ -108,6 +114,21 @@ def test_runs_survive_workers_that_are_killed_again_and_again(
         lost += check_attempts(client, execution_id)
     print(f"\n{len(runs)} runs, 5 kills, {lost} attempts lost, over {time.monotonic() - began:.1f} s later")
     assert len(ledger.asked) == len(runs) * 6 * 4  # one key per block, and no block without
+    (counted,) = DaySpending.objects.filter(workspace_id=client.workspace.pk)
+    assert (counted.agent_id, counted.amount) == ("booker", len(ledger.asked))  # nothing lost, nothing twice
+
+
+def _count_spending(client: Client) -> None:
+    """Let an agent of the workspace cost something, and the workspace count it."""
+    AgentFactory.create(
+        workspace=client.workspace,
+        agent_id="booker",
+        tool_type="API",
+        configuration={},
+        cost={"perCall": 1},
+    )
+    client.workspace.budget = {"cost": 1_000_000, "currency": "USD"}
+    client.workspace.save(update_fields=["budget"])
 
 
 def _work_for(calls: int, client: Client, ledger: Ledger, runs: list[str]) -> None:

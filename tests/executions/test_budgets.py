@@ -19,8 +19,8 @@ from agentflow.types import JSONObject
 from agentflow.workflow.definition import parse
 from agentflow.workflow.validation import check
 from approvals.models import Approval
-from executions.models import BlockAttempt, Execution
-from executions.services import restarting
+from executions.models import BlockAttempt, Execution, Timer
+from executions.services import reconcile, restarting
 from executions.services.restarting import RestartRequest
 from templates_app.models import TemplateVersion
 from tests.factories.agents import AgentFactory
@@ -214,6 +214,43 @@ def test_what_children_spend_counts_above_with_the_step_that_started_them(
     answer(execution, "last", author)
     assert execution.status == "completed"
     assert len(model.asked) == 2
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_the_budget_above_holds_children_with_one_question(
+    start: Start,
+    version_of: Callable[[JSONObject], TemplateVersion],
+    model: ScriptedModel,
+    author: User,
+    approved: bool,
+) -> None:
+    below = version_of(template(ask("one"), ask("two", "one")))
+    middle = version_of(template(calls("inner", below)))
+    execution = start(
+        template(calls("first", middle), calls("second", below), ask("last"), budget={"tokens": ASKS})
+    )
+    drain(execution)
+    asked = Approval.objects.get(kind="budget")
+    assert asked.request["budget"]["scope"] == "execution"
+    assert "the budget of the execution of “test” above is used up" in asked.request["title"]
+    assert asked.request["facts"]["allowed"] == {"tokens": ASKS}
+    assert len(model.asked) == 1
+    holding = asked.execution
+    answer(holding, asked.block_id, author, approved=approved, response={"tokens": 100} if approved else {})
+    told = list(Timer.objects.filter(key__endswith=":budget").values_list("execution", flat=True))
+    assert told
+    assert holding.pk not in told
+    for each in told:
+        reconcile.look(each)
+    for child in Execution.objects.exclude(pk=execution.pk).order_by("-depth"):
+        drain(child)
+        reconcile.look(child.pk)
+    drain(execution)
+    drain(execution)
+    execution.refresh_from_db()
+    assert execution.status == ("completed" if approved else "failed")
+    assert len(model.asked) == (5 if approved else 1)
+    assert Approval.objects.filter(kind="budget").count() == 1
 
 
 def test_time_is_a_budget_also_of_what_costs_nothing(start: Start, author: User) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -21,12 +22,13 @@ from agentflow.governance.roles import Role
 from agentflow.governance.services.workspaces import grant
 from agentflow.types import JSONObject
 from approvals.models import Approval
+from executions.engine import daily
 from executions.models import BlockAttempt, BudgetWait, DaySpending, Execution, Timer
 from executions.services import reconcile, starting
 from tests.factories.agents import AgentFactory
 from tests.factories.governance import UserFactory, WorkspaceFactory, client_of
 from tests.llm import ScriptedModel, completion, wants
-from tests.servers import http_server
+from tests.servers import Exchange, http_server
 
 from .conftest import Start, answer, block, drain, row, template
 
@@ -148,6 +150,43 @@ def test_what_a_budget_does_not_ask_about_waits_for_the_next_day_or_a_larger_one
     agent.save()
     assert told(execution)
     assert execution.status == "completed"
+
+
+def test_what_tools_use_counts_for_their_agents_too_and_their_budgets_hold_the_loop(
+    start: Start, model: ScriptedModel, author: User
+) -> None:
+    """A budget that is made larger closes the question about it."""
+    talks = wants(("helper", {})), wants(("helper", {})), completion("Done.")
+
+    def says(exchange: Exchange) -> None:
+        asked = json.loads(exchange.body)
+        turn = sum(message["role"] == "assistant" for message in asked["messages"])
+        exchange.json(talks[turn] if asked.get("tools") else completion("Helped."))
+
+    model.says(says)
+    execution = start(template(ask("a", configuration={"prompt": "Write.", "tools": ["helper"]})))
+    writer(execution.workspace)
+    agent = writer(execution.workspace, "helper", budget={"tokens": ASKS})
+    allow(execution.workspace, tokens=1000)
+    agent.configuration = {"prompt": "Help."}
+    agent.save()
+    registry.forget()
+    drain(execution)
+    assert (row(execution, "a").status, row(execution, "a").reason) == ("waiting_human", "budget")
+    (asked,) = questions()
+    assert (asked.request["budget"]["agentId"], asked.request["budget"]["agents"]) == ("helper", [])
+    assert asked.request["facts"]["spent"] == {"tokens": ASKS}
+    assert {name: spent()[name, "tokens"] for name in ("writer", "helper")} == {"writer": 21, "helper": ASKS}
+    assert daily.today(execution.workspace_id).of(None)["tokens"] == 21
+    agent.budget = {"tokens": ASKS + 1}
+    agent.save()
+    registry.forget()
+    assert told(execution)
+    (asked,) = questions()
+    assert (asked.status, asked.reason) == ("cancelled", "budget_changed")
+    assert execution.status == "completed"
+    assert spent()["writer", "tokens"] == 5 * ASKS
+    assert len(model.asked) == 5
 
 
 def test_a_new_day_begins_with_nothing_spent(start: Start, model: ScriptedModel, author: User) -> None:

@@ -15,7 +15,7 @@ from agentflow.governance.models import User
 from agentflow.types import JSONObject
 from approvals.models import Approval
 from executions import spending
-from executions.models import AgentStep, Execution, Pin
+from executions.models import AgentStep, DaySpending, Execution, Pin
 from executions.services import control, reconcile
 from executions.services.measuring import measure
 from tests import builtins
@@ -98,6 +98,7 @@ def test_an_agent_calls_one_that_has_tools_and_each_step_is_recorded_once(
         CHECKER: [wants(("refund", FIRST)), completion("Refunded.")],
     }
     execution = calling({"agentId": "refund", "policy": "allow"}, uses="boss")
+    Agent.objects.filter(agent_id="boss").update(budget={"tokens": 1000})
     drain(execution)
     assert execution.status == "completed"
     key = f"{execution.pk}:help:0:0:step:2:step:2:step:2"
@@ -119,6 +120,10 @@ def test_an_agent_calls_one_that_has_tools_and_each_step_is_recorded_once(
     assert boss.request["used"]["inputTokens"] == 20  # its two answers, and the checker's two
     used = {"inputTokens": 30, "outputTokens": 12, "cost": {"USD": 25.0}}
     assert spending.of_run(execution.pk) == used
+    day = [
+        (each.again, int(each.amount)) for each in DaySpending.objects.filter(agent_id="boss", unit="tokens")
+    ]
+    assert sorted(day) == [(False, 14), (True, 14)]  # its own, and the checker's
     measure()
     counted = Agent.objects.get(agent_id="checker").buckets.values_list("successes", "input_tokens")
     assert set(counted) == {(1, 10)}

@@ -22,6 +22,7 @@ from .. import usage
 from ..calls import (
     AskTool,
     AwaitAgent,
+    AwaitBudget,
     AwaitChild,
     Call,
     Completed,
@@ -424,7 +425,9 @@ class Talk:
         )
 
     def _held(self, held: Held) -> Outcome:
-        if held.reason in ("paused", "budget") or self.call.within:  # else it would be told as an answer
+        if held.about is not None:
+            return AwaitBudget(held.about)
+        if held.reason == "paused" or self.call.within:  # else it would be told as an answer
             return Postponed()
         return Failed(_stopped(held.reason))
 

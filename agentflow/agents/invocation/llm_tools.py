@@ -16,6 +16,7 @@ from .. import registry
 from ..calls import (
     AskTool,
     AwaitAgent,
+    AwaitBudget,
     AwaitChild,
     Call,
     Completed,
@@ -33,7 +34,7 @@ RESULT_CHARS = 16_000  # of one result, in what the model is told
 _ANY_OBJECT: JSONObject = {"type": "object"}
 
 Policy = Literal["allow", "ask", "deny"]
-Waits = AskTool | Postponed | AwaitAgent | AwaitChild  # until then the block holds no worker
+Waits = AskTool | Postponed | AwaitAgent | AwaitChild | AwaitBudget  # until then the block holds no worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ def invoke(
             input=arguments,
             timeout_s=max(deadline - time.monotonic(), 0.001),
             idempotency_key=key,
+            effect=tool.effect,
             cancel=call.cancel,
             log=call.log,
             within=(*call.within, call.agent_id or ""),

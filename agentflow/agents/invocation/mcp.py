@@ -9,6 +9,7 @@ from ...workflow.failures import Failure, FailureKind
 from .. import registry
 from ..builtin import BuiltinFailure
 from ..calls import Call, Completed, Failed, Outcome
+from ..models import Effect
 from ..registry import AgentSpec
 
 
@@ -30,6 +31,7 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
                 _arguments(call, configuration),
                 timeout_s=call.timeout_s,
                 idempotency_key=call.idempotency_key,
+                repeatable=call.effect != Effect.ONCE,
                 on_cancel=call.cancel.on_cancel,
                 on_progress=lambda line: call.log("info", line),
             )
