@@ -48,8 +48,9 @@ def keep_up() -> int:
     wanted = []
     for agent in agents:
         text = _text(agent)
-        made = AgentMeaning(agent=agent, model=model, at=now, of=hashlib.sha256(text.encode()).hexdigest())
         held = getattr(agent, "meaning", None)
+        of = hashlib.sha256(text.encode()).hexdigest()
+        made = AgentMeaning(agent_id=agent.pk, model=model, at=now, of=of)
         if held is not None and (held.of, held.model) == (made.of, model):
             AgentMeaning.objects.filter(pk=held.pk).update(at=now)
         else:
