@@ -115,7 +115,10 @@ def test_runs_survive_workers_that_are_killed_again_and_again(
     print(f"\n{len(runs)} runs, 5 kills, {lost} attempts lost, over {time.monotonic() - began:.1f} s later")
     assert len(ledger.asked) == len(runs) * 6 * 4  # one key per block, and no block without
     (counted,) = DaySpending.objects.filter(workspace_id=client.workspace.pk)
-    assert (counted.agent_id, counted.amount) == ("booker", len(ledger.asked))  # nothing lost, nothing twice
+    assert (counted.agent_id, int(counted.amount)) == (
+        "booker",
+        len(ledger.asked),
+    )  # nothing lost, nothing twice
 
 
 def _count_spending(client: Client) -> None:
