@@ -148,6 +148,7 @@ def _figures(request: HttpRequest) -> list[Figure]:
     found = Execution.objects.visible_to(request.user).aggregate(
         running=Count("pk", filter=Q(status=ExecutionStatus.RUNNING)),
         paused=Count("pk", filter=Q(status=ExecutionStatus.PAUSED)),
+        stuck=Count("pk", filter=executions.stuck()),
         failed=Count("pk", filter=Q(status=ExecutionStatus.FAILED, completed_at__gte=lately)),
         completed=Count("pk", filter=Q(status=ExecutionStatus.COMPLETED, completed_at__gte=lately)),
     )
@@ -160,6 +161,7 @@ def _figures(request: HttpRequest) -> list[Figure]:
         _figure(_incidents(request).count(), "open incident", "open incidents", INCIDENTS, OPEN_INCIDENTS),
         _figure(found["running"], "execution runs", "executions run", RUNS, "status__exact=running"),
         _figure(found["paused"], "is paused", "are paused", RUNS, "status__exact=paused"),
+        _figure(found["stuck"], "execution is stuck", "executions are stuck", RUNS, "stuck=yes"),
         _figure(found["failed"], FAILED, FAILED, RUNS, "status__exact=failed&ended=1d"),
         _figure(found["completed"], COMPLETED, COMPLETED, RUNS, "status__exact=completed&ended=1d"),
         _figure(off, "agent is switched off", "agents are switched off", "agents.agent", "enabled__exact=0"),

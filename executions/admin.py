@@ -26,6 +26,7 @@ from agentflow.governance.admin_base import (
     WorkspaceFilter,
     WorkspaceScopedAdmin,
     chip,
+    condition,
     holds,
     json_text,
     link,
@@ -42,6 +43,7 @@ from . import (
     processes,
     selectors,
 )
+from .condition import of as condition_of
 from .facts import NOTHING_KNOWN, BlockFacts
 from .faults import admin as fault_admin
 from .incidents import admin as incident_admin  # noqa: F401  # its pages
@@ -71,6 +73,11 @@ class SimulatedFilter(ChoiceFilter):
         "no": ("Real", {"simulation__isnull": True}),
         "yes": ("Simulated", {"simulation__isnull": False}),
     }
+
+
+class StuckFilter(ChoiceFilter):
+    title = parameter_name = "stuck"
+    choices_of = {"yes": ("Stuck", {"timers__stuck_at__isnull": False})}
 
 
 class EndedFilter(ChoiceFilter):
@@ -109,7 +116,7 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
         "created_by",
         "workspace",
     )
-    list_filter = ("status", EndedFilter, SimulatedFilter, WorkspaceFilter)
+    list_filter = ("status", StuckFilter, EndedFilter, SimulatedFilter, WorkspaceFilter)
     search_fields = ("id",)  # what is really searched: `get_search_results`
     search_help_text = "Part of the template's name, or the beginning of the id"
     empty_words = "Executions appear here once somebody, or a program, starts a template."
@@ -124,6 +131,7 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
                 "fields": (
                     ("shown_status", "page"),
                     ("template_page", "workspace_name"),
+                    "shown_health",
                     "shown_error",
                     ("created_at", "starter"),
                     ("started_at", "completed_at"),
@@ -138,6 +146,7 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
         "id",
         "page",
         "shown_status",
+        "shown_health",
         "shown_error",
         "template_page",
         "workspace_name",
@@ -197,6 +206,10 @@ class ExecutionAdmin(WorkspaceScopedAdmin):
         if found is None:
             return str(execution.created_by or "-")
         return page_of(Execution(pk=found), f"execution {str(found)[:8]}")
+
+    @display(description="Health")  # type: ignore[untyped-decorator]  # as above
+    def shown_health(self, execution: Execution) -> str:
+        return condition(condition_of(execution))
 
     @display(description="Error")  # type: ignore[untyped-decorator]  # as above
     def shown_error(self, execution: Execution) -> str:

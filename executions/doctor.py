@@ -84,6 +84,7 @@ def examine(*, probe_s: float = PROBE_S) -> list[Finding]:
         _try("ready blocks", _ready),
         _try("leases", _leases),
         _try("timers", _timers),
+        _try("stuck executions", _stuck),
         _try("questions", _questions),
         _try("repairs", _repairs),
     ]
@@ -388,6 +389,16 @@ def _timers() -> Finding:
         )
         return Finding("timers", Verdict.PROBLEM, message, remedy, figures)
     return Finding("timers", Verdict.OK, f"{due} due now" if due else "none due", figures=figures)
+
+
+def _stuck() -> Finding:
+    (stuck,) = _row("SELECT count(*)::int FROM executions_timer WHERE stuck_at IS NOT NULL")
+    figures: JSONObject = {"stuck": stuck}
+    if not stuck:
+        return Finding("stuck executions", Verdict.OK, "none", figures=figures)
+    message = f"{stuck} {'execution is' if stuck == 1 else 'executions are'} stuck: nothing moves in time."
+    remedy = "See what they wait for: GET /executions?stuck=true, or the filter Stuck of the admin."
+    return Finding("stuck executions", Verdict.WARNING, message, remedy, figures)
 
 
 def _questions() -> Finding:

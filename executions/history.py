@@ -9,6 +9,7 @@ from django.db import connection
 from agentflow.workflow.plan import Plan
 
 _LATEST = 20  # executions that are looked at
+_ENOUGH = 5  # attempts, before one can say what is slow
 
 _MEANS = """
 SELECT b.idx, avg(extract(epoch FROM a.ended_at - a.started_at))::float8 * 1000
@@ -19,6 +20,43 @@ JOIN executions_blockexecution b ON b.execution_id = e.id
 JOIN executions_blockattempt a ON a.block_id = b.id
 WHERE a.outcome = 'ok' AND a.injected IS NULL GROUP BY b.idx
 """
+
+
+_SLOWEST = """
+SELECT b.idx, 1000 * percentile_cont(0.99)
+  WITHIN GROUP (ORDER BY extract(epoch FROM a.ended_at - a.started_at))::float8
+FROM (SELECT id FROM executions_execution
+      WHERE template_version_id = %s AND started_at IS NOT NULL AND simulation IS NULL = %s
+      ORDER BY created_at DESC LIMIT %s) e
+JOIN executions_blockexecution b ON b.execution_id = e.id
+JOIN executions_blockattempt a ON a.block_id = b.id
+WHERE a.outcome = 'ok' GROUP BY b.idx HAVING count(*) >= %s
+"""
+
+_TRIES = """
+SELECT count(*) FILTER (WHERE a.outcome = 'ok')::int, count(*)::int
+FROM (SELECT id FROM executions_execution
+      WHERE template_version_id = %s AND completed_at IS NOT NULL AND simulation IS NULL = %s
+      ORDER BY created_at DESC LIMIT %s) e
+JOIN executions_blockexecution b ON b.execution_id = e.id
+JOIN executions_blockattempt a ON a.block_id = b.id
+WHERE a.outcome IN ('ok', 'error', 'rescued')
+"""
+
+
+def slowest_ms(version_id: int, *, simulated: bool) -> dict[int, float]:
+    """The 99th percentile of the same; a block that had few is missing."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SLOWEST, [version_id, not simulated, _LATEST, _ENOUGH])
+        return dict(cursor.fetchall())
+
+
+def tries(version_id: int, *, simulated: bool) -> tuple[int, int]:
+    """Of the attempts of ended executions: how many went well, of how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(_TRIES, [version_id, not simulated, _LATEST])
+        found: tuple[int, int] = cursor.fetchone()
+        return found
 
 
 def expected_ms(version_id: int, *, simulated: bool) -> dict[int, float]:

@@ -426,11 +426,19 @@ class Timer(models.Model):
     due_at = models.DateTimeField(db_index=True)
     tries = models.PositiveIntegerField(default=0)  # checks in a row that saw no progress: they grow rarer
     progress = models.BigIntegerField(default=0)  # what the last check saw: settled blocks plus attempts
+    moved_at = models.DateTimeField(null=True)  # when a check last saw another progress than the one before
+    stuck_at = models.DateTimeField(null=True)  # of a run that is stuck: when a check found that out
 
     class Meta:
         constraints = [
             # No `unique=True`, which would bring a second index for LIKE.
             models.UniqueConstraint(fields=["key"], name="one_timer_per_key"),
+        ]
+        indexes = [
+            # what is stuck: few at any time
+            models.Index(
+                fields=["execution"], condition=models.Q(stuck_at__isnull=False), name="stuck_executions"
+            ),
         ]
 
     def __str__(self) -> str:

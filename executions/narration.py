@@ -220,6 +220,18 @@ def _incident_repaired(block_id: str, facts: JSONObject) -> str:
     return f"The repair of the incident of step “{block_id}” {end}: {applied} applied, {refused} refused."
 
 
+def _execution_stuck(block_id: str, facts: JSONObject) -> str:
+    blocks = [f"“{each}”" for each in facts.get("blocks") or ()]
+    more = (facts.get("blocksTotal") or 0) - len(blocks)
+    what = ", ".join(blocks) + (f" and {more} more" if more > 0 else "")
+    waits = f" {what} should have gone on by now." if blocks else ""
+    return f"The execution is stuck: nothing moves.{waits}"
+
+
+def _execution_moves(block_id: str, facts: JSONObject) -> str:
+    return "The execution is not stuck any more."
+
+
 def _approval_responded(block_id: str, facts: JSONObject) -> str:
     approved = facts.get("approved")
     verb = "answered" if approved is None else "approved" if approved else "refused"
@@ -252,6 +264,8 @@ _WRITERS: Mapping[str, Callable[[str, JSONObject], str]] = {
     "block_late": _block_late,
     "block_step": _block_step,
     "callback_received": _callback_received,
+    "execution_stuck": _execution_stuck,
+    "execution_moves": _execution_moves,
     "recovery_restarted": _recovery_restarted,
     "recovery_failed": _recovery_failed,
     "execution_given_up": _given_up,

@@ -21,7 +21,7 @@ from agentflow.governance import access
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 
-from . import facts, page_data, selectors, snapshot, spending
+from . import condition, facts, page_data, selectors, snapshot, spending
 from .faults import service as faults
 from .models import Execution
 from .narration import choice_words
@@ -120,6 +120,7 @@ def _head(request: HttpRequest, execution: Execution) -> dict[str, Any]:
         "execution": execution,
         "progress": selectors.progress([execution.pk]).get(execution.pk),
         "why": page_data.why(execution, user),
+        "stuck_since": condition.stuck_since(execution.pk),
         "used": spending.words(spending.of_run(execution.pk)),
         "undoable": facts.compensates(execution.template_version_id),
         "may_operate": access.can(user, Permission.OPERATE, execution.workspace_id),

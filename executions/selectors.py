@@ -40,6 +40,7 @@ from .models import (
     LateResult,
     RecoveryPoint,
     RoutingReceipt,
+    Timer,
 )
 from .ports import HumanInteraction, human_history
 from .states import SETTLED, BlockStatus
@@ -91,6 +92,7 @@ class Filter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     business_key: str | None = None
+    stuck: bool | None = None
     search: str = ""
     ordering: str = "-createdAt"
 
@@ -112,11 +114,18 @@ def matching(user: Principal, chosen: Filter) -> QuerySet[Execution]:
         rows = rows.filter(created_at__lt=chosen.created_before)
     if chosen.business_key is not None:
         rows = rows.filter(business_key=chosen.business_key)
+    if chosen.stuck is not None:
+        rows = rows.filter(stuck()) if chosen.stuck else rows.exclude(stuck())
     if chosen.search:
         rows = rows.filter(named(chosen.search))
     key = ORDERINGS[chosen.ordering.removeprefix("-")]
     first = key.desc(nulls_last=True) if chosen.ordering.startswith("-") else key.asc(nulls_last=True)
     return rows.order_by(first, "-created_at", "pk")
+
+
+def stuck() -> Q:
+    """Executions of which the clock found that they are stuck."""
+    return Q(pk__in=Timer.objects.filter(stuck_at__isnull=False).values("execution"))
 
 
 def named(text: str) -> Q:

@@ -15,6 +15,7 @@ from agentflow.governance.admin_base import (
     Table,
     WorkspaceFilter,
     WorkspaceScopedAdmin,
+    condition,
     json_text,
     page_of,
 )
@@ -24,6 +25,7 @@ from agentflow.types import JSONObject
 
 from . import confirming, selectors
 from .models import Template, TemplateVersion
+from .ports import template_health
 from .services import authoring
 from .states import VersionStatus
 
@@ -103,6 +105,7 @@ class TemplateAdmin(WorkspaceScopedAdmin):
         ("labels", "author"),
         ("created_at", "updated_at"),
         "archived_at",
+        "condition",
     )
     readonly_fields = (
         "description",
@@ -113,9 +116,14 @@ class TemplateAdmin(WorkspaceScopedAdmin):
         "created_at",
         "updated_at",
         "archived_at",
+        "condition",
     )
     inlines = (VersionInline,)
     actions = ("publish_newest", "deprecate_newest", "archive")
+
+    @display(description="Health")  # type: ignore[untyped-decorator]  # as above
+    def condition(self, template: Template) -> str:
+        return condition(template_health()(template))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Template]:
         newest = TemplateVersion.objects.filter(template=OuterRef("pk")).order_by("-number")

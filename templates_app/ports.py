@@ -8,6 +8,9 @@ from uuid import UUID
 
 from agentflow.bus import Port
 from agentflow.workflow.definition import Assignees
+from agentflow.workflow.health import Health
+
+from .models import Template
 
 
 class ApprovalLevels(Protocol):
@@ -32,4 +35,11 @@ class ApprovalLevels(Protocol):
         """Whether who wrote a version may pass the only gate that it has."""
 
 
+class TemplateHealth(Protocol):
+    """How well a template's executions go.  Bound by executions."""
+
+    def __call__(self, template: Template) -> Health: ...
+
+
+template_health: Port[TemplateHealth] = Port("templates_app.template_health")
 approval_levels: Port[ApprovalLevels] = Port("templates_app.approval_levels")

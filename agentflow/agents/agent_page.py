@@ -22,11 +22,11 @@ from unfold.forms import ActionForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ..api.templatetags.agentflow_ui import span, when
-from ..governance.admin_base import Table, WorkspaceScopedAdmin, chip, link, page_of
+from ..governance.admin_base import Table, WorkspaceScopedAdmin, chip, condition_chip, link, page_of
 from ..governance.models import User
 from ..governance.roles import Permission
 from ..workflow.daily import DayBudget, of_day
-from ..workflow.health import Direction, Status
+from ..workflow.health import Status
 from . import charts, circuit, condition, performance
 from .circuit import CircuitState
 from .models import Agent, AgentVersion, Health
@@ -40,13 +40,6 @@ CHANGE_CHARS = 160
 REASON_CHARS = 500
 
 HEALTH = {Health.HEALTHY: "completed", Health.UNHEALTHY: "failed", Health.UNKNOWN: "pending"}
-CONDITIONS = {
-    Status.HEALTHY: "completed",
-    Status.DEGRADED: "waiting_human",
-    Status.UNHEALTHY: "failed",
-    Status.UNKNOWN: "pending",
-}
-TRENDS = {Direction.BETTER: ", better", Direction.STEADY: "", Direction.WORSE: ", worse"}
 CIRCUITS = {
     "closed": ("completed", "Closed"),
     "open": ("failed", "Open"),
@@ -179,8 +172,7 @@ def _condition(agent: Agent) -> Panel:
             if found.status is Status.HEALTHY
             else "Nothing was seen of it yet."
         ]
-    word = f"{found.status.capitalize()}{TRENDS[found.trend]}"
-    return Panel("How it is", chip(CONDITIONS[found.status], word=word), said)
+    return Panel("How it is", condition_chip(found), said)
 
 
 def _state(agent: Agent) -> Panel:

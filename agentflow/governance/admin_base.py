@@ -13,7 +13,7 @@ from django.core.paginator import Page
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
@@ -23,6 +23,7 @@ from ..api.templatetags import agentflow_ui
 from ..conf import KB
 from ..errors import AgentflowError
 from ..types import JSONValue
+from ..workflow.health import Direction, Health, Status
 from . import access, audit
 from .models import User
 from .roles import Permission
@@ -63,6 +64,36 @@ def chip(status: str, attempt: int = 1, word: str = "") -> SafeString:
 
 def link(url: str, text: Any) -> SafeString:
     return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', url, text)
+
+
+_CONDITIONS = {
+    Status.HEALTHY: "completed",
+    Status.DEGRADED: "waiting_human",
+    Status.UNHEALTHY: "failed",
+    Status.UNKNOWN: "pending",
+}
+_TRENDS = {Direction.BETTER: ", better", Direction.STEADY: "", Direction.WORSE: ", worse"}
+
+
+def condition_chip(found: Health) -> SafeString:
+    return chip(_CONDITIONS[found.status], word=f"{found.status.capitalize()}{_TRENDS[found.trend]}")
+
+
+def condition(found: Health) -> SafeString:
+    """How well something is: a badge, and below it why, with links to what it tells of."""
+    said = [
+        format_html(
+            "<li>{} {}</li>", link(each.href, each.message) if each.href else each.message, each.remedy
+        )
+        for each in found.reasons
+    ]
+    said += [format_html("<li>{}</li>", figure.sentence) for figure in found.moved]
+    return format_html("{}{}", condition_chip(found), _list(said))
+
+
+def _list(lines: Sequence[SafeString]) -> SafeString:
+    inner = format_html_join("", "{}", ((line,) for line in lines))
+    return format_html('<ul class="af-reasons">{}</ul>', inner) if lines else inner
 
 
 def page_of(row: Model | None, text: Any = None) -> SafeString | str:

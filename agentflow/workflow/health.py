@@ -12,6 +12,7 @@ from ..types import JSONObject
 ENOUGH = 5  # of what a figure is made of, on either side, before it says anything
 SURE_Z = 1.96  # of shares: so many standard errors apart is no accident (two-sided 5 %)
 NOTABLE_SHARE = 0.02  # shares that are nearer to each other count as the same
+RUN = "run"  # the window of an execution, which is held against what others of its version were
 NOTABLE_RATIO = 1.25  # as do times of which the longer is not so many times the shorter
 
 
@@ -61,13 +62,10 @@ class Figure:
     @property
     def sentence(self) -> str:
         """`Success 91 % within 24h, 98 % before.`"""
-        words = {
-            "successRate": "Success",
-            "recoveredRate": "Recovered",
-            "p95Ms": "p95",
-            "meanMs": "Mean time",
-        }.get(self.name, self.name)
+        words = _WORDS.get(self.name, self.name)
         now, before = (_shown(self.name, value) for value in (self.now, self.before))
+        if self.window == RUN:
+            return f"{words} {now}, usually {before}."
         return f"{words} {now} within {self.window}, {before} before."
 
     def as_json(self) -> JSONObject:
@@ -152,6 +150,15 @@ def duration(
         elif there > here * NOTABLE_RATIO:
             direction = Direction.BETTER
     return Figure(name, window, _rounded(here, 1), _rounded(there, 1), direction)
+
+
+_WORDS = {
+    "successRate": "Success",
+    "recoveredRate": "Recovered",
+    "attemptSuccessRate": "Attempts that went well",
+    "p95Ms": "p95",
+    "tookMs": "Takes",
+}
 
 
 def _shown(name: str, value: float | None) -> str:

@@ -50,6 +50,7 @@ LIST_FILTERS = [
     _query("createdAfter", OpenApiTypes.DATETIME, "At or after this moment."),
     _query("createdBefore", OpenApiTypes.DATETIME, "Before this moment."),
     _query("businessKey", str, "Only those that were started with this key."),
+    _query("stuck", bool, "Stands still for longer than what it waits for should take."),
     _query("search", str, "A part of the template's name, or the beginning of the id."),
     _query(
         "ordering",
@@ -377,6 +378,7 @@ def _filter(request: Request) -> selectors.Filter:
         created_after=_moment(request, "createdAfter"),
         created_before=_moment(request, "createdBefore"),
         business_key=paging.text(request, "businessKey"),
+        stuck=paging.boolean(request, "stuck"),
         search=paging.text(request, "search") or "",
         ordering=paging.choice(request, "ordering", _orderings()) or "-createdAt",
     )

@@ -13,7 +13,7 @@ import structlog
 
 from agentflow.conf import LIMITS
 from agentflow.workflow.large import LargeUnavailable
-from executions import dispatch
+from executions import dispatch, stuck
 from executions.engine import budget_rows, budgets, children, judging
 from executions.engine.facts import Facts, facts_of
 from executions.engine.judging import Change, Claim
@@ -213,14 +213,20 @@ def _mark(run: Run, standing: Standing) -> None:
 def _plan_next_look(run: Run, standing: Standing) -> bool:
     """True: walkers are called for."""
     timer = run.execute(
-        "SELECT tries, progress FROM executions_timer WHERE key = %(timer)s",
+        "SELECT tries, progress, moved_at, stuck_at, statement_timestamp() FROM executions_timer"
+        " WHERE key = %(timer)s",
         timer=check_timer(run.facts.execution_id),
     ).fetchone()
-    tries = timer[0] if timer is not None and timer[1] == standing.progress else 0
+    still = timer is not None and timer[1] == standing.progress
+    tries = timer[0] if timer is not None and still else 0
+    stuck_at, stuck_s = None, None
+    if timer is not None:
+        moved_at = timer[2] if still and timer[2] else timer[4]
+        stuck_at, stuck_s = stuck.look(run, moved_at=moved_at, stuck_at=timer[3], now=timer[4])
     wanted = min(standing.ready, run.facts.max_parallel - standing.walkers)
     if run.status is E.PENDING:  # whatever its first blocks need, a walker begins it, once it has its place
         wanted = max(wanted, 1) if run.places.entered() else 0
-    moments = [standing.lease_s, standing.backoff_s, standing.deadline_s]
+    moments = [standing.lease_s, standing.backoff_s, standing.deadline_s, stuck_s]
     if run.left_unread:
         moments.append(UNREAD_S)
     calls = (run.status is E.PENDING or run.works) and wanted > 0
@@ -233,15 +239,20 @@ def _plan_next_look(run: Run, standing: Standing) -> bool:
         moments.append(WATCH_S)
     seconds = max(SOON_S / 2, min([moment for moment in moments if moment is not None], default=REST_S))
     run.execute(
-        "INSERT INTO executions_timer (kind, key, execution_id, due_at, tries, progress)"
+        "INSERT INTO executions_timer AS t (kind, key, execution_id, due_at, tries, progress, moved_at,"
+        " stuck_at)"
         " VALUES ('check', %(timer)s, %(execution)s,"
-        " statement_timestamp() + %(seconds)s * interval '1 second', %(tries)s, %(progress)s)"
+        " statement_timestamp() + %(seconds)s * interval '1 second', %(tries)s, %(progress)s,"
+        " statement_timestamp(), %(stuck_at)s)"
         " ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at, tries = excluded.tries,"
-        " progress = excluded.progress",
+        " progress = excluded.progress, stuck_at = excluded.stuck_at,"
+        " moved_at = CASE WHEN t.progress = excluded.progress THEN coalesce(t.moved_at, excluded.moved_at)"
+        " ELSE excluded.moved_at END",
         timer=check_timer(run.facts.execution_id),
         seconds=min(seconds, REST_S),
         tries=tries,
         progress=standing.progress,
+        stuck_at=stuck_at,
     )
     return calls
 

@@ -87,7 +87,7 @@ def test_every_figure_leads_to_a_list_that_opens(home: Workspace) -> None:
     figures = re.search(r'class="af-figures".*?</div>', page(user), re.DOTALL)
     assert figures
     links = re.findall(r'href="([^"]+)"', figures[0])
-    assert len(links) == 7
+    assert len(links) == 8
     for link in links:
         page(user, link.replace("&amp;", "&"))
 
