@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce, Now
 from agentflow.errors import NotFound
 from agentflow.governance import access
 from agentflow.types import JSONObject
-from agentflow.workflow import definition as definitions
+from agentflow.workflow import parsing
 from agentflow.workflow.conditions import NoBranchMatched, choose, compile_conditions
 from agentflow.workflow.definition import Assignees, Block, Definition
 from agentflow.workflow.expressions import ExpressionError
@@ -339,4 +339,4 @@ def _after(definition: Definition, block: Block, chosen: frozenset[str] | None) 
 @lru_cache(maxsize=32)
 def _definition(version_id: int, content_hash: str) -> Definition:
     """A version's definition, which never changes; the hash tells one database's version 7 from another's."""
-    return definitions.parse(TemplateVersion.objects.values_list("definition", flat=True).get(pk=version_id))
+    return parsing.parse(TemplateVersion.objects.values_list("definition", flat=True).get(pk=version_id))

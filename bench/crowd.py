@@ -43,7 +43,7 @@ def crowd(count: int, each: int) -> list[Person]:
 
 def _ask(workspace: Any, by: Any, count: int) -> None:
     """One question asked by the engine, and copies of its rows."""
-    from agentflow.workflow.definition import parse
+    from agentflow.workflow.parsing import parse
     from approvals.models import Approval
     from executions.services import starting
     from templates_app.services import authoring

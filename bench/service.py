@@ -61,7 +61,7 @@ class Agentflow:
 
     def store(self, name: str, body: dict[str, Any]) -> Any:
         """A template of any definition, kept under `name`."""
-        from agentflow.workflow.definition import parse
+        from agentflow.workflow.parsing import parse
         from templates_app.services import authoring
 
         if name not in self._versions:

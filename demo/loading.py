@@ -24,7 +24,8 @@ from agentflow.governance import audit
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.services.workspaces import create_workspace, grant
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import Definition, content_hash, parse
+from agentflow.workflow.definition import Definition, content_hash
+from agentflow.workflow.parsing import parse
 from executions.models import Execution
 from executions.services import admission
 from templates_app.models import Template

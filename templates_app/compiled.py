@@ -7,7 +7,8 @@ from collections import OrderedDict
 
 from agentflow.conf import LIMITS
 from agentflow.errors import NotFound
-from agentflow.workflow.definition import Definition, parse
+from agentflow.workflow.definition import Definition
+from agentflow.workflow.parsing import parse
 
 from .models import TemplateVersion
 

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from agentflow.errors import InvalidInput
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.definition import Definition, parse
+from agentflow.workflow.definition import Definition
+from agentflow.workflow.parsing import parse
 
 from .models import Template, TemplateVersion
 from .states import VersionStatus

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from ..types import JSONObject, JSONValue
 from ..workflow import json_schema
-from ..workflow.definition import pointer as pointer_of
+from ..workflow.issues import pointer as pointer_of
 
 
 def address_problem(url: JSONValue) -> str | None:

@@ -11,8 +11,8 @@ from django.conf import settings
 
 from ..types import JSONObject, JSONValue
 from ..workflow import callbacks, secret_references
-from ..workflow.definition import closest
-from ..workflow.definition import pointer as pointer_of
+from ..workflow.issues import closest
+from ..workflow.issues import pointer as pointer_of
 from . import api_configuration, llm_configuration
 from .checks import address_problem
 from .models import ToolType

@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.functional_validators import model_validator
 
 from ..types import JSONObject
-from ..workflow.definition import pointer
+from ..workflow.issues import pointer
 from .models import ToolType
 from .profile import Cost
 

@@ -24,7 +24,7 @@ import cel
 from agentflow.conf import LIMITS
 from agentflow.types import JSONValue
 
-from .definition import closest
+from .issues import closest
 from .large import Large
 from .syntax import MACROS, ExpressionError, Node, read, split_text
 

@@ -18,7 +18,7 @@ from referencing.exceptions import Unresolvable
 from ..errors import Unprocessable
 from ..types import JSONObject, JSONValue
 from . import schema_patterns
-from .definition import pointer
+from .issues import pointer
 
 ISSUES_MAX = 50
 STEPS = 20_000  # rules looked at for one value; and so many more for each of its parts

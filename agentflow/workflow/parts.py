@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from ..types import JSONObject, JSONValue
-from .definition import pointer
+from .issues import pointer
 
 
 class Part(BaseModel):

@@ -21,12 +21,11 @@ from .definition import (
     Definition,
     HumanInLoop,
     RetryPolicy,
-    closest,
     compensation_id,
-    pointer,
 )
 from .expressions import NAMES, Expression, ExpressionError, compile_expression, compile_mapping, texts_of
 from .graph import Graph, build, unreachable
+from .issues import closest, pointer
 from .moments import LONGEST_WAIT_S, is_moment
 
 Severity: TypeAlias = Literal["error", "warning", "start"]

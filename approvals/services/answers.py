@@ -8,7 +8,7 @@ from agentflow.conf import KB, LIMITS
 from agentflow.errors import InvalidInput
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow import json_schema
-from agentflow.workflow.definition import pointer
+from agentflow.workflow.issues import pointer
 from executions.incidents.fixes import RETRY
 from executions.recovery.patching import PATCHED
 

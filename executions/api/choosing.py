@@ -23,7 +23,7 @@ from agentflow.errors import InvalidInput, NotFound
 from agentflow.governance import access
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from templates_app import selectors as templates
 
 from ..engine.choosing import loads_of

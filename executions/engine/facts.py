@@ -14,8 +14,8 @@ from django.db import connection
 
 from agentflow.errors import NotFound
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.definition import parse
 from agentflow.workflow.large import NOTE, Large
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.blobs import with_members
 from executions.faults.drawing import Faults

@@ -10,7 +10,8 @@ from agentflow.agents import registry
 from agentflow.conf import KB, LIMITS
 from agentflow.errors import Conflict, InvalidInput, Unprocessable
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.definition import Block, parse
+from agentflow.workflow.definition import Block
+from agentflow.workflow.parsing import parse
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
 from templates_app.models import TemplateVersion

@@ -11,7 +11,7 @@ import jsonpatch
 
 from agentflow.events import store
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from executions.models import BlockExecution, Execution
 
 from ..recovery.patching import merged, patched_definition, step_of

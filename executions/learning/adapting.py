@@ -14,7 +14,7 @@ from agentflow.governance import access, audit
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from templates_app import selectors
 from templates_app.models import Template, TemplateVersion
 from templates_app.services import authoring

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from agentflow.errors import AgentflowError
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 
 from .facts import Facts, Proposed

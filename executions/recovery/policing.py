@@ -16,7 +16,8 @@ from agentflow.governance.access import Principal
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse, pointer
+from agentflow.workflow.issues import pointer
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 
 from .rule_models import FailureRule, RecoveryPolicy

@@ -13,7 +13,8 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 from agentflow.workflow import json_schema
-from agentflow.workflow.definition import Definition, compensation_id, pointer
+from agentflow.workflow.definition import Definition, compensation_id
+from agentflow.workflow.issues import pointer
 from executions.models import Execution
 from templates_app import selectors as templates
 from templates_app.compiled import definition_of

@@ -14,7 +14,7 @@ from agentflow.events import store
 from agentflow.governance import audit
 from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.definition import pointer
+from agentflow.workflow.issues import pointer
 from agentflow.workflow.plan import Plan
 from executions.engine.facts import as_text, facts_of
 from executions.engine.run import Run, locked

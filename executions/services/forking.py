@@ -18,7 +18,7 @@ from agentflow.errors import Conflict, NotFound, Unprocessable
 from agentflow.governance import audit
 from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.definition import pointer
+from agentflow.workflow.issues import pointer
 from agentflow.workflow.plan import Plan
 from agentflow.workflow.restart import RestartPlan, Settled, return_plan
 from executions import dispatch, selectors

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from agentflow.errors import Conflict, Unprocessable
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import pointer
+from agentflow.workflow.issues import pointer
 from agentflow.workflow.plan import Plan
 from agentflow.workflow.restart import rework_plan
 from executions import dispatch

@@ -16,7 +16,8 @@ from agentflow.agents.registry import AgentSpec
 from agentflow.conf import LIMITS
 from agentflow.errors import Unprocessable
 from agentflow.workflow import validation
-from agentflow.workflow.definition import Definition, closest, pointer
+from agentflow.workflow.definition import Definition
+from agentflow.workflow.issues import closest, pointer
 from agentflow.workflow.validation import Issue
 
 from ..compiled import definition_of

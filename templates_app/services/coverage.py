@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from agentflow.governance.models import User
-from agentflow.workflow.definition import Definition, HumanLevel, pointer
+from agentflow.workflow.definition import Definition, HumanLevel
+from agentflow.workflow.issues import pointer
 from agentflow.workflow.validation import Issue
 
 from ..ports import approval_levels

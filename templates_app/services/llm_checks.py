@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from agentflow.agents import llm_configuration, registry, tool_graph
 from agentflow.agents.models import ToolType
 from agentflow.agents.registry import AgentSpec
-from agentflow.workflow.definition import Block, Definition, pointer
+from agentflow.workflow.definition import Block, Definition
+from agentflow.workflow.issues import pointer
 from agentflow.workflow.validation import Issue
 
 

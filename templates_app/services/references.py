@@ -11,7 +11,8 @@ from agentflow.agents import llm_configuration, tool_graph
 from agentflow.agents.models import ToolType
 from agentflow.agents.registry import AgentSpec, merged_configuration
 from agentflow.types import JSONObject, JSONValue
-from agentflow.workflow.definition import Block, Compensation, Definition, HumanInLoop, pointer
+from agentflow.workflow.definition import Block, Compensation, Definition, HumanInLoop
+from agentflow.workflow.issues import pointer
 
 from ..models import TemplateVersion
 

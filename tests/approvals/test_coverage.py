@@ -9,7 +9,7 @@ import pytest
 
 from agentflow.governance.models import User
 from agentflow.governance.roles import Role
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from approvals.models import Absence, ApprovalPolicy
 from templates_app.services import coverage
 from tests.approvals.conftest import URL, Office

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 from bench.fault_plan import (
     KILL_SHARE,

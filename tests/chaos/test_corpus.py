@@ -10,7 +10,8 @@ from typing import Any, get_args
 import pytest
 
 from agentflow.agents.journal import StepStatus
-from agentflow.workflow.definition import Block, ToolType, parse
+from agentflow.workflow.definition import Block, ToolType
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 from approvals.models import ApprovalKind
 from executions import dispatch

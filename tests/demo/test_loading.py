@@ -15,7 +15,7 @@ from agentflow.governance import access
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.roles import Permission
 from agentflow.workflow import validation
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from demo import loading, workspace
 from executions.models import Execution
 from templates_app.models import Template, TemplateVersion

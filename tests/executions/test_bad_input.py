@@ -11,7 +11,7 @@ import pytest
 from agentflow.conf import LIMITS, MB
 from agentflow.errors import InvalidInput
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 from executions.models import BlockExecution
 from tests.factories.executions import statuses

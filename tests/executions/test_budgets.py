@@ -16,7 +16,7 @@ from agentflow.agents import registry
 from agentflow.events.models import Event
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 from approvals.models import Approval
 from executions.models import BlockAttempt, Execution, Timer

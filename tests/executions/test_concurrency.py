@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from agentflow.errors import InvalidInput
 from agentflow.governance.models import User
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 from approvals.models import Approval
 from approvals.services import responding

@@ -39,8 +39,8 @@ from agentflow.events.models import Event
 from agentflow.governance.models import User
 from agentflow.governance.roles import Role
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
 from agentflow.workflow.failures import Failure, FailureKind
+from agentflow.workflow.parsing import parse
 from approvals.models import Approval
 from approvals.services import responding
 from executions import dispatch

@@ -9,7 +9,7 @@ import pytest
 
 from agentflow.governance.models import AuditEntry, User
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check as issues_of
 from approvals.models import Approval, Sample
 from approvals.services import responding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentflow.errors import InvalidInput
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from tests.factories.executions import graph_definition
 from tests.factories.governance import client_of
 from tests.factories.templates import TemplateFactory, TemplateVersionFactory

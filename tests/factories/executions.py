@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from executions.incidents.models import Incident
 from executions.incidents.repair_models import RepairRun

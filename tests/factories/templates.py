@@ -9,7 +9,8 @@ from factory.django import DjangoModelFactory
 
 from agentflow.governance.models import User, Workspace
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import content_hash, parse
+from agentflow.workflow.definition import content_hash
+from agentflow.workflow.parsing import parse
 from templates_app.models import Template, TemplateVersion
 from templates_app.services import authoring, references
 from templates_app.states import VersionStatus

@@ -15,7 +15,7 @@ from django.db.models import Model, QuerySet
 
 from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from approvals.models import Approval, ApprovalVote
 from executions.incidents.models import FailureNote, IncidentBlock

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from agentflow.workflow.definition import content_hash, parse
+from agentflow.workflow.definition import content_hash
+from agentflow.workflow.parsing import parse
 from executions.incidents.notes import NO_FAULT
 from executions.models import AttemptOutcome
 from executions.states import BlockStatus as B

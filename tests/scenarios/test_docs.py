@@ -15,7 +15,7 @@ import pytest
 from django.core.management import call_command
 
 from agentflow.workflow import validation
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from tests.service import Service, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent

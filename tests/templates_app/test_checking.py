@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 from agentflow.agents.models import Agent
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from templates_app.models import Template, TemplateVersion
 from templates_app.services import authoring, checking
 from templates_app.states import VersionStatus

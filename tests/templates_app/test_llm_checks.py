@@ -8,7 +8,7 @@ import pytest
 from pytest_django import DjangoAssertNumQueries
 
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from templates_app.services import checking
 from tests.factories.agents import AgentFactory
 from tests.factories.governance import WorkspaceFactory

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentflow.workflow.compensation import due, runnable, waves
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.plan import Plan, compile_plan
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from agentflow.workflow.definition import content_hash, dump, parse
+from agentflow.workflow.definition import content_hash, dump
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 
 pytestmark = pytest.mark.corpus

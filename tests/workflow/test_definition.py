@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from agentflow.conf import LIMITS
 from agentflow.errors import InvalidInput
-from agentflow.workflow.definition import HumanInLoop, content_hash, dump, parse, pointer
+from agentflow.workflow.definition import HumanInLoop, content_hash, dump
+from agentflow.workflow.issues import pointer
+from agentflow.workflow.parsing import parse
 from tests.work import calls
 
 from .strategies import definitions, json_values

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentflow.workflow.definition import parse
 from agentflow.workflow.moving import move_plan, pair, repeated
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from agentflow.workflow.restart import Settled
 

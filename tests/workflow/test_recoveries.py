@@ -6,7 +6,7 @@ import pytest
 
 from agentflow.errors import InvalidInput
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentflow.workflow.conditions import choose, holds
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.plan import Plan, compile_plan
 from agentflow.workflow.restart import Counters, RestartPlan, Settled, restart_plan, return_plan
 from agentflow.workflow.settlement import (

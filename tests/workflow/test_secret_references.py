@@ -4,7 +4,7 @@ import pytest
 
 from agentflow.types import JSONObject
 from agentflow.workflow import secret_references, validation
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 
 
 @pytest.mark.parametrize(

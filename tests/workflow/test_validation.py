@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentflow.errors import InvalidInput
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import Issue, check
 from tests.work import calls
 

@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from agentflow.governance.models import AuditEntry, User, Workspace
 from agentflow.governance.roles import Role
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from executions.incidents import feed
 from executions.learning import looking
 from executions.learning.models import Proposal, ProposalLook, StrategyTally

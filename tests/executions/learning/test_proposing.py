@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agentflow.types import JSONObject
-from agentflow.workflow.definition import parse
+from agentflow.workflow.parsing import parse
 from agentflow.workflow.validation import check
 from executions.learning.facts import ATTEMPTS, RUNS, Facts, Kind, Proposed, Seen, failing
 from executions.learning.proposing import patched, propose
