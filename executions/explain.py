@@ -184,7 +184,7 @@ def _waiting_human(row: BlockRow, scene: Scene) -> Reason:
         "tool": "a decision about a call that its agent wants to make",
         "budget": "a decision about a budget that is used up",
     }.get(kind, kind)
-    why = f" because {reason_words(row.reason)}" if kind == "fix" and row.reason else ""
+    why = f" because {reason_words(row.reason)}" if kind == "fix" and row.reason not in ("", "fix") else ""
     return Reason(
         f"waiting_{kind}",
         f"Waits for {what} by {who}{why}.",

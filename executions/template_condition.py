@@ -110,8 +110,8 @@ def _incidents(facts: TemplateFacts) -> Iterable[Reason]:
 
 def _stuck(facts: TemplateFacts) -> Iterable[Reason]:
     if facts.stuck:
-        said = "execution is" if facts.stuck == 1 else "executions are"
-        remedy = "See what they wait for: the list of executions, narrowed to stuck ones."
+        said, who = ("execution is", "it waits") if facts.stuck == 1 else ("executions are", "they wait")
+        remedy = f"See what {who} for: the list of executions, narrowed to stuck ones."
         yield Reason("stuck", f"{facts.stuck} {said} stuck.", remedy, facts.executions_href)
 
 

@@ -64,7 +64,7 @@ def _table(version: TemplateVersion, issues: list[Issue]) -> Table:
     ]
     return Table(
         title=str(version),
-        columns=("Weight", "Where", "What", "What helps"),
+        columns=("Kind", "Where", "What", "What helps"),
         rows=rows,
         page=Paginator(rows, SHOWN).get_page(1),
         anchor=f"version-{version.pk}",

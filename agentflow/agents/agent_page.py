@@ -200,7 +200,7 @@ def _health(agent: Agent) -> Panel:
         quick = sorted(each.ms for each in last)[len(last) // 2]
         said.append(f"{well} of the last {len(last)} looks went well, in about {charts.ms(quick)}.")
     look = chip(HEALTH[Health(agent.health)], word=str(Health(agent.health).label))
-    return Panel("Health", look, said, "check", "Look now")
+    return Panel("Health check", look, said, "check", "Look now")
 
 
 def _circuit(agent: Agent) -> Panel:

@@ -57,9 +57,9 @@ def holds(request: HttpRequest, permission: Permission) -> bool:
 # -- how it looks --------------------------------------------------------------
 
 
-def chip(status: str, attempt: int = 1, word: str = "") -> SafeString:
+def chip(status: str, attempt: int = 1, word: str = "", sign: str = "") -> SafeString:
     """A state as the pages show it: icon, word and colour."""
-    return agentflow_ui.state(status, attempt, word)
+    return agentflow_ui.state(status, attempt, word, sign)
 
 
 def link(url: str, text: Any) -> SafeString:
@@ -76,7 +76,10 @@ _TRENDS = {Direction.BETTER: ", better", Direction.STEADY: "", Direction.WORSE: 
 
 
 def condition_chip(found: Health) -> SafeString:
-    return chip(_CONDITIONS[found.status], word=f"{found.status.capitalize()}{_TRENDS[found.trend]}")
+    sign = "alert-triangle" if found.status is Status.DEGRADED else ""
+    return chip(
+        _CONDITIONS[found.status], word=f"{found.status.capitalize()}{_TRENDS[found.trend]}", sign=sign
+    )
 
 
 def condition(found: Health) -> SafeString:

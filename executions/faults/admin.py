@@ -14,6 +14,7 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextareaWid
 
 from agentflow.errors import AgentflowError
 from agentflow.governance.admin_base import WorkspaceFilter, WorkspaceScopedAdmin, json_text
+from agentflow.governance.json_fields import StrictJSONField
 from agentflow.governance.models import User, Workspace
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
@@ -27,14 +28,20 @@ if TYPE_CHECKING:
 else:  # Django's own class takes no parameter
     _ModelForm = forms.ModelForm
 
-_EXAMPLE = (
-    '[{"kind": "transient", "code": "http_503", "share": 0.1}, {"kind": "slow", "ms": 500, "share": 0.2}]'
-)
+_EXAMPLE: list[JSONObject] = [
+    {"kind": "transient", "code": "http_503", "share": 0.1},
+    {"kind": "slow", "ms": 500, "share": 0.2},
+]
 
 
 class FaultsForm(_ModelForm):
     """What a new mode is, checked where it is written."""
 
+    rules = StrictJSONField(
+        help_text="What goes wrong, and of which share of the calls. Each may name templates, blocks,"
+        " agents or toolTypes. Kinds: transient, agent, configuration, critical, timeout, diesBefore,"
+        " diesAfter, slow (with ms), wrongOutput (with output).",
+    )
     minutes = forms.IntegerField(
         min_value=1,
         max_value=service.MINUTES_MAX,
@@ -48,16 +55,14 @@ class FaultsForm(_ModelForm):
         fields = ["workspace", "rules", "seed", "counts", "reason"]
         widgets = {"reason": UnfoldAdminTextareaWidget(attrs={"rows": 2})}
         help_texts = {
-            "rules": "What goes wrong, and of which share of the calls. Each may name templates, blocks,"
-            " agents or toolTypes. Kinds: transient, agent, configuration, critical, timeout, diesBefore,"
-            " diesAfter, slow (with ms), wrongOutput (with output).",
             "seed": "The same seed gives the same faults. Empty: a new one.",
-            "counts": "Whether it counts against the agents: their performance and circuits.",
+            "counts": "In their performance and their circuits.",
         }
+        labels = {"counts": "Counts against agents"}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if "rules" in self.fields:  # not on the page of one that began
+        if "seed" in self.fields:  # not on the page of one that began
             self.fields["rules"].initial = _EXAMPLE
             self.fields["seed"].required = False
 
@@ -92,7 +97,7 @@ def warn(request: HttpRequest) -> None:
         until = timezone.localtime(each.ends_at).strftime("%H:%M")
         messages.warning(
             request,
-            f"Faults are injected into executions of {each.workspace} that are started until {until}.",
+            f"Until {until}, executions that are started in {each.workspace} meet faults on purpose.",
         )
 
 

@@ -12,6 +12,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from agentflow.governance.admin_base import BaseList, WorkspaceFilter, WorkspaceScopedAdmin, json_text
+from agentflow.governance.json_fields import JSONObjectField
 from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
@@ -82,7 +83,6 @@ class FailureRuleAdmin(WorkspaceScopedAdmin):
     list_select_related = ("workspace",)
     search_fields = ("name", "condition", "code")
     ordering = ("place", "created_at")
-    readonly_fields = ("state",)
     empty_words = "Say here what kind of failure something is that agentflow takes for another."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[RuleList]:
@@ -100,7 +100,7 @@ class FailureRuleAdmin(WorkspaceScopedAdmin):
         return f"Some of its failures go to {shadow!r} before it" if shadow else "-"
 
     def get_readonly_fields(self, request: HttpRequest, obj: FailureRule | None = None) -> tuple[str, ...]:
-        return ("state",) if obj is None else ("workspace", "state")
+        return () if obj is None else ("workspace", "state")
 
     def save_model(self, request: HttpRequest, obj: FailureRule, form: RuleForm, change: bool) -> None:
         policing.save_rule(by=cast(User, request.user), rule=obj)
@@ -110,13 +110,15 @@ class FailureRuleAdmin(WorkspaceScopedAdmin):
 
 
 class PolicyForm(_PolicyModelForm):
+    policy = JSONObjectField(
+        or_empty=True,
+        help_text='As "recovery" in a template, for example {"transient": ["retry", "queue", "ask"]}.'
+        " What a template or a block says counts before it.",
+    )
+
     class Meta:
         model = RecoveryPolicy
         fields = ["workspace", "policy"]
-        help_texts = {
-            "policy": 'As "recovery" in a template, for example {"transient": ["retry", "queue", "ask"]}.'
-            " What a template or a block says counts before it."
-        }
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

@@ -311,7 +311,7 @@ def test_the_inbox_is_worked_by_keys_and_open_to_everybody(
     assert violations(page) == []
     page.keyboard.type("jk?")  # letters of a text are no keys
     assert page.locator("#reason").input_value() == "jk?"
-    page.get_by_role("button", name="Back").click()
+    page.get_by_role("button", name="Cancel").click()
     page.click("#filters")
     page.emulate_media(color_scheme="dark")
     assert violations(page) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -85,6 +86,8 @@ def test_the_admin_begins_and_ends_them_and_the_list_warns(team: Team, client: C
     client.force_login(team.operator)
     form = {"workspace": team.workspace.pk, "minutes": 30, "seed": "", "reason": "Friday"}
     add = "/admin/executions/faultinjection/add/"
+    empty = client.get(add).context["adminform"].form
+    assert json.loads(empty["rules"].value())[0]["kind"] == "transient"  # an example to begin with
     refused = client.post(add, {**form, "rules": '[{"kind": "slow", "share": 1}]'}).content.decode()
     assert "0/ms: Say how many milliseconds longer it takes." in refused
     assert client.post(add, {**form, "rules": '[{"kind": "agent", "share": 0.1}]'}).status_code == 302
@@ -95,10 +98,10 @@ def test_the_admin_begins_and_ends_them_and_the_list_warns(team: Team, client: C
     shown = client.get(f"/admin/executions/faultinjection/{made.pk}/change/")
     assert (shown.status_code, b"Friday" in shown.content) == (200, True)
     page = client.get("/executions/").content.decode()
-    assert "Faults are injected into executions" in page
-    assert b"Faults are injected into executions" in client.get("/admin/executions/execution/").content
+    assert "meet faults on purpose" in page
+    assert b"meet faults on purpose" in client.get("/admin/executions/execution/").content
     change = {"action": "stop_selected", "_selected_action": str(made.pk)}
     client.post("/admin/executions/faultinjection/", change)
     made.refresh_from_db()
     assert made.ended_because == "stopped"
-    assert "Faults are injected" not in client.get("/executions/").content.decode()
+    assert "on purpose" not in client.get("/executions/").content.decode()

@@ -71,13 +71,12 @@ def look_of(status: str, attempt: int = 1) -> State:
 
 
 @register.simple_tag
-def state(status: str, attempt: int = 1, word: str = "") -> SafeString:
-    """A state as a pill."""
+def state(status: str, attempt: int = 1, word: str = "", sign: str = "") -> SafeString:
+    """A state as a pill, or in its colour what has a word and an icon of its own."""
     shown = look_of(status, attempt)
     spin = "spin" if shown.look == "running" else ""
-    return format_html(
-        '<span class="st" data-st="{}">{}{}</span>', shown.look, icon(shown.icon, spin), word or shown.word
-    )
+    drawn = icon(sign or shown.icon, spin)
+    return format_html('<span class="st" data-st="{}">{}{}</span>', shown.look, drawn, word or shown.word)
 
 
 @register.simple_tag

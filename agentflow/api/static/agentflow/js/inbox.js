@@ -201,9 +201,10 @@
   /* Form */
   function form() {
     const place = $("#form"); place.hidden = false;
+    Object.assign(JSONEditor.defaults.languages.en, { button_delete_all: "Remove all", button_delete_all_title: "Remove all", button_delete_row_title: "Remove {{0}}", button_delete_row_title_short: "Remove" });
     editor = new JSONEditor(place, {
       schema: schema(), ...(ask.editable === null ? {} : { startval: ask.editable }), theme: "bootstrap5", object_layout: /grid_columns/.test(JSON.stringify(ask.inputSchema)) ? "grid" : "normal", show_errors: "interaction",
-      disable_collapse: true, disable_edit_json: true, disable_properties: true, no_additional_properties: false, prompt_before_delete: false, ajax: false, use_name_attributes: false,
+      disable_collapse: true, disable_edit_json: true, disable_properties: true, no_additional_properties: false, prompt_before_delete: false, disable_array_delete_last_row: true, ajax: false, use_name_attributes: false,
     });
     editor.on("ready", () => {
       fill(draft.value);
