@@ -198,7 +198,8 @@ def _health(agent: Agent) -> Panel:
     if last:
         well = sum(each.ok for each in last)
         quick = sorted(each.ms for each in last)[len(last) // 2]
-        said.append(f"{well} of the last {len(last)} looks went well, in about {charts.ms(quick)}.")
+        looks = "the one look" if len(last) == 1 else f"the last {len(last)} looks"
+        said.append(f"{well} of {looks} went well, in about {charts.ms(quick)}.")
     look = chip(HEALTH[Health(agent.health)], word=str(Health(agent.health).label))
     return Panel("Health check", look, said, "check", "Look now")
 
