@@ -12,11 +12,19 @@ import jsonpatch
 from agentflow.events import store
 from agentflow.types import JSONObject
 from agentflow.workflow.parsing import parse
+from executions.engine.run import raw_cursor
 from executions.models import BlockExecution, Execution
 
 from ..recovery.patching import merged, patched_definition, step_of
 from . import repairs
 from .fixes import DoesNotFit, Fix, check, laid, outlook
+
+_NEW_KEY = """
+UPDATE executions_blockexecution b SET effect_seq = b.effect_seq + 1
+FROM executions_execution e
+WHERE e.id = %(execution)s AND b.execution_id = e.id AND b.epoch = e.epoch AND b.block_id = %(block)s
+  AND b.status <> 'completed' AND b.error IS NOT NULL AND (b.error->>'outcomeUnknown') IS DISTINCT FROM 'true'
+"""
 
 
 def step(block: BlockExecution) -> JSONObject | None:
@@ -58,12 +66,17 @@ def checked(fix: Fix, block: BlockExecution) -> list[JSONObject]:
 def apply(*, execution_id: UUID, block_id: str, patch: JSONObject, said: str) -> None:
     """From the next attempt on the block is called so; its log says why.  The caller holds the run's lock.
 
+    With another input the operation is meant anew, and has a new key: the other side may answer a key that it
+    knows as it did before.  Where it is not known what was done, the key stays.
+
     Raises:
         FixInvalid: it is too much, with what was changed before.
     """
     execution = Execution.objects.only("patches", "workspace_id").get(pk=execution_id)
     patches = laid(execution.patches or {}, block_id, patch)
     Execution.objects.filter(pk=execution_id).update(patches=patches)
+    if "input" in patch:
+        raw_cursor().execute(_NEW_KEY, {"execution": execution_id, "block": block_id})
     store.append(
         type="block_log",
         workspace_id=execution.workspace_id,

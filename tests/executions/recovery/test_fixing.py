@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from agentflow.agents import registry
 from agentflow.events.models import Event
-from agentflow.governance.models import AuditEntry, User
+from agentflow.governance.models import AuditEntry, User, Workspace
 from agentflow.governance.roles import Role
 from agentflow.governance.services.workspaces import grant
 from agentflow.types import JSONObject
@@ -16,6 +17,7 @@ from approvals.models import Approval, ApprovalVote
 from executions.models import Execution
 from tests.factories.executions import statuses
 from tests.factories.governance import client_of, member
+from tests.servers import Exchange, http_server
 
 from ..conftest import Start, block, drain, row, template
 
@@ -155,3 +157,41 @@ def test_giving_up_undoes_what_was_done_and_ends_the_execution(stuck: Any, autho
     found = statuses(execution)
     assert (found["a"], found["b"]) == ("failed", "cancelled")
     assert "completed" in {status for name, status in found.items() if name not in ("before", "a", "b")}
+
+
+@pytest.mark.parametrize(("answer", "keys"), [(422, 2), (None, 1)], ids=["refused", "outcome not known"])
+def test_another_input_is_another_operation_unless_it_is_not_known_what_was_done(
+    start: Start, author: User, answer: int | None, keys: int
+) -> None:
+    """The other side may give the first answer again to a key that it has seen."""
+
+    def pay(exchange: Exchange) -> None:
+        if len(server.seen) > 1:
+            exchange.json({"paid": True})
+        elif answer is None:
+            exchange.drop()
+        else:
+            exchange.json({}, answer)
+
+    with http_server() as server:
+        server.on("/pay", pay)
+        execution = start(
+            template(
+                {
+                    "blockId": "a",
+                    "toolType": "API",
+                    "configuration": {"url": server.url("/pay"), "method": "POST"},
+                    "input": {"n": 2},
+                    "effect": "keyed",
+                    "retryPolicy": {"maxRetries": 0, "onExhausted": "ask"},
+                }
+            )
+        )
+        Workspace.objects.filter(pk=execution.workspace_id).update(egress_allow=[server.allowed])
+        registry.forget()
+        drain(execution)
+        respond(author, question(execution), input={"n": 3})
+        drain(execution)
+        assert statuses(execution) == {"a": "completed"}, row(execution, "a").error
+        assert len({seen.headers["idempotency-key"] for seen in server.seen}) == keys
+        assert len(server.seen) == 2
