@@ -37,6 +37,7 @@ from urllib.parse import quote
 MAX_CONNECTIONS = 140
 START_TIMEOUT_S = 60.0  # crash recovery of a large database replays its log first
 STOP_TIMEOUT_S = 8.0
+STILL_IN_USE = "pre-existing shared memory block"  # says PostgreSQL while processes of an earlier one live
 SOCKET_PATH_MAX = 100  # the kernel's limit is 107 bytes on Linux, 103 on macOS
 LAUNCHER = Path(__file__).with_name("launch.py")
 UNPRIVILEGED = "nobody"
@@ -241,7 +242,7 @@ class Engines:
             if valkey:
                 self._start_valkey()
             if postgres:
-                self._await_ready("postgres")
+                self._await_postgres()
                 self._create_database()
             if valkey:
                 self._await_ready("valkey")
@@ -267,9 +268,10 @@ class Engines:
         """Bring back an engine that died; PostgreSQL replays its log, Valkey its append-only file."""
         if engine == "postgres":
             self._start_postgres()
+            self._await_postgres()
         else:
             self._start_valkey()
-        self._await_ready(engine)
+            self._await_ready(engine)
 
     def pid(self, engine: str) -> int:
         return self._children[engine].pid
@@ -337,10 +339,25 @@ class Engines:
         }
         if self.fast:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"autovacuum": "off"}  # thrown away before it is worth it
         command: list[str | Path] = [postgres_binary("postgres"), "-D", self.postgres_dir]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         self._spawn("postgres", self._as_server(command, death_signal=signal.SIGINT))
+
+    def _await_postgres(self) -> None:
+        """Wait until it answers, and before for what a killed one left: it may write a last checkpoint."""
+        until = time.monotonic() + STOP_TIMEOUT_S
+        while True:
+            try:
+                self._await_ready("postgres")
+            except EngineError as error:
+                if STILL_IN_USE not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+                self._start_postgres()
+            else:
+                return
 
     def _create_database(self) -> None:
         connect = ["-h", str(self.run_dir), "-U", "agentflow"]

@@ -65,7 +65,9 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
 
 def decided_events(approval: Approval) -> list[str]:
     rows = Event.objects.filter(execution_id=approval.execution_id, type__startswith="approval_")
-    return [type_ for type_ in rows.values_list("type", flat=True) if type_ != "approval_requested"]
+    return [
+        type_ for type_ in rows.order_by("pk").values_list("type", flat=True) if type_ != "approval_requested"
+    ]
 
 
 def test_of_two_who_decide_at_once_exactly_one_wins(office: Office) -> None:
