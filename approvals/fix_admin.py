@@ -14,6 +14,7 @@ from executions.incidents.page import fix_of
 from . import fix, selectors
 from .models import Approval
 from .services import responding
+from .services.votes import COMMENTS_CHARS
 from .states import ApprovalStatus
 
 FIELDS = ("agent", "configuration", "input", "output", "comments")
@@ -49,7 +50,7 @@ def answer(request: HttpRequest, approval: Approval) -> None:
         by=cast(User, request.user),
         approved=name != "fail",
         response=response,
-        comments=request.POST.get("comments", "").strip()[:10_000],
+        comments=request.POST.get("comments", "").strip()[:COMMENTS_CHARS],
         content_hash=request.POST.get("content_hash") or None,
         channel="admin",
     )

@@ -18,7 +18,8 @@ from agentflow.governance.roles import Permission
 
 from ..models import Absence
 from ..services import absences, handing, policies
-from .serializers import COMMENTS_CHARS, REASON_CHARS, CommentSerializer, Done
+from ..services.votes import COMMENTS_CHARS
+from .serializers import REASON_CHARS, CommentSerializer, Done
 
 NAME_CHARS = 150
 

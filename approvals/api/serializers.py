@@ -9,9 +9,9 @@ from agentflow.api.serializers import StrictSerializer
 
 from ..models import Approval, ApprovalKind, DecisionKind, SampleState
 from ..services.batch import MOST
+from ..services.votes import COMMENTS_CHARS
 from ..states import ApprovalStatus
 
-COMMENTS_CHARS = 10_000
 REASON_CHARS = 1000
 JSON_OBJECT = {"type": "object", "additionalProperties": True}
 ANY_JSON: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from . import edits as editing
 from .levels import ALL, ANY
 
 D = DecisionKind
+COMMENTS_CHARS = 10_000
 _FILLED_IN = frozenset({ApprovalKind.INPUT, ApprovalKind.FIX, ApprovalKind.BUDGET})
 _APPROVING = frozenset({D.APPROVE, D.EDIT, D.ANSWER})
 
