@@ -295,7 +295,13 @@ def _bwrap(interpreter: str, held: Held = USUAL) -> list[str]:
         command += ["--ro-bind", str(prefix), str(prefix)]
     return [
         *command,
-        *("--proc", "/proc", "--dev", "/dev", "--size", str(held.file_bytes), "--tmpfs", "/tmp"),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *(
+            part
+            for path in ("/tmp", "/dev/shm")
+            for part in ("--size", str(held.file_bytes), "--tmpfs", path)
+        ),
+        *("--remount-ro", "/dev", "--remount-ro", "/"),  # both are memory without an end
         *(
             "--cap-drop",
             "ALL",

@@ -380,6 +380,29 @@ def test_there_are_no_files_but_the_interpreters(bwrap: None, script: Callable[.
     assert found == {"passwd": False, "here": False, "usr": False, "tmp": [], "processes": 2, "user": 65534}
 
 
+def test_only_what_has_a_size_can_be_written(bwrap: None, script: Callable[..., Call]) -> None:
+    source = (
+        "import errno, json\n"
+        "found = {}\n"
+        "for path in ['/x', '/dev/x', '/usr/x', '/tmp/x', '/dev/shm/x']:\n"
+        "    try:\n"
+        "        for part in range(4):\n"
+        "            with open(f'{path}{part}', 'wb') as file: file.write(bytes(500_000))\n"
+        "        found[path] = 'written'\n"
+        "    except OSError as error:\n"
+        "        found[path] = errno.errorcode[error.errno]\n"
+        "print(json.dumps(found))\n"
+    )
+    found = output_of(invoke(script(source, of_script={"limits": {"fileMb": 1}})))
+    assert found == {
+        "/x": "EROFS",
+        "/dev/x": "EROFS",
+        "/usr/x": "EROFS",
+        "/tmp/x": "ENOSPC",
+        "/dev/shm/x": "ENOSPC",
+    }
+
+
 def test_code_never_comes_from_a_template(call: Invoke, workspace: Workspace) -> None:
     source = {"script": "nobody", "source": "print(1)", "code": "print(1)"}
     failure = failure_of(call(None, tool_type="Script", configuration=source))
