@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     import mcp
+    from mcp.client import Transport
     from mcp_types import CallToolResult, RequestParamsMeta
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,14 @@ def _value(result: CallToolResult) -> JSONValue:
     return contents
 
 
+@dataclass(frozen=True, slots=True)
+class _Schemas:
+    """What a tool takes, and what it promises to give."""
+
+    input: JSONObject
+    output: JSONObject | None
+
+
 @dataclass
 class _Session:
     """One open connection.  Its owner task alone enters and leaves the client, as anyio demands."""
@@ -181,7 +190,7 @@ class _Session:
     leave: asyncio.Event
     used_at: float = field(default_factory=time.monotonic)
     calls: int = 0  # under way
-    schemas: dict[str, JSONObject] | None = None  # of its tools' arguments, once they were asked for
+    schemas: dict[str, _Schemas] | None = None  # of its tools, once they were asked for
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -269,7 +278,9 @@ class _Pool:
                 await self._check(server, session, client, tool, arguments)
                 sent.set()
                 meta = cast("RequestParamsMeta", {META_KEY: key})
-                return await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
+                result = await client.call_tool(tool, arguments, meta=meta, progress_callback=said.progress)
+                await self._check_result(session, tool, result)
+                return result
             except Exception as error:
                 failure = mcp_failures.translated(error, server.label, sent=sent.is_set())
                 if failure.failure.code == "connection_lost":
@@ -284,10 +295,23 @@ class _Pool:
         issues = _issues(session.schemas or {}, tool, arguments)
         if not known or issues:  # the tool may be another by now
             listed = await _listed(server, client, LISTED)
-            session.schemas = {each["name"]: each["inputSchema"] for each in listed}
+            session.schemas = {
+                each["name"]: _Schemas(each["inputSchema"], each.get("outputSchema")) for each in listed
+            }
             issues = _issues(session.schemas, tool, arguments)
         if issues:
             raise mcp_failures.BadArguments(issues)
+
+    async def _check_result(self, session: _Session, tool: str, result: CallToolResult) -> None:
+        """Hold what came against the tool's own schema, beside the loop, for it may be large."""
+        schemas = (session.schemas or {}).get(tool)
+        if schemas is None or schemas.output is None or result.is_error:
+            return
+        if result.structured_content is None and "structured_content" not in result.model_fields_set:
+            raise mcp_failures.BadResult("It has an outputSchema, and gave no structured content.")
+        issues = await asyncio.to_thread(_unfit, result.structured_content, schemas.output)
+        if issues:
+            raise mcp_failures.BadResult(f"result{issues[0]['pointer']}: {issues[0]['message']}", issues)
 
     def list_tools(
         self, server: Server, *, timeout_s: float, at_most: int
@@ -361,11 +385,16 @@ class _Pool:
             log.warning("MCP sessions did not close in time")
 
 
-def _issues(schemas: dict[str, JSONObject], tool: str, arguments: JSONObject) -> list[JSONObject]:
+def _issues(schemas: dict[str, _Schemas], tool: str, arguments: JSONObject) -> list[JSONObject]:
     """None for a tool that is not listed, or is new: the server will say."""
-    schema = schemas.get(tool)
+    known = schemas.get(tool)
+    return _unfit(arguments, known.input) if known is not None else []
+
+
+def _unfit(value: JSONValue, schema: JSONObject) -> list[JSONObject]:
+    """None where the schema cannot be used."""
     try:
-        return json_schema.issues(arguments, schema) if schema is not None else []
+        return json_schema.issues(value, schema)
     except json_schema.UnusableSchema:
         return []
 
@@ -412,7 +441,7 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
         )
         # Celery's stand-in for sys.stderr has no file behind it.
         transport = stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr)
-        async with mcp.Client(transport, cache=None) as client:
+        async with _opened(transport) as client:
             yield client
         return
     async with httpx2.AsyncClient(
@@ -422,8 +451,22 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
         timeout=httpx2.Timeout(http_transport.CONNECT_TIMEOUT_S, read=None),
     ) as connection:
         transport = streamable_http_client(server.url, http_client=connection)
-        async with mcp.Client(transport, cache=None) as client:
+        async with _opened(transport) as client:
             yield client
+
+
+@asynccontextmanager
+async def _opened(transport: Transport) -> AsyncIterator[mcp.Client]:
+    import mcp
+
+    async with mcp.Client(transport, cache=None) as client:
+        # The SDK's own check runs a server's patterns with `re`, which may take for ever; see _check_result.
+        client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
+        yield client
+
+
+async def _unchecked(name: str, result: CallToolResult) -> None:
+    return
 
 
 async def _listed(server: Server, client: mcp.Client, at_most: int) -> list[JSONObject]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -41,6 +42,16 @@ class BadArguments(EgressError):
         message = f"arguments{issues[0]['pointer']}: {issues[0]['message']}"
         super().__init__(
             FailureKind.CONFIGURATION, "mcp_invalid_call", message[:500], evidence={"issues": issues[:5]}
+        )
+
+
+class BadResult(EgressError):
+    """What the tool gave does not fit its own schema; it may have done its work."""
+
+    def __init__(self, message: str, issues: Sequence[JSONObject] = ()) -> None:
+        evidence: JSONObject = {"issues": list(issues[:5])} if issues else {}
+        super().__init__(
+            FailureKind.AGENT, "mcp_bad_response", message[:500], outcome_unknown=True, evidence=evidence
         )
 
 
@@ -121,7 +132,8 @@ def translated(error: Exception, label: str, *, sent: bool) -> EgressError:
             )
     if isinstance(inner, httpx2.HTTPStatusError):
         return _status_of(inner) or http_failures.ConnectionLost(str(inner)[:300], sent=sent)
-    if isinstance(inner, ValueError):  # pydantic's too: the answer does not fit the protocol
+    # pydantic's, and the SDK's own about answers that it cannot use
+    if isinstance(inner, ValueError | RuntimeError):
         return EgressError(
             FailureKind.AGENT, "mcp_bad_response", f"{label}: {inner}"[:500], outcome_unknown=sent
         )

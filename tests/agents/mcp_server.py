@@ -11,6 +11,12 @@ from mcp import MCPError
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import METHOD_NOT_FOUND
 
+PROMISED: dict[str, dict[str, Any]] = {  # whatever they give
+    "misfit": {"type": "object", "properties": {"days": {"type": "integer"}}},
+    "pattern": {"type": "object", "properties": {"word": {"type": "string", "pattern": "^(a+)+$"}}},
+    "bare": {"type": "object"},
+}
+
 
 class Counting(MCPServer):
     """Counts how often it was asked for its tools."""
@@ -19,7 +25,11 @@ class Counting(MCPServer):
 
     async def _handle_list_tools(self, *given: Any) -> Any:
         self.lists += 1
-        return await super()._handle_list_tools(*given)
+        listed = await super()._handle_list_tools(*given)
+        for tool in listed.tools:
+            if tool.name in PROMISED:
+                tool.output_schema = PROMISED[tool.name]
+        return listed
 
 
 class Unlisted(Counting):
@@ -48,6 +58,24 @@ def policy(country: str) -> dict[str, str]:
 def greet(name: str) -> str:
     """A plain text."""
     return f"Hello, {name}."
+
+
+@server.tool()
+def misfit() -> dict[str, str]:
+    """Gives what it does not promise."""
+    return {"days": "thirty"}
+
+
+@server.tool()
+def pattern() -> dict[str, str]:
+    """Gives what a backtracking engine would look at for years."""
+    return {"word": "a" * 60 + "!"}
+
+
+@server.tool(structured_output=False)
+def bare() -> str:
+    """Promises an object, and gives a text."""
+    return "bare"
 
 
 @server.tool()

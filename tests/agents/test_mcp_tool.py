@@ -169,6 +169,16 @@ def test_arguments_are_held_against_the_tools_schema_before_the_call(
     assert failure.message.startswith("arguments/a: ")
 
 
+@pytest.mark.parametrize("named", ["misfit", "pattern", "bare"])
+def test_a_result_is_held_against_the_tools_schema_and_the_session_lives_on(
+    tool: Callable[..., Outcome], named: str
+) -> None:
+    before = output_of(tool("pid"))
+    failure = failure_of(tool(named, effect="pure"))
+    assert (failure.kind, failure.code, failure.outcome_unknown) == ("agent", "mcp_bad_response", True)
+    assert output_of(tool("pid")) == before
+
+
 def test_a_server_that_refuses_to_list_its_tools_is_called_by_its_name(tool: Callable[..., Outcome]) -> None:
     failure = failure_of(tool("add", {"a": 1, "b": 1}, server="unlisted"))
     assert (failure.kind, failure.code, failure.outcome_unknown) == (
