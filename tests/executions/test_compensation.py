@@ -332,7 +332,7 @@ def test_what_a_person_skips_or_lets_fail_holds_nothing_up(
 
 
 def test_a_compensation_is_retried_by_its_own_policy_and_by_hand(run: Start, author: User) -> None:
-    bad = undo("a", "test.crash", retryPolicy={"maxRetries": 1, "initialDelay": 1000})
+    bad = undo("a", "test.crash", retryPolicy={"maxRetries": 1, "initialDelay": 60_000})
     execution = run(
         template(block("a", compensation=bad), fails("f", "a"), defaultRetryPolicy={"onExhausted": "fail"})
     )

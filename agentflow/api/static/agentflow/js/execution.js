@@ -69,11 +69,13 @@
 
   /* Step panel */
   async function panel(step) {
-    chosenMark = JSON.stringify(step.raw);
+    const mark = chosenMark = JSON.stringify(step.raw);
     const html = await AF.fragment(`${base}/step?block=${encodeURIComponent(step.id)}&tab=${tab}`);
-    if (step.id !== chosen) return;
+    if (step.id !== chosen || mark !== chosenMark) return; // another step, or a newer state of it, was asked for since
     const scrolls = $$(".box", $("#step")).map(el => el.scrollTop), focus = $("#step").contains(document.activeElement) ? document.activeElement.id : "";
     $("#step").innerHTML = html; AF.times($("#step"));
+    const open = document.getElementById(`tab-${tab}`); // may have been turned to meanwhile
+    if (open && open.getAttribute("aria-selected") !== "true") turn(open);
     $$(".box", $("#step")).forEach((el, i) => (el.scrollTop = scrolls[i] || 0));
     if (focus) document.getElementById(focus)?.focus();
   }
