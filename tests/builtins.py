@@ -39,6 +39,12 @@ def unsure(input: JSONValue, configuration: JSONObject) -> JSONValue:
     raise BuiltinFailure(failure)
 
 
+def nan(input: JSONValue, configuration: JSONObject) -> JSONValue:
+    """Does its work, and answers what cannot be stored."""
+    calls.append("nan")
+    return float("nan")
+
+
 def crash(input: JSONValue, configuration: JSONObject) -> JSONValue:
     raise RuntimeError("a bug in the agent")
 
@@ -87,5 +93,6 @@ AGENTS = {
     "test.once": {"function": "tests.builtins.record", "effect": "once"},
     "test.hold": {"function": "tests.builtins.hold", "effect": "pure"},
     "test.unsure": {"function": "tests.builtins.unsure", "effect": "keyed"},
+    "test.nan": {"function": "tests.builtins.nan", "effect": "keyed"},
     "test.crash": {"function": "tests.builtins.crash", "effect": "pure"},
 }

@@ -6,11 +6,14 @@ from uuid import uuid4
 
 import pytest
 
-from agentflow.governance.models import User
+from agentflow.agents import registry
+from agentflow.governance.models import User, Workspace
 from executions.engine.turns import take_turn
 from executions.services import reconcile
 from tests import builtins
+from tests.factories.agents import AgentFactory
 from tests.factories.executions import statuses
+from tests.servers import http_server
 
 from .conftest import Start, answer, block, claim, drain, facts, finish, lose_worker, make_due, row, template
 
@@ -117,6 +120,42 @@ def test_an_effect_of_unknown_outcome_is_not_repeated_unasked(run: Start, author
     answer(execution, "a", author, response={"action": "complete", "output": {"ok": True}})
     assert builtins.calls == ["unsure"]
     assert execution.status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("effect", "reason", "calls"), [("once", "unknown_outcome", 1), ("keyed", "fix", 2), ("pure", "fix", 2)]
+)
+def test_an_effect_whose_answer_is_not_what_was_promised_is_not_repeated_unasked(
+    start: Start, effect: str, reason: str, calls: int
+) -> None:
+    """It was done, whatever was answered; with one key, or none needed, it is tried again all the same."""
+    policy = {"maxRetries": 1, "initialDelay": 0, "jitter": False}
+    with http_server() as server:
+        server.on("/pay", lambda exchange: exchange.json({"total": "three"}))
+        execution = start(
+            template(block("a", agentId="teller", toolType=None, effect=effect, retryPolicy=policy))
+        )
+        AgentFactory.create(
+            workspace=execution.workspace,
+            agent_id="teller",
+            configuration={"url": server.url("/pay"), "method": "POST"},
+            effect=effect,
+            output_schema={"properties": {"total": {"type": "number"}}},
+        )
+        Workspace.objects.filter(pk=execution.workspace_id).update(egress_allow=[server.allowed])
+        registry.forget()
+        drain(execution)
+        keys = [exchange.headers["idempotency-key"] for exchange in server.seen]
+    a = row(execution, "a")
+    assert (a.status, a.reason) == ("waiting_human", reason)
+    assert a.error["code"] == "output_schema_mismatch"  # type: ignore[index]
+    assert (len(keys), len(set(keys))) == (calls, 1)
+
+
+def test_an_effect_whose_answer_cannot_be_stored_asks(run: Start) -> None:
+    execution = run(template(block("a", agentId="test.nan", effect="once")))
+    assert builtins.calls == ["nan"]
+    assert (row(execution, "a").status, row(execution, "a").reason) == ("waiting_human", "unknown_outcome")
 
 
 def test_an_unknown_outcome_fails_the_block_where_its_author_said_so(run: Start) -> None:

@@ -214,5 +214,6 @@ def _cleaned(outcome: Outcome, spec: AgentSpec | None, redactor: Redactor) -> Ou
         if spec and spec.output_schema:
             check_schema(output, spec.output_schema, code="output_schema_mismatch", kind=FailureKind.AGENT)
     except BadOutput as error:
-        return Failed(redactor.clean_failure(storable(error.failure)), outcome.usage)
+        failure = replace(error.failure, outcome_unknown=True)  # it was done; only the output is of no use
+        return Failed(redactor.clean_failure(storable(failure)), outcome.usage)
     return Completed(output, size, outcome.usage)

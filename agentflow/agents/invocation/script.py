@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from ...conf import KB, MB
 from ...integrations import sandbox
@@ -15,7 +16,7 @@ from .. import registry
 from ..builtin import BuiltinFailure
 from ..calls import Call, Completed, Failed, Outcome
 from ..configuration import environment_name
-from ..output import check_schema
+from ..output import BadOutput, check_schema
 from ..registry import AgentSpec, ScriptSpec
 
 
@@ -53,9 +54,12 @@ def run(call: Call, spec: AgentSpec | None) -> Outcome:
         )
     outcome = _outcome(done, timeout_s)
     if isinstance(outcome, Completed) and script.output_schema:
-        check_schema(
-            outcome.output, script.output_schema, code="script_output_mismatch", kind=FailureKind.AGENT
-        )
+        try:
+            check_schema(
+                outcome.output, script.output_schema, code="script_output_mismatch", kind=FailureKind.AGENT
+            )
+        except BadOutput as error:
+            return Failed(replace(error.failure, outcome_unknown=True))  # it ran
     return outcome
 
 
