@@ -34,7 +34,7 @@ class Barred(NotPermitted):
 
 _BECAUSE = {
     "own_request": "You started this execution, so somebody else decides.",
-    "own_template": "You wrote this template and it is its only gate, so somebody else decides.",
+    "own_template": "You wrote a version of this template and it is its only gate, so somebody else decides.",
 }
 
 

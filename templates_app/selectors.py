@@ -91,6 +91,14 @@ def versions(template: Template) -> QuerySet[TemplateVersion]:
     return template.versions.select_related("created_by").defer("definition", "calls").order_by("-number")
 
 
+def authors(template_id: UUID, *, up_to: int | None = None) -> frozenset[int]:
+    """Who wrote a version of a template, up to one of them: each began with the one before."""
+    rows = TemplateVersion.objects.filter(template=template_id)
+    if up_to is not None:
+        rows = rows.filter(number__lte=up_to)
+    return frozenset(rows.values_list("created_by_id", flat=True).distinct())
+
+
 def newest_versions(
     templates: Iterable[Template], *, definitions: bool = False
 ) -> dict[UUID, TemplateVersion]:

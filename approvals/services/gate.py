@@ -17,7 +17,7 @@ from executions.engine.facts import facts_of
 from executions.models import BlockExecution, Timer, TimerKind
 from executions.ports import Decision, HumanAsk
 from executions.states import BlockStatus
-from templates_app.models import TemplateVersion
+from templates_app import selectors as templates
 
 from ..models import Approval, ApprovalKind, ApprovalPolicy, DecisionKind
 from ..states import APPROVAL, STALE, ApprovalStatus
@@ -297,8 +297,8 @@ def barred_from(execution_id: UUID, policy: ApprovalPolicy) -> dict[str, str]:
     found: dict[str, str] = {}
     gates = sum(block.human is not None and block.human.type in GATES for block in facts.plan.blocks)
     if not policy.own_templates and gates == 1:
-        author = TemplateVersion.objects.values_list("created_by_id", flat=True)
-        found[str(author.get(pk=facts.version.version_id))] = "own_template"
+        authors = templates.authors(facts.version.template_id, up_to=facts.version.number)
+        found |= {str(author): "own_template" for author in authors}
     if not policy.own_requests and facts.created_by_id is not None:
         found[str(facts.created_by_id)] = "own_request"
     return found

@@ -138,12 +138,13 @@ class ValidateView(_TemplateView):
     def post(self, request: Request, template_id: UUID) -> Response:
         """Say all that stands against storing or starting a version, or the definition in the body."""
         template = self.template(template_id, Permission.AUTHOR)
-        author_id: int | None = self.user().pk
         body = _body(request)
-        if not body:
+        if body:
+            authors = selectors.authors(template.pk) | {self.user().pk}
+        else:
             version = selectors.version(template, _version_number(request))
-            body, author_id = version.definition, version.created_by_id
-        issues = _issues(body, template, author_id)
+            body, authors = version.definition, selectors.authors(template.pk, up_to=version.number)
+        issues = _issues(body, template, authors)
         valid = not any(issue["severity"] in ("error", "start") for issue in issues)
         return Response({"valid": valid, "issues": issues})
 
@@ -182,7 +183,7 @@ class PublishView(_TemplateView):
         _expect_nothing(request)
         template = self.template(template_id, Permission.AUTHOR)
         version = authoring.publish_version(template_id=template_id, number=number, by=self.user())
-        issues = _issues(version.definition, template, version.created_by_id)
+        issues = _issues(version.definition, template, selectors.authors(template.pk, up_to=number))
         return Response({**documents.version_summary(version), "issues": issues})
 
 
@@ -206,13 +207,13 @@ def _body(request: Request) -> JSONObject:
     return cast(JSONObject, request.data)  # the parser lets nothing but an object pass
 
 
-def _issues(body: JSONObject, template: Template, author_id: int | None) -> list[JSONObject]:
+def _issues(body: JSONObject, template: Template, authors: frozenset[int]) -> list[JSONObject]:
     try:
         definition = documents.read(body).definition
     except InvalidInput as error:
         return error.issues
     found = checking.check(
-        definition, workspace_id=template.workspace_id, template_id=template.pk, author_id=author_id
+        definition, workspace_id=template.workspace_id, template_id=template.pk, authors=authors
     )
     return [issue.as_json() for issue in found]
 

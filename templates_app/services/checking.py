@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -20,6 +20,7 @@ from agentflow.workflow.definition import Definition
 from agentflow.workflow.issues import closest, pointer
 from agentflow.workflow.validation import Issue
 
+from .. import selectors
 from ..compiled import definition_of
 from ..models import TemplateVersion
 from ..ports import approval_levels
@@ -40,13 +41,13 @@ def check(
     *,
     workspace_id: UUID,
     template_id: UUID | None = None,
-    author_id: int | None = None,
+    authors: Collection[int] = (),
 ) -> list[Issue]:
-    """All issues at once; `template_id` is the template whose version, by `author_id`, it is to be."""
+    """All issues at once; `template_id` is the template whose version it is to be, one more by `authors`."""
     return [
         *validation.check(definition),
         *row_issues(definition, workspace_id=workspace_id, template_id=template_id),
-        *coverage.issues(definition, workspace_id, author_id),
+        *coverage.issues(definition, workspace_id, authors),
     ]
 
 
@@ -56,7 +57,7 @@ def of_version(version: TemplateVersion) -> list[Issue]:
         definition_of(version.pk),
         workspace_id=version.template.workspace_id,
         template_id=version.template_id,
-        author_id=version.created_by_id,
+        authors=selectors.authors(version.template_id, up_to=version.number),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -32,11 +32,11 @@ class Gate:
         return len(self.ladder) == 1 and simple
 
 
-def issues(definition: Definition, workspace_id: UUID, author_id: int | None = None) -> list[Issue]:
+def issues(definition: Definition, workspace_id: UUID, authors: Collection[int] = ()) -> list[Issue]:
     """Warnings, for people come and go: names that lead to nobody, and gates that nobody could pass today.
 
     A gate needs enough people, other ones at each level, and, where it is the only one, somebody besides the
-    version's author; whom an expression names is not known yet.
+    template's authors; whom an expression names is not known yet.
     """
     gates = list(_gates(definition))
     if not gates:
@@ -44,8 +44,8 @@ def issues(definition: Definition, workspace_id: UUID, author_id: int | None = N
     known = approval_levels().known_levels(workspace_id) | {ANYONE}  # others are an issue of their own
     gates = [gate for gate in gates if all(level.level in known for level in gate.ladder)]
     loops = approval_levels().deputy_loops(workspace_id)
-    alone = author_id if author_id and not approval_levels().author_may_pass(workspace_id) else None
-    looked_at = [gate for gate in gates if not gate.plain or loops or (gate.only and alone)]
+    barred = frozenset(() if approval_levels().author_may_pass(workspace_id) else authors)
+    looked_at = [gate for gate in gates if not gate.plain or loops or (gate.only and barred)]
     named = {level.level for gate in looked_at for level in gate.ladder}
     people = approval_levels().people(workspace_id, named)
     found: list[Issue] = []
@@ -53,21 +53,19 @@ def issues(definition: Definition, workspace_id: UUID, author_id: int | None = N
         asked, unknown = _asked(workspace_id, gate.ladder, people)
         found += [_unknown(gate.at, note) for note in unknown]
         if asked is not None:
-            found += _of_people(gate, asked, alone if gate.only else None)
+            found += _of_people(gate, asked, barred if gate.only else frozenset())
         found += _loops(workspace_id, gate, loops)
     return found
 
 
-def _of_people(gate: Gate, asked: Sequence[frozenset[int]], author_id: int | None) -> list[Issue]:
+def _of_people(gate: Gate, asked: Sequence[frozenset[int]], authors: frozenset[int]) -> list[Issue]:
     """The first thing that is wrong: another follows from it."""
     least = [_least(level) for level in gate.ladder]
     if not gate.plain and (short := _short(gate, asked)) is not None:
         return [short]
-    if author_id is not None and any(
-        len(there - {author_id}) < needed for there, needed in zip(asked, least, strict=True)
-    ):
+    if authors and any(len(there - authors) < needed for there, needed in zip(asked, least, strict=True)):
         message = (
-            f"{_names([author_id])} wrote this version and may not pass its only gate;"
+            f"{_names(sorted(authors))} wrote this template and may not pass its only gate;"
             " without them too few people are there."
         )
         remedy = "Add another person with a role that decides, or allow it by the policy `ownTemplates`."

@@ -70,7 +70,7 @@ def test_who_wrote_it_does_not_pass_its_only_gate(office: Office) -> None:
     ApprovalLevelFactory.create(workspace=office.workspace, members=[office.approver])
 
     def said(author: User, *gates: str, **human: Any) -> list[str]:
-        found = coverage.issues(parse(asking_definition(*gates, **human)), office.workspace.pk, author.pk)
+        found = coverage.issues(parse(asking_definition(*gates, **human)), office.workspace.pk, {author.pk})
         assert all(issue.pointer == "/blocks/0/humanInLoop" and issue.remedy for issue in found)
         return [issue.code for issue in found]
 

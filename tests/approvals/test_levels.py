@@ -16,10 +16,17 @@ from approvals.models import Approval, ApprovalPolicy
 from approvals.services.expiry import expire
 from executions.models import Timer
 from executions.ports import LevelAsk
+from templates_app.services import checking
 from tests.approvals.conftest import URL, Office
-from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory, let_time_pass
-from tests.factories.executions import statuses
+from tests.factories.approvals import (
+    ApprovalFactory,
+    ApprovalLevelFactory,
+    asking_definition,
+    let_time_pass,
+)
+from tests.factories.executions import ExecutionFactory, statuses
 from tests.factories.governance import client_of, member
+from tests.factories.templates import TemplateFactory, TemplateVersionFactory
 
 DAY = 86_400_000
 
@@ -169,6 +176,28 @@ def test_nobody_decides_about_their_own(office: Office) -> None:
     assert client_of(office.admin).patch(policy, body, format="json").status_code == 200
     free = ApprovalFactory.create(workspace=office.workspace)
     assert free.barred == {}
+
+
+def test_who_edited_a_template_does_not_pass_its_only_gate(office: Office) -> None:
+    ApprovalPolicy.objects.filter(workspace=office.workspace).delete()
+    template = TemplateFactory.create(workspace=office.workspace)
+    authors = [office.approver, office.colleague, office.admin]
+    definition = asking_definition("ask")
+    versions = [
+        TemplateVersionFactory.create(template=template, number=n, created_by=by, definition=definition)
+        for n, by in enumerate(authors, 1)
+    ]
+    execution = ExecutionFactory.create(
+        template_version=versions[1], created_by=office.operator, waiting_human=["ask"]
+    )
+    approval = ApprovalFactory.create(execution=execution)
+    own = [str(office.approver.pk), str(office.colleague.pk)]
+    assert approval.barred == {**dict.fromkeys(own, "own_template"), str(office.operator.pk): "own_request"}
+    warned = [[issue.code for issue in checking.of_version(version)] for version in versions]
+    assert warned == [[], [], ["only_author_can_pass"]]  # all who decide have edited it by then
+    draft = f"/api/v1/templates/{template.pk}/validate"
+    checked = client_of(office.admin).post(draft, definition, format="json").json()
+    assert [issue["code"] for issue in checked["issues"]] == ["only_author_can_pass"]
 
 
 def test_the_barred_are_told_and_not_asked(office: Office) -> None:
