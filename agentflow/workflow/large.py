@@ -45,5 +45,12 @@ def replaced(value: JSONValue, by: Callable[[Large], JSONValue]) -> JSONValue:
 
 
 def noted(value: JSONValue) -> JSONValue:
-    """The value as it may be shown: a note in the place of each large one."""
-    return replaced(value, lambda _: NOTE)
+    """The value as it may be shown: a note in the place of each large one, which tells it from others.
+
+    Equal values have one key for as long as a row refers to one of them.
+    """
+    return replaced(value, lambda large: too_large(f"fingerprint {large.key.hex}"))
+
+
+def too_large(about: str) -> str:
+    return f"Too large to show here ({about}): see the step that gave it."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from agentflow.conf import LIMITS
 from agentflow.types import JSONObject, JSONValue
 from agentflow.workflow.definition import Assignees, HumanInLoop, HumanLevel
 from agentflow.workflow.expressions import Expression, ExpressionError
-from agentflow.workflow.large import LargeUnavailable, holds_large, noted
+from agentflow.workflow.large import LargeUnavailable, holds_large, noted, too_large
 from agentflow.workflow.plan import PlanBlock
 from executions.blobs import TooLarge
 from executions.ports import HumanAsk, LevelAsk
@@ -21,6 +23,7 @@ from .judging import FIX_SCHEMA, Change
 
 _TITLES = {"input": "Fill in: {}", "approval": "Approve: {}?", "edit": "Correct what {} is given"}
 MOST_NAMES = 100  # that an expression may give
+FINGERPRINT_CHARS = 32  # nobody makes two values with the same
 
 
 def question(
@@ -295,19 +298,31 @@ def _ask_about(
 
 
 def _bounded(facts: JSONObject) -> JSONObject:
-    """What is shown stays small: a value that is too large is named instead."""
+    """What is shown stays small: words and a fingerprint stand for what is too large.
+
+    So a question's content hash, which a decision is bound to, is over what is not shown, too.
+    """
     left = LIMITS.question_bytes
     shown: JSONObject = {}
-    for name, value in noted(facts).items():
+    whole: JSONObject = noted(facts)
+    for name, value in whole.items():
         size = len(as_text(value) or "") + len(name)
         if size > left:
-            value = f"Too large to show here ({size} characters): see the step that gave it."
+            value = too_large(f"{size} characters, fingerprint {_fingerprint(value)}")
             size = len(name)
         shown[name] = value
         left -= size
         if left <= 0:
             break
+    more = len(whole) - len(shown)
+    if more:
+        shown[f"and {more} more"] = f"Not shown here (fingerprint of all {_fingerprint(whole)})."
     return shown
+
+
+def _fingerprint(value: JSONValue) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_CHARS]
 
 
 def _situation(facts: Facts, change: Change) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from agentflow.conf import KB, LIMITS
 from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry, User
-from agentflow.types import JSONObject
+from agentflow.types import JSONObject, JSONValue
 from approvals.models import Approval
 from approvals.services import responding
 from approvals.services.holding import AlreadyDecided
@@ -17,12 +18,14 @@ from executions.models import Execution
 from executions.services import forking, restarting
 from executions.services.forking import ForkRequest
 from executions.services.restarting import RestartRequest
+from tests import builtins
 from tests.factories.executions import statuses
 from tests.history import check
 
 from .conftest import Start, answer, block, drain, template
 
 ASKED = {"humanInLoop": {"type": "approval"}}
+LEAVES_NOTHING = LIMITS.question_bytes - len('doc""')  # characters of `doc`, after which nothing is shown
 
 
 def restart(execution: Execution, by: User, **asked: Any) -> None:
@@ -75,6 +78,34 @@ def test_another_content_is_asked_about_again(run: Start, author: User) -> None:
     answer(execution, "b", author)
     restart(execution, author, from_block="b")
     assert execution.status == "completed"
+    assert check() == []
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ("x" * 100 * KB, "y" * 100 * KB),  # too large to show
+        ("x" * 300 * KB, "y" * 300 * KB),  # too large for a row
+        ({"doc": "x" * LEAVES_NOTHING, "to": "you"}, {"doc": "x" * LEAVES_NOTHING, "to": "me"}),
+    ],
+    ids=["value", "blob", "rest"],
+)
+def test_what_is_too_large_to_show_counts_by_its_content(
+    run: Start, author: User, first: JSONValue, other: JSONValue
+) -> None:
+    builtins.given["a"] = [first, first, other]
+    gives = block("a", agentId="test.give", configuration={"name": "a"})
+    shown: JSONObject = {"doc": "${blocks.a.output}"}
+    if isinstance(first, dict):
+        shown = {"doc": "${blocks.a.output.doc}", "to": "${blocks.a.output.to}"}
+    execution = run(template(gives, block("b", "a", input=shown, **ASKED)))
+    answer(execution, "b", author)
+    restart(execution, author, from_block="a")
+    assert execution.status == "completed"  # the same is not asked again
+    restart(execution, author, from_block="a")
+    assert statuses(execution) == {"a": "completed", "b": "waiting_human"}
+    question = Approval.objects.get(status="pending")
+    assert [change["pointer"].split("/")[1] for change in question.changes] == ["facts"]
     assert check() == []
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentflow.conf import KB
 from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
 from approvals.models import Approval
@@ -116,6 +117,24 @@ def test_a_question_goes_stale_when_what_it_shows_is_edited(run: Start, author: 
     answer(execution, "b", author)
     assert execution.status == "completed"
     assert check() == []
+
+
+def test_a_question_goes_stale_when_what_is_too_large_to_show_is_edited(run: Start, author: User) -> None:
+    execution = run(template(block("a", input={"doc": "x"}), block("b", "a", humanInLoop={})))
+    control.pause(execution_id=execution.pk, by=author)
+    seen = [asked(execution)]
+    for letter in "xyy":
+        editing.edit(execution_id=execution.pk, outputs={"a": {"doc": letter * 100 * KB}}, by=author)
+        seen.append(asked(execution))
+    _, one, other, same = seen
+    assert one.content_hash != other.content_hash
+    assert (other.supersedes, same.pk) == (one.pk, other.pk)
+    (change,) = other.changes
+    for words in (change["before"], change["after"]):
+        assert words.startswith("Too large to show here (")
+        assert len(words) < 150
+    with pytest.raises(Stale):
+        responding.respond(approval_id=one.pk, by=author, approved=True)
 
 
 def test_what_a_restart_asks_again_shows_what_changed(run: Start, author: User) -> None:
