@@ -1,4 +1,4 @@
-"""How long the blocks of a version have taken, from the attempts of its latest executions."""
+"""How long the blocks of a version took and what they cost, from the attempts of its latest executions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ JOIN executions_blockattempt a ON a.block_id = b.id
 WHERE a.outcome = 'ok' AND a.injected IS NULL GROUP BY b.idx
 """
 
+# All attempts and items of a block count, also those that failed; divided by how often the block ran at all.
+_COSTS = """
+WITH worked AS (
+  SELECT b.idx, b.execution_id, b.epoch, a.usage
+  FROM (SELECT id FROM executions_execution
+        WHERE template_version_id = %s AND started_at IS NOT NULL AND simulation IS NULL = %s
+        ORDER BY created_at DESC LIMIT %s) e
+  JOIN executions_blockexecution b ON b.execution_id = e.id
+  JOIN executions_blockattempt a ON a.block_id = b.id
+  WHERE b.idx = ANY(%s::int[])),
+ran AS (SELECT idx, count(DISTINCT (execution_id, epoch)) AS times FROM worked GROUP BY idx),
+paid AS (
+  SELECT idx, c.key AS currency, sum(c.value::numeric) AS amount
+  FROM worked, jsonb_each_text(usage->'cost') c GROUP BY 1, 2)
+SELECT currency, sum(amount / times)::float8 FROM paid JOIN ran USING (idx) GROUP BY 1 ORDER BY 1
+"""
 
 _SLOWEST = """
 SELECT b.idx, 1000 * percentile_cont(0.99)
@@ -64,6 +80,13 @@ def expected_ms(version_id: int, *, simulated: bool) -> dict[int, float]:
     with connection.cursor() as cursor:
         cursor.execute(_MEANS, [version_id, not simulated, _LATEST])
         return dict(cursor.fetchall())
+
+
+def expected_cost(version_id: int, idxs: Collection[int], *, simulated: bool) -> dict[str, float]:
+    """What these blocks cost together by currency, without their sub-workflows; empty: nothing is known."""
+    with connection.cursor() as cursor:
+        cursor.execute(_COSTS, [version_id, not simulated, _LATEST, list(idxs)])
+        return {currency: round(amount, 10) for currency, amount in cursor.fetchall()}
 
 
 def estimate_ms(plan: Plan, idxs: Collection[int], expected: Mapping[int, float]) -> int | None:

@@ -19,7 +19,7 @@ from agentflow.governance.models import User
 from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
-from . import facts, selectors
+from . import facts, selectors, spending
 from .facts import NOTHING_KNOWN
 from .models import Execution, PointKind, RecoveryPoint
 from .services import forking, restarting
@@ -116,4 +116,5 @@ def _summary(execution: Execution, plan: JSONObject) -> dict[str, Any]:
         "asked_again": names(approvals.get("askedAgain", [])),
         "twice": names([each["blockId"] for each in plan.get("onceEffectsRepeated", [])]),
         "estimated_s": None if plan.get("estimatedMs") is None else plan["estimatedMs"] / 1000,
+        "estimated_cost": spending.words({"cost": plan.get("estimatedCost")}),
     }

@@ -129,6 +129,10 @@ class RestartPlanSerializer(StrictSerializer):
     estimated_ms = serializers.IntegerField(
         allow_null=True, help_text="From earlier runs, without people's time; null where there were none."
     )
+    estimated_cost = serializers.DictField(
+        child=serializers.FloatField(),
+        help_text="By currency, from earlier runs, without sub-workflows; empty where nothing was paid.",
+    )
 
 
 class RepairSerializer(StrictSerializer):

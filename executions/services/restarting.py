@@ -188,7 +188,8 @@ def preview(*, execution_id: UUID, request: RestartRequest) -> JSONObject:
         taken = _decisions_taken(run, before.epoch, found, reset=request.reset_state)
     plan = facts.plan
     reruns, carried = list(found.reruns), [idx for idx in before.settled if idx not in found.reruns]
-    expected = history.expected_ms(facts.version.version_id, simulated=facts.simulation is not None)
+    version_id, simulated = facts.version.version_id, facts.simulation is not None
+    expected = history.expected_ms(version_id, simulated=simulated)
     decided = _decided_approvals(execution_id, before.epoch)
     return {
         "planId": before.plan_id(request),
@@ -207,6 +208,7 @@ def preview(*, execution_id: UUID, request: RestartRequest) -> JSONObject:
             if idx in before.once
         ],
         "estimatedMs": history.estimate_ms(plan, reruns, expected),
+        "estimatedCost": history.expected_cost(version_id, reruns, simulated=simulated),
     }
 
 

@@ -16,7 +16,7 @@ from agentflow.types import JSONObject
 from approvals.models import Approval
 from executions import page_data, snapshot
 from executions.engine.walker import Walker
-from executions.models import BlockExecution, Execution
+from executions.models import BlockAttempt, BlockExecution, Execution
 from executions.services import control, reconcile, restarting
 from executions.services.restarting import (
     ChildExecution,
@@ -224,7 +224,12 @@ def test_a_decision_stays_with_a_block_that_is_carried(run: Start, author: User)
 
 def test_the_plan_says_what_runs_again_and_binds_the_restart(run: Start, author: User) -> None:
     execution = run(template(block("a"), block("b", "a"), block("c", "a")))
+    for block_id, cost in (("a", {"EUR": 100}), ("b", {"EUR": 2.5, "USD": 0.1})):
+        BlockAttempt.objects.filter(block__execution=execution, block__block_id=block_id).update(
+            usage={"inputTokens": 1, "cost": cost}
+        )
     found = restarting.preview(execution_id=execution.pk, request=RestartRequest(from_block="b"))
+    assert found["estimatedCost"] == {"EUR": 2.5, "USD": 0.1}
     assert (found["epoch"], found["reruns"], found["carried"]) == (2, ["b"], ["a", "c"])
     assert found["estimatedMs"] is not None
     assert found["onceEffectsRepeated"] == []

@@ -72,7 +72,7 @@ def test_a_plan_shows_what_would_happen_and_moves_nothing(team: Team) -> None:
     plan = response.json()
     assert (plan["epoch"], plan["reruns"], plan["carried"]) == (2, ["b", "c"], ["a"])
     assert plan["approvals"] == {"survive": [], "askedAgain": []}
-    assert (plan["onceEffectsRepeated"], plan["estimatedMs"]) == ([], None)
+    assert (plan["onceEffectsRepeated"], plan["estimatedMs"], plan["estimatedCost"]) == ([], None, {})
     assert now(execution).epoch == 1
     body = {"fromBlock": "b", "planId": plan["planId"]}
     assert post(team.operator, execution, "restart", body).json() == {"success": True, "epoch": 2}
