@@ -228,7 +228,7 @@ def each(block_id: str, *dependencies: str, items: str = "input.items", **fields
     return block(block_id, *dependencies, forEach=for_each, **fields)
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 300])
+@pytest.mark.parametrize("count", [0, 1, 5, 300, 5000])
 def test_for_each_gives_the_outputs_in_the_order_of_the_items(run: Start, count: int) -> None:
     items = [{"n": n} for n in range(count)]
     definition = template(each("a", input={"twice": "${item.n * 2}", "at": "${index}"}), block("b", "a"))
