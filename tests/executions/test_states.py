@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
 
 from agentflow.lifecycle import IllegalTransition, Lifecycle
-from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL, BlockStatus, ExecutionStatus
+from executions.states import (
+    BLOCK,
+    EXECUTION,
+    REPAIR,
+    RESTART,
+    SETTLED,
+    TERMINAL,
+    BlockStatus,
+    ExecutionStatus,
+)
 
 
 @pytest.mark.parametrize(("table", "states"), [(BLOCK, BlockStatus), (EXECUTION, ExecutionStatus)])
@@ -31,3 +42,13 @@ def test_nothing_leaves_a_final_state() -> None:
 
 def test_the_diagrams_are_fresh() -> None:
     call_command("state_diagrams", check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("execution", EXECUTION), ("restart", RESTART), ("block", BLOCK), ("repair", REPAIR)]
+)
+def test_every_arrow_is_explained(name: str, table: Lifecycle[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "engine.md").read_text()
+    shown = page.partition(f"<!-- {name} arrows -->")[2].partition("<!-- end -->")[0]
+    found = re.findall(r"^\| `(\w+)` → `(\w+)` \| \S.* \|$", shown, re.MULTILINE)
+    assert sorted(found) == sorted((str(a), str(b)) for a, nexts in table.table.items() for b in nexts)
