@@ -119,7 +119,7 @@ def test_cancelling_stops_a_call_in_flight(client: Client, server: HttpServer, h
     execution_id = client.run(template(calling(server, "slow", path="/held"), echo("next", "slow")))
     until(held.count, why="the call")
     client.post(f"/executions/{execution_id}/cancel", {"reason": "Not needed."})
-    run = client.ended(execution_id)  # the agent never answered
+    run = client.ended(execution_id, timeout_s=10)  # the agent never answered
     assert (run["status"], run["error"]["message"]) == ("cancelled", "Not needed.")
     assert client.statuses(execution_id) == {"slow": "cancelled", "next": "cancelled"}
     assert client.call("POST", f"/executions/{execution_id}/resume", {}).status == 409
