@@ -155,7 +155,12 @@ def _cycle_issues(graph: Graph) -> Iterator[tuple[int, Issue]]:
         shown = " -> ".join([*names, names[0]])
         yield (
             int(path[1]),
-            _error("cycle", path, f"These blocks wait for each other: {shown}.", remedy),
+            _error(
+                "cycle",
+                path,
+                f"These blocks wait for each other (pattern 10, arbitrary cycles): {shown}.",
+                remedy,
+            ),
         )
 
 

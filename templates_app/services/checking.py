@@ -211,7 +211,10 @@ def _templates(
             issues.append(_start(found.problem[0], at, *found.problem[1:]))
         loop = _loop(target, graph, [template_id] if template_id else [])
         if loop:
-            message = f"The template would call itself: {' calls '.join(loop)}, which is running already."
+            calls = " calls ".join(loop)
+            message = (
+                f"The template would call itself (pattern 22, recursion): {calls}, which is running already."
+            )
             issues.append(
                 Issue("error", "template_recursion", at, message, "Call a template that does not lead back.")
             )

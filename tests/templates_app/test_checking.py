@@ -146,6 +146,7 @@ def test_a_template_that_calls_itself_is_refused(author: APIClient, team: Team) 
     (issue,) = refused.json()["issues"]
     assert (issue["severity"], issue["code"]) == ("error", "template_recursion")
     assert issue["pointer"] == "/blocks/1/configuration/templateId"
+    assert "pattern 22, recursion" in issue["message"]
     assert TemplateVersion.objects.count() == 1
 
 

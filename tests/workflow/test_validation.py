@@ -324,6 +324,7 @@ def test_a_cycle_names_its_blocks_in_order() -> None:
     }
     (issue,) = found(body)
     assert (issue.code, issue.pointer) == ("cycle", "/blocks/0/dependencies/0")
+    assert "pattern 10, arbitrary cycles" in issue.message
     assert "a -> b -> c -> a" in issue.message
 
 
