@@ -30,6 +30,7 @@ class Limits:
     recovery_points_manual: int = 50  # of one execution, made by people
     recovery_point_s: int = 60  # of progress between two
     items_per_block: int = 10_000  # of one `forEach`
+    items_per_execution: int = 100_000  # of all of them together
     concurrency_key_chars: int = 200
     holders_per_key: int = 10_000
     page_size: int = 50

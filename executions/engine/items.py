@@ -11,6 +11,7 @@ import structlog
 from agentflow.conf import LIMITS
 from agentflow.types import JSONObject
 from agentflow.workflow.definition import ForEach
+from agentflow.workflow.expressions import ExpressionError
 from agentflow.workflow.large import LargeUnavailable
 from agentflow.workflow.plan import PlanBlock
 from executions import blobs
@@ -37,6 +38,25 @@ class Items:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._total: int | None = None
+
+    def make_room(self, more: int) -> None:
+        """Count the items that a block has found among those of the run.
+
+        Raises:
+            ExpressionError: there would be too many.
+        """
+        if self._total is None:
+            row = self._run.execute(statements.ITEMS_IN_ALL).fetchone()
+            assert row is not None
+            self._total = int(row[0])
+        if self._total + more > LIMITS.items_per_execution:
+            raise ExpressionError(
+                "too_many_items",
+                f"forEach.items gives {more} items, beside the {self._total} that the execution has;"
+                f" {LIMITS.items_per_execution} are allowed together.",
+            )
+        self._total += more
 
     def add(self, change: Change) -> None:
         """Write the rows of a block that has just found its list."""

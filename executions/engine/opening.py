@@ -90,6 +90,7 @@ class Opener:
         asks: list[HumanAsk],
         decisions: Decisions,
         rework: Callable[[], JSONObject | None],
+        make_room: Callable[[int], None],
     ) -> None:
         self._facts = facts
         self._outputs = outputs
@@ -98,6 +99,7 @@ class Opener:
         self._asks = asks
         self.decisions = decisions
         self._rework = rework
+        self._make_room = make_room
 
     def open(self, decided: list[Decided]) -> list[Change]:
         """Ready, skipped, waiting or settled at once: one change for each block that is decided."""
@@ -211,6 +213,7 @@ class Opener:
                 "too_many_items",
                 f"forEach.items gives {len(items)} items; {LIMITS.items_per_block} are allowed.",
             )
+        self._make_room(len(items))
         if not items:
             return self.complete(planned, change, [])
         return replace(change, status=B.WAITING_EXTERNAL, reason="items", items=items)

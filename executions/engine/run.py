@@ -75,6 +75,7 @@ class Run:
         self.rework = cast(JSONObject | None, loads(gate[8]))
         self.known: SettledBlocks = {}
         self.asks: list[HumanAsk] = []
+        self._items = Items(self)
         self.opener = Opener(
             facts,
             outputs=self.outputs,
@@ -83,8 +84,8 @@ class Run:
             asks=self.asks,
             decisions=Decisions(self),
             rework=lambda: self.rework,
+            make_room=self._items.make_room,
         )
-        self._items = Items(self)
         self.places = Places(self)
         self._compensating = Compensating(self)
         self._sinks_closed = 0

@@ -477,6 +477,11 @@ FROM executions_blockexecution b, unnest(%(items)s::text[]) WITH ORDINALITY AS x
 WHERE b.id = %(block)s
 """
 
+ITEMS_IN_ALL = """
+SELECT count(*) FROM executions_blockexecution
+WHERE execution_id = %(execution)s AND epoch = %(epoch)s AND iteration > 0
+"""
+
 # Items that settled make room for as many that wait, and are counted on their block.
 ITEMS_SETTLED = """
 UPDATE executions_blockexecution SET todo = todo - %(settled)s

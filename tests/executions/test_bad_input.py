@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,23 @@ def test_for_each_over_what_it_cannot_take_asks_a_person(run: Start, items: Any,
     assert not BlockExecution.objects.filter(execution=execution, iteration__gt=0).exists()
 
 
+def test_more_items_than_an_execution_may_have_ask_a_person(
+    run: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executions.engine.items.LIMITS", replace(LIMITS, items_per_execution=5))
+    three, two, one = ({"forEach": {"items": items}} for items in ("[1, 2, 3]", "[1, 2]", "[1]"))
+    blocks = (block("a", **three), block("b", **three), block("c", "a", **two), block("d", "c", **one))
+    execution = run(template(*blocks))
+    assert statuses(execution) == {
+        "a": "completed",
+        "b": "waiting_human",  # opened together with a
+        "c": "completed",
+        "d": "waiting_human",
+    }
+    assert {row(execution, each).error["code"] for each in "bd"} == {"too_many_items"}  # type: ignore[index]
+    assert BlockExecution.objects.filter(execution=execution, iteration__gt=0).count() == 5
+
+
 def test_a_repeat_without_an_end_is_refused() -> None:
     for repeat, found in (
         ({"until": "false"}, ("/blocks/0/repeat/maxIterations", "missing_field")),
@@ -77,6 +95,7 @@ def test_a_wait_until_a_moment_in_ten_years_asks_a_person(run: Start) -> None:
 LIMITS_TESTED = {
     "an execution is sent back": "executions/test_rework.py::test_what_works_beside_goes_on",
     "`forEach` over something that is no list": "executions/test_bad_input.py::test_for_each_over_what_it",
+    "more than 100,000 items of all": "executions/test_bad_input.py::test_more_items_than_an_execution",
     "`forEach` over a list of the input": "executions/test_bad_input.py::test_for_each_over_what_it",
     "the outputs of all items": "executions/test_constructs.py::test_too_much_output_of_all_items_together",
     "one item of `forEach` fails": "executions/test_constructs.py::test_one_failed_item_does_not_lose",
