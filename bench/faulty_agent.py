@@ -1,6 +1,7 @@
 """An agent that does something once per key, and may die at any moment: `... PORT FILE SEED SHARE`.
 
-`POST /do` does the effect and answers `{"n": ...}`; a key that it knows gets an answer again.  What it did is
+`POST /do` does the effect and answers `{"n": ...}`; a key that it knows gets an answer again, but whoever
+pays twice by one key has paid twice, or a broken `once` would not show.  What it did is
 in the file before it answers, so that what comes after `kill -9` knows it.  Of the keys a share is held after
 the effect, the first time, until who waits was killed (`HOLD_S` at most).  `GET /held` tells how many are.
 """
@@ -12,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from .fault_plan import chance
+from .fault_plan import PAYS, chance
 
 HOLD_S = 7.0  # within a step's time
 WORK_S = 0.005
@@ -52,7 +53,7 @@ class Agent:
             return {"held": self.held}
         first = key not in self.known
         await asyncio.sleep(WORK_S)
-        if key not in self.known:
+        if key not in self.known or _pays(key):
             self.known.add(key)
             self.file.write(key + "\n")
         if first and chance(self.seed, operation=key) < self.share:
@@ -68,6 +69,11 @@ class Agent:
                 await asyncio.sleep(0.05)
         finally:
             self.held -= 1
+
+
+def _pays(key: str) -> bool:
+    """Whether the key, `<execution>:<block>:<item>:<sequence>`, is of an effect done at every call."""
+    return key.rsplit(":", 3)[1:2] == [PAYS]
 
 
 async def main(port: int, path: Path, seed: str, share: float) -> None:

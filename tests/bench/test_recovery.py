@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from agentflow.workflow.parsing import parse
@@ -20,6 +23,7 @@ from bench.fault_plan import (
     violations,
     workflows,
 )
+from bench.faulty_agent import Agent
 from executions.faults.fields import rule_issues
 from executions.faults.rules import Rule, Target, draw
 
@@ -71,6 +75,25 @@ def test_a_good_history_has_nothing_against_it() -> None:
 )
 def test_a_forged_history_is_found_out(effects: list[str], completed: set[str], said: str) -> None:
     assert violations(History(effects=effects, completed=completed)) == [said]
+
+
+def test_the_agent_pays_as_often_as_it_is_called_and_does_the_rest_once_per_key(tmp_path: Path) -> None:
+    keys = ["x:a:0:0", "x:pay:0:0"]
+
+    async def call_each_twice(agent: Agent) -> None:
+        server = await asyncio.start_server(agent.serve, "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            for key in keys * 2:
+                writer.write(f"POST /do HTTP/1.1\r\nidempotency-key: {key}\r\n\r\n".encode())
+                assert b"200 OK" in await reader.readuntil(b"}")
+            writer.close()
+
+    file = tmp_path / "effects"
+    asyncio.run(call_each_twice(Agent(file, "seed", share=0)))
+    effects = file.read_text().splitlines()
+    assert sorted(effects) == ["x:a:0:0", "x:pay:0:0", "x:pay:0:0"]
+    assert violations(History(effects=effects)) == ["x:pay:0:0 was done 2 times"]
 
 
 def test_how_long_it_took_counts_from_the_first_failure_to_the_first_good_attempt() -> None:
