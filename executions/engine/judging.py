@@ -391,7 +391,7 @@ def rescued(planned: PlanBlock, claim: Claim, *, healing: Healing = AS_WRITTEN) 
     )
     failure, decision = healing.decided(planned, claim, failure)
     if decision.cause is Cause.POISON:
-        message = f"The block's worker vanished {claim.crashes} times in a row."
+        message = f"The block's worker vanished {claim.crashes} times."
         failure = replace(failure, code=POISON, message=message)
     base = Change(
         pk=claim.pk,
