@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from agentflow.agents import discovery
 from agentflow.agents.calls import Call, CancelToken
-from agentflow.agents.discovery import BadDocument, Found, Listing, Place
+from agentflow.agents.discovery import BadDocument, Found, Listing, Place, openapi
 from agentflow.agents.invocation import invoke
 from agentflow.agents.models import Agent
 from agentflow.governance.models import Workspace
@@ -182,6 +182,38 @@ def test_a_source_is_not_given_secrets_by_naming_them(
     listing = look("openapi", "/api.json")
     assert [found.key for found in listing.found] == ["fine"]
     assert {skipped.code for skipped in listing.skipped} == {"secret_not_allowed"}
+
+
+def test_no_more_of_a_schema_is_rewritten_than_can_be_kept(
+    server: HttpServer, look: Callable[..., Listing]
+) -> None:
+    large = {"enum": ["x" * 1000] * 100, "not": {"$ref": "#/components/schemas/Gone"}}
+    answer = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Large"}}}}
+    document = {
+        "openapi": "3.1.0",
+        "paths": {"/large": {"get": {"operationId": "large", "responses": {"200": answer}}}},
+        "components": {"schemas": {"Large": large}},
+    }
+    server.on("/api.json", lambda e: e.json(document))
+    assert [(each.key, each.code) for each in look("openapi", "/api.json").skipped] == [
+        ("large", "schema_too_large")
+    ]
+
+
+def test_reading_the_operations_ends_in_time_too(server: HttpServer) -> None:
+    class Ending(Place):
+        __slots__ = ()
+        asked: ClassVar[list[float]] = []
+
+        def seconds(self, at_most: float = 20.0) -> float:
+            self.asked.append(at_most)
+            if len(self.asked) > 3:
+                raise TimedOut(1, sent=False)
+            return at_most
+
+    server.on("/api.json", lambda e: e.json(SHOP))
+    with pytest.raises(TimedOut):
+        openapi.look(Ending(url=server.url("/api.json"), policy=EgressPolicy((server.allowed,))))
 
 
 def test_yaml_is_read_as_plain_json(server: HttpServer, look: Callable[..., Listing]) -> None:

@@ -27,6 +27,13 @@ class BadDocument(EgressError):
         super().__init__(FailureKind.AGENT, code, message[:500])
 
 
+class SchemaTooLarge(BadDocument):
+    """A schema is larger than what the registry keeps."""
+
+    def __init__(self) -> None:
+        super().__init__(f"A schema is larger than {SCHEMA_BYTES} bytes.", "schema_too_large")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where to look, and as whom."""
@@ -125,7 +132,7 @@ def schema(value: JSONValue) -> JSONObject | None:
     if not isinstance(value, dict):
         raise BadDocument("A schema is no object.", "bad_schema")
     if len(json.dumps(value)) > SCHEMA_BYTES:
-        raise BadDocument(f"A schema is larger than {SCHEMA_BYTES} bytes.", "schema_too_large")
+        raise SchemaTooLarge
     issues = schema_issues("", value)
     if issues:
         raise BadDocument(issues[0]["message"], "bad_schema")

@@ -11,7 +11,18 @@ from ...types import JSONObject, JSONValue
 from ..checks import address_problem
 from ..models import ToolType
 from . import documents
-from .found import AGENTS_MAX, BadDocument, Found, Listing, Place, Skipped, schema, text
+from .found import (
+    AGENTS_MAX,
+    SCHEMA_BYTES,
+    BadDocument,
+    Found,
+    Listing,
+    Place,
+    SchemaTooLarge,
+    Skipped,
+    schema,
+    text,
+)
 
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 _HOPS = 16  # of a $ref that leads to a $ref
@@ -44,6 +55,7 @@ class _Reader:
         skipped: list[Skipped] = []
         keys: set[str] = set()
         for key, path, method, item, operation in self._operations():
+            self.place.seconds()
             if (wanted is not None and not {key, f"{method.upper()} {path}"} & set(wanted)) or key in keys:
                 continue
             keys.add(key)
@@ -151,6 +163,7 @@ class _Reader:
         """
         definitions: dict[str, JSONValue] = {}
         waiting: list[str] = []
+        room = _Room()
 
         def moved(reference: str) -> str:
             if not reference.startswith("#/"):
@@ -163,11 +176,11 @@ class _Reader:
                 waiting.append(reference)
             return f"#/$defs/{name}"
 
-        result = _rewritten(value, moved)
+        result = _rewritten(value, moved, room)
         while waiting:
             reference = waiting.pop()
             name = moved(reference).removeprefix("#/$defs/")
-            definitions[name] = _rewritten(self._at(reference), moved)
+            definitions[name] = _rewritten(self._at(reference), moved, room)
         if definitions:
             result = {**result, "$defs": definitions}
         return schema(result)
@@ -189,16 +202,31 @@ class _Reader:
         return found
 
 
-def _rewritten(value: JSONValue, moved: Any) -> JSONValue:
+class _Room:
+    """What is left of a schema's bytes, so that no more is rewritten than could be kept."""
+
+    def __init__(self) -> None:
+        self._left = SCHEMA_BYTES
+
+    def take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise SchemaTooLarge
+
+
+def _rewritten(value: JSONValue, moved: Any, room: _Room) -> JSONValue:
     """A schema of OpenAPI as JSON Schema 2020-12: references moved, 3.0's own words spelt anew."""
+    room.take(len(value) if isinstance(value, str) else 1)
     if isinstance(value, list):
-        return [_rewritten(each, moved) for each in value]
+        return [_rewritten(each, moved, room) for each in value]
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("$ref"), str):
         return {"$ref": moved(value["$ref"])}
     dropped = {"nullable", "discriminator", "xml", "externalDocs", "example"}
-    made = {key: _rewritten(each, moved) for key, each in value.items() if not _extra(key, each, dropped)}
+    made = {
+        key: _rewritten(each, moved, room) for key, each in value.items() if not _extra(key, each, dropped)
+    }
     for name, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(made.get(name), bool) and made.pop(name) and bound in made:
             made[name] = made.pop(bound)
