@@ -52,12 +52,12 @@ class ConnectionLost(EgressError):
 class ResponseTooLarge(EgressError):
     """The answer is larger than anybody has room for; the rest was not read."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, sent: bool = True) -> None:
         super().__init__(
             FailureKind.AGENT,
             "response_too_large",
             f"The answer is larger than {max_bytes} bytes.",
-            outcome_unknown=True,
+            outcome_unknown=sent,
         )
 
 

@@ -187,18 +187,28 @@ class _Body(httpx2.SyncByteStream):
         self._stream.close()
 
 
+class UnreadableAnswer(httpx2.StreamError):
+    """The answer breaks our rules.  The MCP SDK ends one request for it, and for any other kind a session."""
+
+
 class _AsyncBody(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream, room: _Room) -> None:
-        self._stream = stream
-        self._room = room
+    def __init__(self, response: httpx2.Response, max_bytes: int | None) -> None:
+        self._response = response
+        self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
-            for part in self._room.take(data):
-                yield part
+        stream = self._response.stream
+        assert isinstance(stream, httpx2.AsyncByteStream)
+        try:
+            room = _Room(self._response, self._max_bytes)
+            async for data in stream:
+                for part in room.take(data):
+                    yield part
+        except EgressError as error:
+            raise UnreadableAnswer(error.failure.message) from error
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        await self._response.aclose()
 
 
 def _unpacked(
@@ -274,13 +284,7 @@ class AsyncEgressTransport(httpx2.AsyncHTTPTransport):
         _check_url(request.url)
         response = await super().handle_async_request(request)
         streams = response.headers.get("content-type", "").startswith("text/event-stream")
-        try:
-            room = _Room(response, None if streams else RESPONSE_BYTES)
-        except EgressError:
-            await response.aclose()
-            raise
-        assert isinstance(response.stream, httpx2.AsyncByteStream)
-        return _unpacked(response, _AsyncBody(response.stream, room))
+        return _unpacked(response, _AsyncBody(response, None if streams else RESPONSE_BYTES))
 
 
 @functools.cache

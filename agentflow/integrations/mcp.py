@@ -14,7 +14,6 @@ import functools
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from ..types import JSONObject, JSONValue
 from ..workflow import json_schema
 from . import http_failures, http_transport, mcp_failures, waiting
 from .egress import EgressPolicy
+from .http_watch import RESPONSE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult, RequestParamsMeta
 
 log = logging.getLogger(__name__)
+# The SDK quotes messages and answers, and those may hold secrets.
+for _name in ("mcp", "client"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 IDLE_S = 600.0  # a session unused for so long is closed
 SWEEP_S = 30.0  # between two looks for such
@@ -439,10 +442,10 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
         parameters = mcp.StdioServerParameters(
             command=command, args=arguments, env=entry.get("env") or {}, cwd=entry.get("cwd")
         )
-        # Celery's stand-in for sys.stderr has no file behind it.
-        transport = stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr)
-        async with _opened(transport) as client:
-            yield client
+        # What a server says there may hold the secrets that it was called with.
+        with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230 - it never waits
+            async with _opened(stdio_client(parameters, errlog=nowhere)) as client:
+                yield client
         return
     async with httpx2.AsyncClient(
         transport=http_transport.AsyncEgressTransport(server.policy),
@@ -450,7 +453,9 @@ async def _client(server: Server) -> AsyncIterator[mcp.Client]:
         trust_env=False,
         timeout=httpx2.Timeout(http_transport.CONNECT_TIMEOUT_S, read=None),
     ) as connection:
-        transport = streamable_http_client(server.url, http_client=connection)
+        transport = streamable_http_client(
+            server.url, http_client=connection, max_sse_event_size=RESPONSE_BYTES
+        )
         async with _opened(transport) as client:
             yield client
 
@@ -479,7 +484,7 @@ async def _listed(server: Server, client: mcp.Client, at_most: int) -> list[JSON
     try:
         return await _tools(client, at_most)
     except MCPError as error:
-        if mcp_failures.gone(error):
+        if mcp_failures.gone(error) or mcp_failures.too_large(error):
             raise
         raise mcp_failures.ListRefused(server.label, error.message) from error
 

@@ -12,6 +12,7 @@ from ..workflow.classification import of_rpc
 from ..workflow.failures import FailureKind
 from . import http_failures
 from .egress import EgressError
+from .http_watch import RESPONSE_BYTES
 
 if TYPE_CHECKING:
     import mcp
@@ -112,6 +113,13 @@ def gone(error: mcp.MCPError) -> bool:
     return error.code == CONNECTION_CLOSED or "session terminated" in error.message.lower()
 
 
+def too_large(error: mcp.MCPError) -> bool:
+    """The SDK has the transport's refusals in words alone."""
+    said = error.message
+    stream = said.startswith("SSE stream failed: ") and "byte limit" in said
+    return stream or said.endswith(http_failures.ResponseTooLarge(RESPONSE_BYTES).failure.message)
+
+
 def translated(error: Exception, label: str, *, sent: bool) -> EgressError:
     """What went wrong with a call; `sent`: the tool may have been called."""
     from mcp import MCPError
@@ -120,6 +128,8 @@ def translated(error: Exception, label: str, *, sent: bool) -> EgressError:
     if isinstance(inner, EgressError):
         return inner
     if isinstance(inner, MCPError):
+        if too_large(inner):
+            return http_failures.ResponseTooLarge(RESPONSE_BYTES, sent=sent)
         if of_rpc(inner.code) is FailureKind.CONFIGURATION:
             return EgressError(FailureKind.CONFIGURATION, "mcp_invalid_call", inner.message[:500])
         if not gone(inner):

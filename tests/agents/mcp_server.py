@@ -1,4 +1,4 @@
-"""A real MCP server with the tools that the tests need: `python mcp_server.py [--http PORT | --unlisted]`."""
+"""A real MCP server with the tools that tests need: `mcp_server.py [--http PORT [--json] | --unlisted]`."""
 
 from __future__ import annotations
 
@@ -78,6 +78,38 @@ def bare() -> str:
     return "bare"
 
 
+begun, released = asyncio.Event(), asyncio.Event()
+
+
+@server.tool()
+async def wait() -> str:
+    """Answers when it is released."""
+    begun.set()
+    await released.wait()
+    return "released"
+
+
+@server.tool()
+def release() -> str:
+    """Let `wait` answer."""
+    released.set()
+    return "done"
+
+
+@server.tool(structured_output=False)
+async def large(size: int) -> str:
+    """Once somebody waits, an answer of some size."""
+    await begun.wait()
+    return "x" * size
+
+
+@server.tool()
+def mutter(words: str) -> str:
+    """Writes to stderr."""
+    print(words, file=sys.stderr, flush=True)
+    return "said"
+
+
 @server.tool()
 def fail() -> str:
     """Fails."""
@@ -140,6 +172,8 @@ def key(ctx: Context) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--http"]:
-        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[2]))
+        server.run(
+            "streamable-http", host="127.0.0.1", port=int(sys.argv[2]), json_response="--json" in sys.argv
+        )
     else:
         server.run("stdio")

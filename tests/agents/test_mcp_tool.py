@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -7,6 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,10 @@ from agentflow.agents.discovery.found import Place
 from agentflow.agents.invocation import invoke
 from agentflow.governance.models import Workspace
 from agentflow.integrations import mcp
-from agentflow.integrations.egress import EgressPolicy, EgressRefused
+from agentflow.integrations.egress import EgressError, EgressPolicy, EgressRefused
 from agentflow.types import JSONValue
 from tests.servers import HttpServer, canary
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 from .conftest import failure_of, output_of
 
@@ -71,6 +74,15 @@ def test_the_server_gets_no_environment_of_ours(
     names = output_of(tool("environment", server="fresh"))["result"]
     assert "GREETING" in names
     assert not [name for name in names if name.startswith(("AGENTFLOW_", "DJANGO_"))]
+
+
+def test_what_a_server_mutters_is_in_no_log(
+    tool: Callable[..., Outcome], capfd: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    settings.AGENTFLOW_MCP_STDIO = {"muttering": {"command": SERVER}}
+    assert output_of(tool("mutter", {"words": "canary"}, server="muttering")) == {"result": "said"}
+    assert "canary" not in "".join(capfd.readouterr())
+    assert not any(logging.getLogger(name).isEnabledFor(logging.ERROR) for name in ("mcp.client", "client"))
 
 
 def test_one_session_serves_many_threads(
@@ -233,10 +245,16 @@ def test_a_template_brings_no_server_of_its_own(
 
 @pytest.fixture(scope="module")
 def http_port() -> Iterator[int]:
+    with _http_server() as port:
+        yield port
+
+
+@contextmanager
+def _http_server(*flags: str) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     process = subprocess.Popen(
-        [*SERVER, "--http", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*SERVER, "--http", str(port), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         until(lambda: _listens(port), why="the MCP server to listen")
@@ -266,6 +284,21 @@ def test_streamable_http_goes_through_the_egress_rules(
     registry.forget()
     assert output_of(tool("add", {"a": 1, "b": 2}, configuration=configuration)) == {"result": 3}
     assert output_of(tool("add", {"a": 2, "b": 2}, configuration=configuration)) == {"result": 4}
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_an_answer_that_is_too_large_fails_alone(flags: tuple[str, ...]) -> None:
+    with _http_server(*flags) as port, ThreadPoolExecutor(1) as threads:
+        server = mcp.Server(url=f"http://127.0.0.1:{port}/mcp", policy=EgressPolicy((f"127.0.0.1:{port}",)))
+        called = partial(mcp.call_tool, server, timeout_s=PATIENCE_S, idempotency_key="key")
+        waits = threads.submit(called, "wait", {})
+        with pytest.raises(EgressError) as refused:
+            called("large", {"size": 9_000_000})
+        failure = refused.value.failure
+        assert (failure.kind, failure.code, failure.outcome_unknown) == ("agent", "response_too_large", True)
+        assert called("large", {"size": 2_000_000}) == "x" * 2_000_000
+        called("release", {})
+        assert waits.result() == {"result": "released"}
 
 
 def test_tools_are_found_over_http_too(http_port: int) -> None:
