@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.authentication import SessionAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -99,7 +100,7 @@ class RespondView(APIView):
         body = serializers.Answer(data=request.data)
         body.is_valid(raise_exception=True)
         by = access.signed_in(request.user)
-        responding.respond(approval_id=approval_id, by=by, **body.validated_data)
+        responding.respond(approval_id=approval_id, by=by, channel=_channel(request), **body.validated_data)
         return Response({"success": True})
 
 
@@ -113,7 +114,7 @@ class ReworkView(APIView):
         body = serializers.SendBack(data=request.data)
         body.is_valid(raise_exception=True)
         by = access.signed_in(request.user)
-        rework.send_back(approval_id=approval_id, by=by, **body.validated_data)
+        rework.send_back(approval_id=approval_id, by=by, channel=_channel(request), **body.validated_data)
         return Response({"success": True})
 
 
@@ -129,7 +130,8 @@ class RespondManyView(APIView):
         body = serializers.Answers(data=request.data)
         body.is_valid(raise_exception=True)
         answers = [batch.Answer(**given) for given in body.validated_data["answers"]]
-        results = batch.respond_many(by=access.signed_in(request.user), answers=answers)
+        by = access.signed_in(request.user)
+        results = batch.respond_many(by=by, answers=answers, channel=_channel(request))
         return Response({"results": serializers.ItemResult(results, many=True).data})
 
 
@@ -146,6 +148,11 @@ class WithdrawManyView(APIView):
         body.is_valid(raise_exception=True)
         results = batch.withdraw_many(by=access.signed_in(request.user), **body.validated_data)
         return Response({"results": serializers.ItemResult(results, many=True).data})
+
+
+def _channel(request: Request) -> str:
+    """Pages come with a session, programs with a token; without a name it is the address's channel."""
+    return "page" if isinstance(request.successful_authenticator, SessionAuthentication) else ""
 
 
 def _filter(request: Request, orderings: dict[str, str]) -> Filter:

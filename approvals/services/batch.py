@@ -43,7 +43,7 @@ class Result:
     message: str = ""
 
 
-def respond_many(*, by: User, answers: Sequence[Answer]) -> list[Result]:
+def respond_many(*, by: User, answers: Sequence[Answer], channel: str = "") -> list[Result]:
     """Give each answer as `responding.respond` does; one that is refused stops no other.
 
     Safe to send again: what was answered so already is a success.
@@ -54,7 +54,7 @@ def respond_many(*, by: User, answers: Sequence[Answer]) -> list[Result]:
     _require_alike(by, answers)
     until = time.monotonic() + MOST_S
     return [
-        _one(answer.approval_id, partial(_respond, by, answer), late=time.monotonic() > until)
+        _one(answer.approval_id, partial(_respond, by, answer, channel), late=time.monotonic() > until)
         for answer in answers
     ]
 
@@ -79,7 +79,7 @@ def _require_alike(by: User, answers: Sequence[Answer]) -> None:
         raise NotAlike(pointer="/answers")
 
 
-def _respond(by: User, answer: Answer) -> None:
+def _respond(by: User, answer: Answer, channel: str) -> None:
     responding.respond(
         approval_id=answer.approval_id,
         by=by,
@@ -87,6 +87,7 @@ def _respond(by: User, answer: Answer) -> None:
         response=answer.response,
         comments=answer.comments,
         content_hash=answer.content_hash,
+        channel=channel,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rest_framework.test import APIClient
 
 from agentflow.governance.models import User
 from approvals.models import Approval, ApprovalVote
@@ -57,6 +58,23 @@ def test_a_vote_keeps_what_was_shown_by_what_right_and_from_where(office: Office
         "counts": True,
     }
     assert shown["decision"] == "approve"
+
+
+@pytest.mark.parametrize("how", ["respond", "respond-many", "rework"])
+def test_what_is_decided_on_a_page_is_kept_as_such(office: Office, how: str) -> None:
+    approval = ApprovalFactory.create(workspace=office.workspace, kind="review")
+    shown = {"approvalId": str(approval.pk), "contentHash": approval.content_hash}
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        "respond": (f"{approval.pk}/respond", {"approved": True}),
+        "respond-many": (how, {"answers": [{**shown, "approved": True}]}),
+        "rework": (f"{approval.pk}/rework", {"comments": "Not yet."}),
+    }
+    address, body = bodies[how]
+    page = APIClient()
+    page.force_login(office.approver)
+    reply = page.post(f"{URL}/{address}", body, format="json")
+    assert reply.status_code == 200, reply.json()
+    assert ApprovalVote.objects.get().channel == "page"
 
 
 @pytest.mark.parametrize(
