@@ -35,6 +35,8 @@ def expire(*, subject: UUID, execution_id: UUID) -> None:
         releasing.release(execution, approval.sample, [approval])
     elif swapping.swapped(approval):
         asking_again.ask_anew_about(execution_id, approval.block_execution_id)
+    elif times.rests(approval):
+        times.rest(approval)
     elif swapping.brought_forward(approval):
         times.set_next_timer(approval, now)
     elif approval.respond_by > now:
@@ -43,8 +45,8 @@ def expire(*, subject: UUID, execution_id: UUID) -> None:
     elif (above := levels.above(approval)) is not None:
         _escalate(approval, above)
     elif approval.on_timeout == OnTimeout.WAIT:
-        gate.drop_timers([subject])
         gate.tell("approval_overdue", approval)
+        times.rest(approval)
     else:
         _end(execution, approval)
 

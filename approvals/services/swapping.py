@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from agentflow.agents import registry
@@ -22,7 +22,7 @@ from ..states import ApprovalStatus
 from . import holding
 
 LOOK_S = registry.SECONDS_CACHED + 2
-BROUGHT_FORWARD = 1  # `Timer.progress` of a question that is to be looked at before its time
+BROUGHT_FORWARD = 1  # in `Timer.progress`: of a question that is to be looked at before its time
 
 
 def agents_changed(workspace_id: UUID, name: str) -> None:
@@ -30,7 +30,7 @@ def agents_changed(workspace_id: UUID, name: str) -> None:
     named = Q(calls__contains=name) | Q(calls__startswith=ONE_OF)
     concerned = Approval.objects.filter(named, workspace=workspace_id, status=ApprovalStatus.PENDING)
     Timer.objects.filter(subject__in=concerned.exclude(calls="").values("pk"), due_at__gt=Now()).update(
-        due_at=Now(), progress=BROUGHT_FORWARD
+        due_at=Now(), progress=F("progress").bitor(BROUGHT_FORWARD)
     )
 
 

@@ -16,6 +16,8 @@ from . import policies
 from .levels import Level, present
 
 SOON = 0.8  # of a level's time have passed: the answer is due soon
+FAR = timedelta(days=36_500)
+RESTS = 2  # in `Timer.progress`: time is over, this was told, and the question waits on
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def clock() -> datetime:
     return found
 
 
-def set_timer(approval: Approval, at: Any) -> None:
+def set_timer(approval: Approval, at: Any, progress: int = 0) -> None:
     """The one timer of an open question."""
     Timer.objects.update_or_create(
         key=timer_key(approval),
@@ -68,7 +70,7 @@ def set_timer(approval: Approval, at: Any) -> None:
             "execution_id": approval.execution_id,
             "subject": approval.pk,
             "due_at": at,
-            "progress": 0,
+            "progress": progress,
         },
     )
 
@@ -77,6 +79,16 @@ def set_next_timer(approval: Approval, now: datetime) -> None:
     """For the next reminder, or the end of the level's time."""
     due = _next_reminder(present(approval), approval.respond_by, now) or approval.respond_by
     set_timer(approval, due)
+
+
+def rest(approval: Approval) -> None:
+    """Nothing more is due; the timer stays, for those who have the clock look at the question."""
+    set_timer(approval, Now() + FAR, RESTS)
+
+
+def rests(approval: Approval) -> bool:
+    seen = Timer.objects.filter(key=timer_key(approval)).values_list("progress", flat=True).first()
+    return bool((seen or 0) & RESTS)
 
 
 def timer_key(approval: Approval) -> str:

@@ -256,9 +256,13 @@ def test_what_follows_when_nobody_is_left_to_ask(
     approval = time_passes(asked(office, on_timeout=on_timeout))
     assert (approval.status, statuses(approval.execution)["ask"]) == (status, block)
     assert told(approval)[-1] == event
-    assert not Timer.objects.filter(subject=approval.pk).exists()
+    assert Timer.objects.filter(subject=approval.pk).exists() == (status == "pending")
     if status == "pending":
         assert approval.sla_state == "overdue"
+        assert Timer.objects.get(subject=approval.pk).due_at > timezone.now() + timedelta(days=3650)
+        time_passes(approval)  # the clock looks at it again
+        assert told(approval).count(event) == 1
+        assert Timer.objects.get(subject=approval.pk).due_at > timezone.now() + timedelta(days=3650)
         assert respond(office.approver, approval).status_code == 200
 
 

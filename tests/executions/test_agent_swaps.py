@@ -15,6 +15,7 @@ from approvals.models import Approval
 from executions.models import Execution, Timer
 from executions.services import ticking
 from tests.factories.agents import AgentFactory, ScriptFactory
+from tests.factories.approvals import let_time_pass
 from tests.factories.governance import client_of
 from tests.history import check
 
@@ -53,6 +54,30 @@ def test_a_new_version_of_the_agent_is_asked_about_with_that_change_alone(
     assert again.changes == [{"pointer": "/calls", "before": "bank (version 1)", "after": "bank (version 2)"}]
     reply = client_of(author).post(url, {"approved": True}, format="json")
     assert str(again.pk) in reply.json()["remedy"]
+    url = f"/api/v1/approvals/{again.pk}/respond"
+    assert client_of(author).post(url, {"approved": True}, format="json").status_code == 200
+    assert check() == []
+
+
+def test_a_question_that_waits_on_when_its_time_is_over_is_asked_again_all_the_same(
+    run: Start, author: User, version_of: Any
+) -> None:
+    workspace = version_of(template({"blockId": "none"})).template.workspace
+    bank = AgentFactory.create(workspace=workspace, agent_id="bank")
+    gate = {**GATE, "humanInLoop": {"type": "approval", "onTimeout": "wait"}}
+    execution = run(template({"blockId": "pay", "agentId": "bank", **gate}))
+    first = asked(execution)
+    for _ in range(2):  # the look at a new question, and its end
+        let_time_pass(first)
+        ticking.tick()
+    change(bank, author, description="The same bank in other words")
+    ticking.tick()
+    assert asked(execution).pk == first.pk
+    assert Event.objects.filter(type="approval_overdue").count() == 1
+    change(bank, author, configuration=elsewhere("v2"))
+    ticking.tick()
+    again = asked(execution)
+    assert again.supersedes == first.pk
     url = f"/api/v1/approvals/{again.pk}/respond"
     assert client_of(author).post(url, {"approved": True}, format="json").status_code == 200
     assert check() == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry, User
 from agentflow.types import JSONObject
 from agentflow.workflow.parsing import parse
@@ -15,6 +16,7 @@ from approvals.models import Approval, Sample
 from approvals.services import responding
 from executions.models import Execution
 from executions.services import control, starting, ticking
+from tests.factories.approvals import let_time_pass
 from tests.factories.governance import client_of
 from tests.history import check
 
@@ -149,7 +151,7 @@ def test_another_is_drawn_for_one_that_ended_before_it_was_asked(run: Start, aut
 @pytest.fixture
 def again(author: User, version_of: Any) -> Callable[..., list[Execution]]:
     """So many runs of one version that asks about one in three."""
-    human = {"type": "approval", "sample": {"inspect": 1, "of": 3}, "onReject": "skip"}
+    human = {"type": "approval", "sample": {"inspect": 1, "of": 3}, "onReject": "skip", "onTimeout": "wait"}
     version = version_of(template(block("pay", humanInLoop=human), block("end", "pay")))
 
     def make(count: int, **options: Any) -> list[Execution]:
@@ -192,6 +194,22 @@ def test_of_successive_questions_of_a_block_some_answer_for_the_rest(
     later += again(1)
     ticking.tick()
     assert [each.status for each in of_runs(later)] == ["rejected", "pending", "pending"]
+    assert check() == []
+
+
+def test_the_rest_whose_time_was_over_and_that_waited_on_is_released_too(
+    again: Callable[..., list[Execution]], author: User
+) -> None:
+    executions = again(3)
+    rest = of_runs(executions, inspected=False)
+    for approval in rest:
+        let_time_pass(approval)
+    ticking.tick()
+    assert Event.objects.filter(type="approval_overdue").count() == 2
+    (drawn,) = of_runs(executions, inspected=True)
+    decide(drawn, author)
+    ticking.tick()
+    assert [each.released for each in of_runs(executions, inspected=False)] == [True, True]
     assert check() == []
 
 
