@@ -18,7 +18,7 @@ from executions import facts
 
 from . import budget, fix, inbox, picture, rights, selectors
 from .models import ANY_APPROVER, CLAIM, Approval, ApprovalKind, DecisionKind, OnTimeout
-from .services import handing, rework, weighing
+from .services import handing, holding, rework, weighing
 from .services.edits import EDITABLE
 from .states import ApprovalStatus
 from .words import AFTER_REJECTION, KINDS, OUTCOMES, money, outcome, question_of, urgency
@@ -46,6 +46,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
     change = fix.for_form(about_fix) if about_fix is not None and may_decide else None
     fixes = (about_budget or stuck or {"ways": []})["ways"]
     back = rework.offer(approval)
+    follows = selectors.what_follows(approval) if open_now else None
     return {
         "approval": approval,
         "icon": icon,
@@ -66,6 +67,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "outcome": outcome(approval) if not open_now else "",
         "outcome_look": look,
         "outcome_icon": outcome_icon,
+        "newer": None if open_now else holding.newer(approval),
         "may_decide": may_decide,
         "who_decides": _who_decides(approval, user),
         "approve_word": approve_word,
@@ -76,7 +78,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
         "change": change is not None,
         "back": back,
         "back_over": used_up(back) if back is not None and not back.left else "",
-        "follows": [*_paths(approval), *_sent_back(approval, back)] if open_now else [],
+        "follows": [*_paths(approval, follows), *_sent_back(approval, back)] if follows is not None else [],
         "picture": picture.of(approval) if open_now else None,
         "history": _history(approval),
         "ask": {
@@ -89,6 +91,7 @@ def detail(approval: Approval, user: User) -> dict[str, Any]:
             "change": change,
             "approveWord": approve_word,
             "again": _again(approval, back),
+            "once": follows is not None and any(step.once for step in follows.approve),
         },
     }
 
@@ -210,8 +213,7 @@ _IF = {
 }
 
 
-def _paths(approval: Approval) -> list[JSONObject]:
-    follows = selectors.what_follows(approval)
+def _paths(approval: Approval, follows: selectors.Follows) -> list[JSONObject]:
     known = _blocks(approval)
     behind = weighing.behind(known, approval.block_id)
     paths: list[JSONObject] = []

@@ -78,10 +78,9 @@ def closed(approval: Approval) -> Conflict:
     if approval.status == S.EXPIRED:
         return Expired(**facts)
     if approval.status == S.CANCELLED:
-        newer = Approval.objects.filter(supersedes=approval.pk).values_list("pk", flat=True).first()
-        if approval.reason == STALE and newer is not None:
-            remedy = f"Answer the question that took its place: {newer}."
-            return Stale(remedy=remedy, **facts, superseded_by=str(newer))
+        successor = newer(approval)
+        if successor is not None:
+            return Stale(**facts, superseded_by=str(successor))
         return Withdrawn(**facts)
     assert approval.responder is not None  # a constraint of the table
     assert approval.responded_at is not None
@@ -94,3 +93,10 @@ def closed(approval: Approval) -> Conflict:
         "decided_at": at,
     }
     return AlreadyDecided(f"{who} {did} at {at}.", **facts)
+
+
+def newer(approval: Approval) -> UUID | None:
+    """The question that took the place of one that is stale."""
+    if approval.reason != STALE:
+        return None
+    return Approval.objects.filter(supersedes=approval.pk).values_list("pk", flat=True).first()

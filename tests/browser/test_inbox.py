@@ -58,11 +58,13 @@ def test_a_question_arrives_live_and_is_approved_on_a_phone(
     page.get_by_text("Nothing waits for you").wait_for()
     page.locator("#live:not(.off)").wait_for()
 
-    execution = team.start(approval("Pay back €640.00 for order 48213?"))
+    send: JSONObject = {"blockId": "send", "agentId": "builtin.echo", "effect": "once"}
+    execution = team.start(approval("Pay back €640.00 for order 48213?"), {**send, "dependencies": ["pay"]})
     page.get_by_role("link", name="Pay back €640.00 for order 48213?").click()
     page.get_by_role("heading", name="Pay back €640.00 for order 48213?").wait_for()
     assert page.locator(".tabbar").is_hidden()
     page.get_by_role("button", name="Approve").click()
+    page.get_by_role("button", name="Confirm: approve").click()  # what follows cannot be undone
 
     page.get_by_text("Noor Haddad approved this").first.wait_for()
     service.until(lambda: status(team, execution) == "completed")
@@ -132,18 +134,19 @@ def pending(team: Team) -> list[JSONObject]:
     return found
 
 
+# The live hint is held back, so that a page still shows an open question when it no longer is.
+DEAF = """() => {
+    const fetched = AF.fragment;
+    AF.fragment = path => path.startsWith("/inbox/rows") ? new Promise(() => {}) : fetched(path);
+}"""
+
+
 def test_who_comes_second_is_told_who_decided(service: Service, team: Team, visit: Visit) -> None:
     execution = team.start(approval("Extend the budget by €25.00?"))
     (asked,) = service.until(lambda: pending(team))
     page = visit(team.approver, f"/inbox/{asked['approvalId']}/")
     page.get_by_role("button", name="Approve").wait_for()
-    # The live hint is held back, so that this page still shows an open question when the other decides.
-    page.evaluate(
-        """() => {
-            const fetched = AF.fragment;
-            AF.fragment = path => path === "/inbox/rows" ? new Promise(() => {}) : fetched(path);
-        }"""
-    )
+    page.evaluate(DEAF)
 
     body = {"approved": False, "comments": "Not this month"}
     reply = team.api(team.second_approver).post(f"/approvals/{asked['approvalId']}/respond", json=body)
@@ -155,6 +158,46 @@ def test_who_comes_second_is_told_who_decided(service: Service, team: Team, visi
     outcome.get_by_text("Your answer came later and was not saved.").wait_for()
     assert page.get_by_role("button", name="Approve").count() == 0
     service.until(lambda: status(team, execution) == "failed")
+
+
+def test_what_was_typed_goes_to_the_question_that_is_asked_instead(
+    service: Service, team: Team, visit: Visit
+) -> None:
+    """What it shows is edited twice: once seen live, once only when the answer is refused."""
+    price: JSONObject = {"blockId": "price", "agentId": "builtin.echo", "input": {"sum": 100}}
+    execution = team.start(price, {**TAX_FORM, "dependencies": ["price"]})
+    (first,) = service.until(lambda: pending(team))
+    page = visit(team.approver, f"/inbox/{first['approvalId']}/")
+    page.locator("#live:not(.off)").wait_for()
+    page.get_by_role("textbox", name="Tax number").fill("DE12345678")
+    page.keyboard.press("Tab")
+    page.fill("#comment", "half a sentence")
+    operator = team.api(team.author)
+    assert operator.post(f"/executions/{execution}/pause", json={}).status_code == 200
+
+    def asked_instead(of: JSONObject, **price: int) -> JSONObject:
+        reply = operator.patch(f"/executions/{execution}/context", json={"outputs": {"price": price}})
+        assert reply.status_code == 200, reply.text
+        (asked,) = pending(team)
+        assert asked["supersedes"] == of["approvalId"]
+        return asked
+
+    def comes(asked: JSONObject, words: str) -> None:
+        page.wait_for_url(f"**/inbox/{asked['approvalId']}/")
+        page.locator("#trouble", has_text=words).get_by_text("Your text was kept").wait_for()
+        assert page.get_by_role("textbox", name="Tax number").input_value() == "DE12345678"
+        assert page.input_value("#comment") == "half a sentence"
+
+    second = asked_instead(first, sum=90)
+    comes(second, "so it is asked again")
+    page.evaluate(DEAF)
+    third = asked_instead(second, sum=80)
+    page.get_by_role("button", name="Send answer").click()
+    comes(third, "Not saved.")
+    assert violations(page) == []
+    page.goto(f"/inbox/{second['approvalId']}/")
+    page.get_by_role("link", name="Answer what is asked now").click()
+    page.wait_for_url(f"**/inbox/{third['approvalId']}/")
 
 
 def test_a_decision_elsewhere_closes_the_open_question_live(

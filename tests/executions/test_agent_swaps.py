@@ -53,7 +53,7 @@ def test_a_new_version_of_the_agent_is_asked_about_with_that_change_alone(
     assert again.supersedes == first.pk
     assert again.changes == [{"pointer": "/calls", "before": "bank (version 1)", "after": "bank (version 2)"}]
     reply = client_of(author).post(url, {"approved": True}, format="json")
-    assert str(again.pk) in reply.json()["remedy"]
+    assert reply.json()["supersededBy"] == str(again.pk)
     url = f"/api/v1/approvals/{again.pk}/respond"
     assert client_of(author).post(url, {"approved": True}, format="json").status_code == 200
     assert check() == []

@@ -4,7 +4,7 @@
   const { $, $$ } = AF, waitingTab = $("main").dataset.tab === "waiting", wide = matchMedia("(min-width:720px)");
   const rows = $("#rows"), pane = $("#pane"), say = text => ($("#say").textContent = text);
   const touched = new Set(); // questions that something happened to since they were last looked at
-  let query = $("main").dataset.query, ask = null, editor = null, draft = {}, sending = false, tried = false, arriving = null;
+  let query = $("main").dataset.query, ask = null, editor = null, draft = {}, sending = false, tried = false, arriving = null, armed = 0;
 
   /* List */
   const items = () => $$(".item", rows), current = () => $('.item[aria-current="true"]', rows);
@@ -54,7 +54,7 @@
     else if (fresh.length) { arriving = html; const button = $("#fresh"); button.hidden = false; button.textContent = `${fresh.length} new`; }
     if (fresh.length) say(`${fresh.length} new ${fresh.length === 1 ? "question" : "questions"}`);
     if (!id || sending || $(".detail", pane).dataset.status !== "pending") return;
-    if (left.some(el => el.dataset.id === id)) await open(id, false, true);
+    if (left.some(el => el.dataset.id === id)) await moved(id);
     else if (touched.delete(id) || (now.has(id) && was && now.get(id).dataset.version !== was)) await renewParts(id);
   }, 200);
   $("#fresh").onclick = () => { if (arriving) { show(arriving); $("#scroll").scrollTop = 0; (items()[0] || $("#scroll")).focus(); } };
@@ -119,10 +119,32 @@
     for (const part of $$("[data-part]", pane)) { const other = $(`[data-part="${part.dataset.part}"]`, box); if (other) { part.innerHTML = other.innerHTML; AF.times(part); } }
   }
   async function changed(id) {
-    const typed = { value: value(), comment: $("#comment")?.value || "" };
-    await open(id, false, true);
-    if (ask) { if (editor) editor.promise ? editor.promise.then(() => fill(typed.value)) : fill(typed.value); $("#comment").value = typed.comment; }
+    const kept = typed();
+    await open(id, false, true); await put(kept);
     trouble("This question changed while you were reading. Your text was kept; read it again, then decide.");
+  }
+  /* One that is no longer open; of one that was asked again what is asked now, with what was typed. */
+  async function moved(id, newer = "", lost = "") {
+    const kept = typed();
+    await open(newer || id, false, true);
+    for (let link; (link = $("#newer", pane)); ) { newer = link.dataset.id; await open(newer, false, true); }
+    if (newer && location.pathname.includes(id)) history.replaceState({ id: newer }, "", `/inbox/${newer}/${location.search}`);
+    await put(kept);
+    if (newer) trouble(`${lost}What the question showed has changed, so it is asked again: this is the new one. ${kept.some ? "Your text was kept; read it again" : "Read it again"}, then decide.`);
+  }
+  /* What somebody wrote and has not sent; of a value that was shown to be changed, only the changes. */
+  const BOXES = ["#comment", "#reason", "#return-why"];
+  function typed() {
+    const now = value(), before = ask?.editable, texts = BOXES.map(box => $(box, pane)?.value || "");
+    const values = now && before && typeof before === "object" ? other(before, now) : now;
+    return { texts, values, some: texts.some(Boolean) || Object.keys(values || {}).length > 0 };
+  }
+  async function put({ texts, values }) {
+    if (!ask) return;
+    BOXES.forEach((box, at) => { if ($(box, pane)) $(box, pane).value = texts[at]; });
+    await editor?.promise;
+    if (editor) fill(values);
+    keep();
   }
   function back() { document.body.classList.remove("open"); (current() || $("#scroll")).focus(); }
   addEventListener("popstate", () => { const id = location.pathname.split("/")[2]; /^[0-9a-f-]{36}$/.test(id) ? (document.body.classList.add("open"), open(id, false)) : back(); });
@@ -130,7 +152,7 @@
   const key = () => `draft:${ask.id}:${ask.contentHash}`;
   const keep = () => { draft = { value: editor?.getValue(), comment: $("#comment").value }; try { localStorage.setItem(key(), JSON.stringify(draft)); } catch { /* private mode: the draft lives in the page only */ } };
   function ready() {
-    editor?.destroy(); editor = null; ask = null; tried = false;
+    editor?.destroy(); editor = null; ask = null; tried = false; clearTimeout(armed); armed = 0;
     AF.times(pane); mark(shownId());
     const data = $("#ask", pane);
     if (!data) return;
@@ -143,7 +165,7 @@
     $$("[data-p]", pane).forEach(el => { el.onmouseenter = el.onfocus = () => hot(el.dataset.p); });
     hot("approve");
     if ($("#fixes", pane)) return fixes();
-    $("#approve").onclick = () => { const bad = invalid(); bad ? toField(bad) : send(true, answer()); };
+    $("#approve").onclick = () => { const bad = invalid(); bad ? toField(bad) : confirmed() && send(true, answer()); };
     $("#reject").onclick = () => refuse(true);
     $("#unrefuse").onclick = () => refuse(false);
     $("#refusal").onsubmit = event => { event.preventDefault(); send(false, null, $("#reason").value || $("#comment").value); };
@@ -234,7 +256,16 @@
   const errors = () => editor ? editor.validate(value()) : [];
   function showErrors(found = errors()) { Object.values(editor.editors).forEach(one => one && (one.is_dirty = true)); editor.root.showValidationErrors(found); }
   const invalid = () => errors()[0];
+  /* What leads to something that cannot be undone takes a second press. */
+  function confirmed() {
+    if (!ask.once || armed) { label(); return true; }
+    const text = $("#approve span"), word = text.textContent.toLowerCase();
+    armed = setTimeout(label, 4000);
+    text.textContent = `Confirm: ${word}`; say("What follows cannot be undone. Press again to confirm.");
+    return false;
+  }
   function label() {
+    clearTimeout(armed); armed = 0;
     const bad = new Set(errors().map(e => e.path)).size, text = $("#approve span");
     if (text) text.textContent = bad && tried ? `Fill in ${bad} ${bad === 1 ? "field" : "fields"}` : ask.editable !== null && answer() ? "Approve with changes" : ask.approveWord;
   }
@@ -330,8 +361,8 @@
       outcome?.insertAdjacentHTML("beforeend", "<br>Your answer came later and was not saved.");
       $("#question")?.focus();
     } else if (problem.code === "approval_stale") {
-      await open(id, false, true);
-      trouble(AF.why(problem));
+      await moved(id, problem.supersededBy, "Not saved. ");
+      if (!problem.supersededBy) trouble(AF.why(problem));
     } else if (problem.code === "content_changed") {
       await changed(id);
     } else {
