@@ -93,6 +93,6 @@ AGENTS = {
     "test.once": {"function": "tests.builtins.record", "effect": "once"},
     "test.hold": {"function": "tests.builtins.hold", "effect": "pure"},
     "test.unsure": {"function": "tests.builtins.unsure", "effect": "keyed"},
-    "test.nan": {"function": "tests.builtins.nan", "effect": "keyed"},
+    "test.nan": {"function": "tests.builtins.nan", "effect": "pure"},
     "test.crash": {"function": "tests.builtins.crash", "effect": "pure"},
 }

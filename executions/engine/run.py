@@ -35,7 +35,7 @@ from executions import blobs, dispatch
 from executions.incidents import notes
 from executions.models import Compensation, PointKind
 from executions.ports import HumanAsk, given_up, human_gate
-from executions.recovery.decision import Strategy
+from executions.recovery.decision import Cause, Strategy
 from executions.states import BLOCK, EXECUTION, SETTLED, TERMINAL
 from executions.states import BlockStatus as B
 from executions.states import ExecutionStatus as E
@@ -558,8 +558,14 @@ def _why_failed(failures: list[tuple[str, JSONObject]]) -> JSONObject:
 
 
 def _gave_up(failure: tuple[str, JSONObject]) -> bool:
-    """Whether recovery, or a person who was asked, ended the run for this."""
-    return (failure[1].get("recovery") or {}).get("strategy") == Strategy.COMPENSATE
+    """Whether recovery, or a person who was asked, let it come to this, or the failure was critical."""
+    error = failure[1]
+    decided = error.get("recovery") or {}
+    return (
+        error.get("code") == "failed_by_hand"
+        or decided.get("strategy") == Strategy.COMPENSATE
+        or decided.get("cause") == Cause.CRITICAL
+    )
 
 
 class _Cursor(psycopg.Cursor[Any]):

@@ -116,6 +116,25 @@ def test_who_answered_is_told_and_only_those_whom_the_workspace_wants(
     assert told() == [f"user:{decider.pk}"]
 
 
+@pytest.mark.parametrize("ladder", ["ask", "critical"])
+def test_a_critical_failure_and_one_that_a_person_lets_be_are_told(
+    start: Start,  # noqa: F811
+    author: User,  # noqa: F811
+    ladder: str,
+) -> None:
+    User.objects.filter(pk=author.pk).update(email="starter@example.com")
+    agent = "test.nan" if ladder == "critical" else "test.crash"
+    body = template(block("book", agentId=agent, effect="pure", recovery={"agent": ["ask"]}))
+    execution = start(body)
+    drain(execution)
+    if ladder == "ask":
+        assert told() == []
+        asked = Approval.objects.get(execution=execution)
+        respond(approval_id=asked.pk, by=author, approved=True, response={"action": "fail"})
+        drain(execution)
+    assert (execution.status, told()) == ("failed", [f"user:{author.pk}"])
+
+
 @pytest.mark.parametrize(
     ("ladder", "options"),
     [
