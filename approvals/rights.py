@@ -21,6 +21,7 @@ from agentflow.governance.roles import Permission
 from agentflow.types import JSONObject
 
 from .models import ANY_APPROVER, Absence, Approval, ApprovalAssignee, ApprovalLevel, ApprovalVote
+from .states import ApprovalStatus
 
 MOST_DEPUTIES = 3  # from one absent person to the next
 
@@ -47,20 +48,27 @@ def decidable_by(user: access.Principal) -> QuerySet[Approval]:
     """
     own = int(user.pk or 0)  # nobody is 0: who has not signed in
     asked = _asked(_level_of([own]), _named([own])) & ~Q(barred__has_key=str(own))
-    for workspace_id, absent in _stands_in_for(own).items():
-        places = _asked(_level_of(absent), _named(absent)) & Q(workspace=workspace_id)
-        for each in [own, *absent]:
-            places &= ~Q(barred__has_key=str(each))
-        asked |= places
-    gave = ApprovalAssignee.objects.filter(
-        approval=OuterRef("pk"), level_index=OuterRef("level_index"), delegated_by=own
-    )
-    voted = ApprovalVote.objects.filter(approval=OuterRef("pk"), user=own, counts=True)
-    rows = Approval.objects.filter(asked, ~Exists(gave), ~Exists(voted))
+    for workspace_id, people in _stands_in_for(own).items():
+        for absent in people:
+            place = _asked(_level_of([absent]), _named([absent])) & Q(workspace=workspace_id)
+            place &= ~Q(barred__has_key=str(own)) & ~Q(barred__has_key=str(absent))
+            asked |= place & _still_has(absent)
+    rows = Approval.objects.filter(asked, _still_has(own))
     if getattr(user, "is_superuser", False) and user.is_active:
         return rows
     workspace_ids = access.workspaces(user, Permission.DECIDE).values_list("pk", flat=True)
     return rows.filter(workspace__in=list(workspace_ids))
+
+
+def _still_has(person: int) -> Q:
+    """Their part has been neither given away nor voted with, by themselves or in their place."""
+    gave = ApprovalAssignee.objects.filter(
+        approval=OuterRef("pk"), level_index=OuterRef("level_index"), delegated_by=person
+    )
+    voted = ApprovalVote.objects.filter(
+        Q(user=person) | Q(on_behalf_of=person), approval=OuterRef("pk"), counts=True
+    )
+    return Q(~Exists(gave), ~Exists(voted))
 
 
 def _asked(level: Q, named: Q) -> Q:
@@ -106,7 +114,7 @@ def _absences(deputies: Collection[int]) -> QuerySet[Absence, tuple[UUID, int, i
 
 
 def require_asked(approval: Approval, by: User) -> JSONObject:
-    """By what right `by` decides this, as evidence of the decision.
+    """By what right `by` decides this, as evidence; `votes.known` has looked at their own vote.
 
     Raises:
         NotFound, NotPermitted: as `access.require`, or `by` is not one of those asked.
@@ -121,12 +129,29 @@ def require_asked(approval: Approval, by: User) -> JSONObject:
     if not gave:
         if (via := _via(approval, own, [by.pk])) is not None:
             return {**right, "via": via}
-        for absent in _stands_in_for(by.pk).get(approval.workspace_id, ()):
-            theirs = _assigned(approval, _among([absent]))
-            if str(absent) not in approval.barred and _via(approval, theirs, [absent]) is not None:
+        people = _stands_in_for(by.pk).get(approval.workspace_id, [])
+        # Who comes to a question that is closed is told who decided it, so nobody's part is taken then.
+        taken = voted(approval) if people and approval.status == ApprovalStatus.PENDING else set()
+        for absent in people:
+            if absent not in taken and _has_place(approval, absent):
                 name = User.objects.values_list("username", flat=True).get(pk=absent)
                 return {**right, "via": "deputy", "onBehalfOf": name, "onBehalfOfId": absent}
     raise _not_asked(approval, gave)
+
+
+def voted(approval: Approval) -> set[int]:
+    """Those whose part has been voted with, by themselves or in their place."""
+    pairs = approval.votes.filter(counts=True).values_list("user_id", "on_behalf_of_id")
+    return {each for pair in pairs for each in pair if each is not None}
+
+
+def _has_place(approval: Approval, absent: int) -> bool:
+    """Whether somebody absent is asked, and has not given it away."""
+    if str(absent) in approval.barred:
+        return False
+    rows = list(_assigned(approval, Q(delegated_by=absent) | _among([absent])))
+    gave = any(row.delegated_by_id == absent for row in rows)
+    return not gave and _via(approval, rows, [absent]) is not None
 
 
 def _assigned(approval: Approval, which: Q) -> QuerySet[ApprovalAssignee]:

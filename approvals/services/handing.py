@@ -18,8 +18,8 @@ from agentflow.types import JSONObject
 
 from .. import rights
 from ..models import CLAIM, Approval, ApprovalAssignee, ApprovalComment, ApprovalLevel
-from . import gate, holding, times, trail
-from .levels import ANY
+from . import gate, holding, times, trail, votes
+from .levels import ALL, ANY
 
 MOST_DELEGATIONS = 3
 
@@ -85,10 +85,11 @@ def claim(*, approval_id: UUID, by: User) -> Approval:
 
     Raises:
         NotFound, NotPermitted, Barred: as for an answer.
-        ClaimedByOther, NotClaimable
+        ClaimedByOther, NotClaimable, AlreadyVoted
         AlreadyDecided, Expired, Withdrawn: it is no longer open.
     """
     approval = holding.opened(approval_id, by)
+    _require_no_vote(approval, by)
     rights.require_asked(approval, by)
     if approval.quorum != ANY:
         raise NotClaimable
@@ -117,36 +118,63 @@ def release(*, approval_id: UUID, by: User) -> Approval:
 
 @transaction.atomic
 def delegate(*, approval_id: UUID, by: User, to: str, reason: str) -> Approval:
-    """Give one's own part in it to somebody else, who is asked in one's place at this level.
+    """Give one's own part in it to somebody else, who is asked in one's place at this level; a deputy
+    gives the part of who is absent.
 
     Raises:
         NotFound, NotPermitted, Barred: as for an answer.
-        BadRecipient, DelegationLoop, TooManyDelegations, ClaimedByOther
+        BadRecipient, DelegationLoop, TooManyDelegations, ClaimedByOther, AlreadyVoted
         AlreadyDecided, Expired, Withdrawn: it is no longer open.
     """
     approval = holding.opened(approval_id, by)
-    rights.require_asked(approval, by)
+    _require_no_vote(approval, by)
+    right = rights.require_asked(approval, by)
+    giver: int = right.get("onBehalfOfId", by.pk)
     require_unclaimed(approval, by)
     recipient = _recipient(approval, to)
-    if recipient == by:
+    if recipient.pk == giver:
         raise BadRecipient("It is yours already.", pointer="/to")
     rows = list(approval.assignees.filter(level_index=approval.level_index, delegated_by__isnull=False))
     if any(row.delegated_by_id == recipient.pk for row in rows):
         raise DelegationLoop(f"{_name(recipient)} gave it away before.")
-    if len(_chain(rows, by)) >= MOST_DELEGATIONS:
+    if len(_chain(rows, giver)) >= MOST_DELEGATIONS:
         raise TooManyDelegations
     ApprovalAssignee.objects.create(
-        approval=approval, level_index=approval.level_index, user=recipient, delegated_by=by, reason=reason
+        approval=approval,
+        level_index=approval.level_index,
+        user=recipient,
+        delegated_by_id=giver,
+        reason=reason,
     )
+    _require_enough(approval, "/to")
     Approval.objects.filter(pk=approval.pk).update(claimed_by=None, claimed_at=None)
-    return _told(approval, "delegate", by, {"to": recipient.get_username(), "reason": reason})
+    behalf = {"onBehalfOf": right["onBehalfOf"]} if "onBehalfOf" in right else {}
+    return _told(approval, "delegate", by, {**behalf, "to": recipient.get_username(), "reason": reason})
 
 
-def _chain(rows: list[ApprovalAssignee], to: User) -> list[int]:
+def _require_no_vote(approval: Approval, by: User) -> None:
+    if votes.known(approval, by) is not None:
+        raise holding.AlreadyVoted(approval_id=str(approval.pk))
+
+
+def _require_enough(approval: Approval, pointer: str) -> None:
+    """Pass if the level can still reach its quorum, asked as it is now."""
+    if approval.quorum in (ANY, ALL):
+        return
+    reachable = votes.agreed(approval).count() + len(rights.eligible(approval) - rights.voted(approval))
+    if reachable < int(approval.quorum):
+        raise BadRecipient(
+            f"{approval.quorum} have to agree here, and then no more than {reachable} could.",
+            pointer=pointer,
+            remedy="Name somebody who is not asked yet, or a level or group with enough people.",
+        )
+
+
+def _chain(rows: list[ApprovalAssignee], to: int) -> list[int]:
     """Those through whose hands it came to `to`."""
     givers = {row.user_id: row.delegated_by_id for row in rows}
     found: list[int] = []
-    at = givers.get(to.pk)
+    at = givers.get(to)
     while at is not None and at not in found:
         found.append(at)
         at = givers.get(at)
@@ -190,6 +218,8 @@ def reassign(
     Approval.objects.filter(pk=approval.pk).update(
         **fields, claimed_by=None, claimed_at=None, assignment_note="", version=F("version") + 1
     )
+    approval.refresh_from_db()
+    _require_enough(approval, "/to" if to_user else "/toGroup" if to_group else "/toLevel")
     to = to_user or to_group or to_level
     return _told(approval, "reassign", by, {"onBehalfOf": before, "to": to, "reason": reason})
 
@@ -225,7 +255,7 @@ def _recipient(approval: Approval, name: str) -> User:
     found = _may_decide(approval).filter(username=name).first()
     if found is None:
         raise BadRecipient(f"{name!r} may not decide this.", pointer="/to")
-    if approval.votes.filter(user=found, counts=True).exists():
+    if found.pk in rights.voted(approval):
         raise BadRecipient(f"{_name(found)} has answered this already.", pointer="/to")
     return found
 

@@ -23,6 +23,13 @@ class AlreadyDecided(Conflict):
     remedy = "Nothing is left to do; reload to see what was decided."
 
 
+class AlreadyVoted(Conflict):
+    """You have answered this before."""
+
+    code = "already_voted"
+    remedy = "Leave it to the others who are asked; reload to see what is still missing."
+
+
 class Expired(Conflict):
     """The time to answer is over."""
 

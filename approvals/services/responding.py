@@ -33,13 +33,6 @@ class ContentChanged(Conflict):
     remedy = "Reload, read it again and answer with the new contentHash."
 
 
-class AlreadyVoted(Conflict):
-    """You have answered this differently before."""
-
-    code = "already_voted"
-    remedy = "Leave it to the others who are asked; reload to see what is still missing."
-
-
 @transaction.atomic
 def respond(
     *,
@@ -75,7 +68,7 @@ def respond(
             return approval
         if approval.status != S.PENDING:
             raise holding.closed(approval)
-        raise AlreadyVoted(approval_id=str(approval_id))
+        raise holding.AlreadyVoted(approval_id=str(approval_id))
     right = rights.require_asked(approval, by)
     if approval.status != S.PENDING:
         raise holding.closed(approval)

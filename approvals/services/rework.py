@@ -68,7 +68,7 @@ def send_back(
             return approval
         if approval.status != ApprovalStatus.PENDING:
             raise holding.closed(approval)
-        raise responding.AlreadyVoted(approval_id=str(approval_id))
+        raise holding.AlreadyVoted(approval_id=str(approval_id))
     right = rights.require_asked(approval, by)
     if approval.status != ApprovalStatus.PENDING:
         raise holding.closed(approval)

@@ -6,16 +6,18 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from agentflow.api import context
-from agentflow.errors import InvalidInput
+from agentflow.errors import InvalidInput, NotPermitted
 from agentflow.governance.models import User
 from agentflow.types import JSONObject, JSONValue
 from executions.engine.facts import VersionFacts, facts_of
 
 from .. import rights
 from ..models import Approval, ApprovalKind, ApprovalVote, DecisionKind
+from ..states import ApprovalStatus
 from . import changes, gate, levels
 from . import edits as editing
 from .levels import ALL, ANY
@@ -83,7 +85,16 @@ def _version(approval: Approval) -> VersionFacts:
 
 
 def known(approval: Approval, by: User) -> ApprovalVote | None:
-    return approval.votes.filter(user=by, counts=True).first()
+    """What `by` has said to this, if that counts.
+
+    Raises:
+        NotPermitted: it is open, and a deputy has answered in the place of `by`.
+    """
+    found = list(approval.votes.filter(Q(user=by) | Q(on_behalf_of=by), counts=True))
+    own = next((vote for vote in found if vote.user_id == by.pk), None)
+    if found and own is None and approval.status == ApprovalStatus.PENDING:
+        raise NotPermitted("This was answered in your place.", remedy="Leave it to the others who are asked.")
+    return own
 
 
 def same(vote: ApprovalVote, approved: bool, response: JSONValue, comments: str) -> bool:
@@ -113,13 +124,17 @@ def level_agrees(approval: Approval) -> bool:
     """Whether enough of the present level have approved what is shown now; one has just done so."""
     if approval.quorum == ANY:
         return True
-    agreed = approval.votes.filter(
-        level_index=approval.level_index, counts=True, decision__in=_APPROVING
-    ).values_list("user_id", "on_behalf_of_id")
+    yes = agreed(approval)
     if approval.quorum == ALL:
-        people = {each for pair in agreed for each in pair}
-        return bool(agreed) and rights.eligible(approval) <= people
-    return len(agreed) >= int(approval.quorum)
+        people = {each for pair in yes for each in pair}
+        return bool(yes) and rights.eligible(approval) <= people
+    return len(yes) >= int(approval.quorum)
+
+
+def agreed(approval: Approval) -> QuerySet[ApprovalVote, tuple[int, int | None]]:
+    """Who has approved what is shown now at the present level, and in whose place."""
+    yes = approval.votes.filter(level_index=approval.level_index, counts=True, decision__in=_APPROVING)
+    return yes.values_list("user_id", "on_behalf_of_id")
 
 
 def show_changed(approval: Approval, by: User, answer: Answer) -> None:

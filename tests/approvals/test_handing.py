@@ -13,11 +13,13 @@ from django.utils import timezone
 from agentflow.governance.models import AuditEntry, User
 from agentflow.governance.roles import Role
 from approvals.models import Approval, ApprovalVote
+from executions.ports import LevelAsk
 from tests.approvals.conftest import URL, Office
 from tests.factories.approvals import ApprovalFactory, ApprovalLevelFactory
 from tests.factories.governance import client_of, member
+from tests.history import check
 
-from .test_levels import go_away, pending, respond
+from .test_levels import DAY, asked, go_away, pending, respond
 
 
 def post(user: User | None, approval: Approval, action: str, **body: Any) -> Any:
@@ -143,6 +145,115 @@ def test_a_deputy_who_is_away_too_passes_it_on(office: Office) -> None:
     assert pending(third) == [str(approval.pk)]
     loop = go_away(third, deputy=office.approver.username)
     assert (loop.status_code, loop.json()["code"]) == (409, "deputy_loop")
+
+
+def finance_of_two(office: Office, **fields: Any) -> tuple[Approval, User]:
+    """Two of three have to agree: the approver, the administrator and one more; not the colleague."""
+    third = member(office.workspace, Role.APPROVER)
+    ApprovalLevelFactory.create(workspace=office.workspace, members=[office.approver, office.admin, third])
+    return asked(office, LevelAsk("finance", DAY, quorum="2"), **fields), third
+
+
+def open_still(approval: Approval) -> bool:
+    approval.refresh_from_db()
+    return approval.status == "pending"
+
+
+def test_who_has_voted_has_nothing_to_give_away(office: Office) -> None:
+    approval, third = finance_of_two(office)
+    assert respond(office.approver, approval).status_code == 200
+    given = post(office.approver, approval, "delegate", to=office.colleague.username, reason="x")
+    assert (given.status_code, given.json()["code"]) == (409, "already_voted")
+    assert post(office.approver, approval, "claim").json()["code"] == "already_voted"
+    assert respond(office.colleague, approval).status_code == 403
+    assert open_still(approval)
+    assert respond(third, approval).status_code == 200
+    assert not open_still(approval)
+
+
+def test_a_deputy_does_not_vote_again_for_who_has_voted(office: Office) -> None:
+    approval, _ = finance_of_two(office)
+    respond(office.approver, approval)
+    go_away(office.approver, deputy=office.colleague.username)
+    assert pending(office.colleague) == []
+    assert respond(office.colleague, approval).status_code == 403
+    assert open_still(approval)
+
+
+def test_two_deputies_of_one_have_one_vote_and_so_has_who_comes_back(office: Office) -> None:
+    approval, third = finance_of_two(office)
+    second = member(office.workspace, Role.APPROVER)
+    for deputy in (office.colleague, second):
+        assert go_away(office.approver, deputy=deputy.username).status_code == 201
+    assert pending(office.colleague) == pending(second) == [str(approval.pk)]
+    assert respond(office.colleague, approval).status_code == 200
+    for person in (second, office.approver):
+        assert pending(person) == []
+        assert respond(person, approval).status_code == 403
+    assert open_still(approval)
+    to = post(third, approval, "delegate", to=office.approver.username, reason="x")
+    assert (to.status_code, to.json()["code"]) == (422, "bad_recipient")
+    assert respond(third, approval).status_code == 200
+    assert not open_still(approval)
+    assert respond(office.approver, approval).json()["code"] == "already_decided"
+
+
+@pytest.mark.parametrize("how", ["deputy", "delegation"])
+def test_the_history_counts_places_and_not_people(office: Office, how: str) -> None:
+    approval, third = finance_of_two(office)
+    for person in (office.approver, third):
+        assert respond(person, approval).status_code == 200
+    few = f"the question {approval.pk} of ask is approved by 1 of the 2 that level 0 asks for"
+    assert few not in [each.what for each in check([approval.execution_id])]
+    if how == "deputy":
+        approval.votes.filter(user=third).update(on_behalf_of=office.approver)
+    else:
+        approval.assignees.create(user=third, delegated_by=office.approver)
+    assert few in [each.what for each in check([approval.execution_id])]
+
+
+def test_a_part_given_away_is_not_the_deputys_too(office: Office) -> None:
+    approval, _ = finance_of_two(office)
+    second, delegate = (member(office.workspace, Role.APPROVER) for _ in range(2))
+    for deputy in (office.colleague, second):
+        go_away(office.approver, deputy=deputy.username)
+    to = delegate.username
+    assert post(office.colleague, approval, "delegate", to=to, reason="x").status_code == 200
+    (row,) = shown(office.viewer, approval)["assignees"]
+    assert (row["user"], row["delegatedBy"]) == (to, office.approver.username)
+    entry = AuditEntry.objects.get(action="approval.delegate")
+    assert (entry.actor_id, entry.detail["onBehalfOf"]) == (office.colleague.pk, office.approver.username)
+    for person in (office.colleague, second, office.approver):
+        assert pending(person) == []
+        assert respond(person, approval).status_code == 403
+    assert respond(delegate, approval).status_code == 200
+    assert open_still(approval)
+
+
+def test_a_quorum_is_not_handed_to_too_few(office: Office) -> None:
+    approval, third = finance_of_two(office)
+    to = office.colleague.username
+    refused = post(office.operator, approval, "reassign", to=to, reason="x")
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_recipient")
+    assert "no more than 1" in refused.json()["detail"]
+    assert pending(third) == [str(approval.pk)]  # as before
+    assert respond(office.approver, approval).status_code == 200
+    assert post(office.operator, approval, "reassign", to=to, reason="x").status_code == 200
+    assert respond(office.colleague, approval).status_code == 200
+    assert not open_still(approval)
+
+
+def test_one_of_those_asked_does_not_take_anothers_part_where_both_are_needed(office: Office) -> None:
+    approval, third = finance_of_two(office)
+    give = {"to": third.username, "reason": "x"}
+    assert post(office.admin, approval, "delegate", **give).status_code == 200  # two are left
+    refused = post(office.approver, approval, "delegate", **give)
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_recipient")
+    outside = {"to": office.colleague.username, "reason": "x"}
+    assert post(office.approver, approval, "delegate", **outside).status_code == 200
+    for person in (third, office.colleague):
+        assert respond(person, approval).status_code == 200
+    assert not open_still(approval)
 
 
 def test_absences_are_ones_own_bounded_and_end_when_removed(office: Office) -> None:

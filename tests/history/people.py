@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID
 
-from approvals.models import Approval
+from approvals.models import Approval, ApprovalVote
 from approvals.services.gate import content_hash, timer_key
 from executions.states import BlockStatus as B
 
@@ -68,11 +68,24 @@ def _agreed(story: Story, name: str, asked: Approval) -> Iterator[str]:
     if any(str(vote.user_id) in asked.barred for vote in votes):
         yield f"{name} counts the vote of one who may not decide it"
     for index, level in enumerate(asked.levels[: asked.level_index + 1]):
-        agreed = sum(vote.level_index == index and vote.decision in _AGREES for vote in votes)
+        yes = [vote for vote in votes if vote.level_index == index and vote.decision in _AGREES]
+        agreed = len({_seat(story, vote) for vote in yes})
         passed = index < asked.level_index and not agreed  # its time was over
         needed = int(level["quorum"]) if level["quorum"].isdigit() else 1
         if agreed < needed and not passed:
             yield f"{name} is approved by {agreed} of the {needed} that level {index} asks for"
+
+
+def _seat(story: Story, vote: ApprovalVote) -> int:
+    """Whose part a vote is: of who was absent, or gave it away first."""
+    rows = story.delegations.get(vote.approval_id, [])
+    givers = {row.user_id: row.delegated_by_id for row in rows if row.level_index == vote.level_index}
+    seat: int = vote.on_behalf_of_id or vote.user_id
+    passed = {seat}
+    while (giver := givers.get(seat)) is not None and giver not in passed:
+        seat = giver
+        passed.add(seat)
+    return seat
 
 
 def _carried(name: str, asked: Approval, origin: UUID, told: list[str]) -> Iterator[str]:

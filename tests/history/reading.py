@@ -17,7 +17,7 @@ from agentflow.events.models import Event
 from agentflow.governance.models import AuditEntry
 from agentflow.workflow.parsing import parse
 from agentflow.workflow.plan import Plan, compile_plan
-from approvals.models import Approval, ApprovalVote
+from approvals.models import Approval, ApprovalAssignee, ApprovalVote
 from executions.incidents.models import FailureNote, IncidentBlock
 from executions.models import AgentStep, BlockAttempt, BlockExecution, EventWait, Execution, LateResult, Timer
 from executions.selectors import database_now
@@ -47,6 +47,7 @@ class Story:
     steps: dict[str, list[AgentStep]] = field(default_factory=dict)  # by operation
     counted: dict[int, int] = field(default_factory=dict)  # failures of a block, by incidents or to be
     votes: dict[UUID, list[ApprovalVote]] = field(default_factory=dict)
+    delegations: dict[UUID, list[ApprovalAssignee]] = field(default_factory=dict)
     audit: list[AuditEntry] = field(default_factory=list)
     decisions: list[AuditEntry] = field(default_factory=list)  # of its approvals
 
@@ -150,6 +151,8 @@ def _read_people(found: dict[UUID, Story]) -> None:
         story.approvals.append(approval)
     for vote in ApprovalVote.objects.filter(approval__in=list(asked)).select_related("approval"):
         asked[str(vote.approval_id)].votes.setdefault(vote.approval_id, []).append(vote)
+    for given in ApprovalAssignee.objects.filter(approval__in=list(asked), delegated_by__isnull=False):
+        asked[str(given.approval_id)].delegations.setdefault(given.approval_id, []).append(given)
     entries = AuditEntry.objects.filter(target_type="approval", target_id__in=list(asked))
     for entry in entries.order_by("id"):
         if entry.action == "approval.respond":
