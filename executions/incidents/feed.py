@@ -18,10 +18,11 @@ AT_ONCE = 5_000
 # Notes whose block is gone are taken away uncounted.  Incidents are locked in the order of their keys, so
 # that two clocks never wait for each other; a block's row follows the lock of its incident.
 _COUNT = """
-WITH taken AS (
-  DELETE FROM executions_failurenote WHERE id IN (
-    SELECT id FROM executions_failurenote ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED)
-  RETURNING id, block, fingerprint, failure, at),
+WITH next AS MATERIALIZED (
+  SELECT id FROM executions_failurenote ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED),
+taken AS (
+  DELETE FROM executions_failurenote n USING next WHERE n.id = next.id
+  RETURNING n.id, n.block, n.fingerprint, n.failure, n.at),
 failures AS (
   SELECT t.*, b.execution_id, b.block_id AS name, e.workspace_id, e.simulation IS NOT NULL AS simulated,
          v.template_id
